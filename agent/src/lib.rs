@@ -1,0 +1,2 @@
+//! The everflame agent.
+pub mod object;
