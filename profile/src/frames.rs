@@ -1,0 +1,261 @@
+//! What the frames of a profile are called.
+//!
+//! Every table and picture names frames through this file, so a function is the same in
+//! all of them. A frame's identity is its name and the last part of its file's path: two
+//! static functions `init` in different files stay apart, and the same function meets
+//! itself when it was built in another directory.
+//!
+//! A location without symbols is one frame, `[basename of the mapping]+0xoffset in file`;
+//! nothing is guessed and nothing is dropped.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use everflame_proto::pprof::{Function, Location, Mapping, Profile, Sample};
+
+use crate::ids::IdIndex;
+use crate::select::string;
+
+/// Longer names are cut when shown. They exist (generic code of several libraries in one
+/// name), but a hostile profile could otherwise repeat a name of megabytes per stack.
+const MAX_NAME_BYTES: usize = 4096;
+
+/// A frame, as an index into [`Frames`].
+pub(crate) type FrameIndex = u32;
+
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) name: String,
+    /// Source file, or file of the mapping where there are no symbols.
+    pub(crate) filename: String,
+}
+
+/// The frames of all locations of a profile.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    frames: Vec<Frame>,
+    locations: IdIndex,
+    /// For each location its part of `lines`.
+    ranges: Vec<Range<usize>>,
+    lines: Vec<FrameIndex>,
+}
+
+impl Frames {
+    pub(crate) fn new(profile: &Profile) -> Self {
+        let mut namer = Namer {
+            profile,
+            mappings: IdIndex::new(profile.mapping.iter().map(|mapping| mapping.id)),
+            functions: IdIndex::new(profile.function.iter().map(|function| function.id)),
+            named_functions: vec![None; profile.function.len()],
+            index: HashMap::default(),
+            frames: Vec::new(),
+        };
+        let mut ranges = Vec::with_capacity(profile.location.len());
+        let mut lines = Vec::with_capacity(profile.location.len());
+        for location in &profile.location {
+            let start = lines.len();
+            for line in &location.line {
+                lines.push(namer.line(location, line.function_id));
+            }
+            if location.line.is_empty() {
+                lines.push(namer.unresolved(location));
+            }
+            ranges.push(start..lines.len());
+        }
+        Self {
+            frames: namer.frames,
+            locations: IdIndex::new(profile.location.iter().map(|location| location.id)),
+            ranges,
+            lines,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    pub(crate) fn name(&self, frame: FrameIndex) -> &str {
+        self.get(frame).map_or("", |frame| frame.name.as_str())
+    }
+
+    /// All frames, in the order of their indices.
+    pub(crate) fn into_frames(self) -> Vec<Frame> {
+        self.frames
+    }
+
+    /// The frames of a stack, leaf first, inlined ones included.
+    pub(crate) fn stack<'a>(
+        &'a self,
+        sample: &'a Sample,
+    ) -> impl DoubleEndedIterator<Item = FrameIndex> + 'a {
+        sample.location_id.iter().flat_map(|id| {
+            let range = self.locations.get(*id).and_then(|index| self.ranges.get(index));
+            let lines = range.and_then(|range| self.lines.get(range.clone()));
+            lines.unwrap_or_default().iter().copied()
+        })
+    }
+
+    fn get(&self, frame: FrameIndex) -> Option<&Frame> {
+        usize::try_from(frame).ok().and_then(|index| self.frames.get(index))
+    }
+}
+
+/// The last part of a path.
+pub(crate) fn basename(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+struct Namer<'a> {
+    profile: &'a Profile,
+    mappings: IdIndex,
+    functions: IdIndex,
+    /// Each function is named once, however many locations are in it.
+    named_functions: Vec<Option<FrameIndex>>,
+    /// By name and the last part of the file's path.
+    index: HashMap<(String, String), FrameIndex, foldhash::fast::RandomState>,
+    frames: Vec<Frame>,
+}
+
+impl Namer<'_> {
+    fn line(&mut self, location: &Location, function_id: u64) -> FrameIndex {
+        let Some(position) = self.functions.get(function_id) else {
+            return self.unresolved(location);
+        };
+        if let Some(Some(frame)) = self.named_functions.get(position) {
+            return *frame;
+        }
+        let function = self.profile.function.get(position).copied().unwrap_or_default();
+        let name = self.function_name(&function);
+        if name.is_empty() {
+            return self.unresolved(location);
+        }
+        let frame = self.intern(name.to_owned(), string(self.profile, function.filename));
+        if let Some(named) = self.named_functions.get_mut(position) {
+            *named = Some(frame);
+        }
+        frame
+    }
+
+    fn function_name(&self, function: &Function) -> &str {
+        match string(self.profile, function.name) {
+            "" => string(self.profile, function.system_name),
+            name => name,
+        }
+    }
+
+    fn unresolved(&mut self, location: &Location) -> FrameIndex {
+        let mapping = self
+            .mappings
+            .get(location.mapping_id)
+            .and_then(|position| self.profile.mapping.get(position));
+        let path = mapping.map_or("", |mapping| string(self.profile, mapping.filename));
+        let offset = mapping.map_or(location.address, |mapping| offset(mapping, location.address));
+        let name = match basename(path) {
+            "" => format!("[unknown]+{offset:#x}"),
+            name if name.starts_with('[') => format!("{name}+{offset:#x}"),
+            name => format!("[{name}]+{offset:#x}"),
+        };
+        self.intern(name, path)
+    }
+
+    fn intern(&mut self, mut name: String, filename: &str) -> FrameIndex {
+        cut(&mut name);
+        let mut filename = filename.to_owned();
+        cut(&mut filename);
+        let next = FrameIndex::try_from(self.frames.len()).unwrap_or(FrameIndex::MAX);
+        let key = (name.clone(), basename(&filename).to_owned());
+        let index = *self.index.entry(key).or_insert(next);
+        if index == next {
+            self.frames.push(Frame { name, filename });
+        }
+        index
+    }
+}
+
+/// Where in the mapping's file an address is. Addresses outside of the mapping stay.
+fn offset(mapping: &Mapping, address: u64) -> u64 {
+    if (mapping.memory_start..mapping.memory_limit).contains(&address) {
+        address.wrapping_sub(mapping.memory_start).wrapping_add(mapping.file_offset)
+    } else {
+        address
+    }
+}
+
+fn cut(text: &mut String) {
+    if text.len() > MAX_NAME_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_NAME_BYTES));
+        text.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::{FunctionInfo, MappingInfo, ProfileBuilder};
+    use crate::tables::tests::small_profile;
+
+    fn names(profile: &Profile) -> Vec<String> {
+        Frames::new(profile).into_frames().into_iter().map(|frame| frame.name).collect()
+    }
+
+    fn unresolved(filename: &str, file_offset: u64, address: u64) -> String {
+        let mut builder = ProfileBuilder::new(&[("samples", "count")], "");
+        let mapping = builder.mapping(MappingInfo {
+            memory_start: 0x5000,
+            memory_limit: 0x6000,
+            file_offset,
+            filename,
+            build_id: "",
+        });
+        builder.location(Some(mapping), address, &[]);
+        names(&builder.finish()).remove(0)
+    }
+
+    #[test]
+    fn unresolved_frames_show_file_and_offset() {
+        assert_eq!(unresolved("/usr/lib/libc.so.6", 0x200, 0x5010), "[libc.so.6]+0x210");
+        assert_eq!(unresolved("[kernel.kallsyms]", 0, 0x5010), "[kernel.kallsyms]+0x10");
+        assert_eq!(unresolved("/srv/api (deleted)", 0, 0x5010), "[api (deleted)]+0x10");
+        assert_eq!(unresolved("", 0, 0x5010), "[unknown]+0x10");
+        assert_eq!(unresolved("/srv/api", 0x200, 0x9000), "[api]+0x9000");
+    }
+
+    #[test]
+    fn inlined_frames_come_leaf_first() {
+        let profile = small_profile();
+        let frames = Frames::new(&profile);
+        let stack: Vec<_> = frames.stack(&profile.sample[0]).map(|f| frames.name(f)).collect();
+        assert_eq!(stack, ["token", "parse", "serve", "main"]);
+    }
+
+    #[test]
+    fn function_is_the_same_in_another_directory_but_not_in_another_file() {
+        let mut builder = ProfileBuilder::new(&[("samples", "count")], "");
+        for filename in ["/build/41/net.c", "/build/42/net.c", "/build/42/disk.c"] {
+            let info = FunctionInfo { name: "init", filename, ..FunctionInfo::default() };
+            let function = builder.function(info);
+            builder.location(None, 1, &[(function, 0)]);
+        }
+        assert_eq!(names(&builder.finish()), ["init", "init"]);
+    }
+
+    #[test]
+    fn names_fall_back_to_the_symbol_and_then_to_the_address() {
+        let mut builder = ProfileBuilder::new(&[("samples", "count")], "");
+        let symbol =
+            builder.function(FunctionInfo { system_name: "_ZN1f", ..FunctionInfo::default() });
+        let nameless = builder.function(FunctionInfo::default());
+        builder.location(None, 1, &[(symbol, 0), (nameless, 0)]);
+        assert_eq!(names(&builder.finish()), ["_ZN1f", "[unknown]+0x1"]);
+    }
+
+    #[test]
+    fn endless_names_are_cut_between_characters() {
+        let mut builder = ProfileBuilder::new(&[("samples", "count")], "");
+        let name = "é".repeat(MAX_NAME_BYTES);
+        let function = builder.function(FunctionInfo { name: &name, ..FunctionInfo::default() });
+        builder.location(None, 1, &[(function, 0)]);
+        let names = names(&builder.finish());
+        assert!(names[0].len() <= MAX_NAME_BYTES + 3 && names[0].ends_with('…'));
+    }
+}

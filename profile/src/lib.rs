@@ -1,0 +1,50 @@
+//! pprof as a value: build, encode, decode, validate, merge, top, flame, diff, fold.
+//!
+//! Agent, collector and command line look at profiles only through this crate, so a
+//! function has the same name and the same numbers wherever it is shown. Nothing here
+//! does I/O, and nothing panics, whatever the bytes: profiles come from other people's
+//! programs and from the network.
+//!
+//! The way of a profile through the modules:
+//!
+//! - [`kind`] names what everflame measures and with which sample types;
+//! - [`builder`] makes a profile, [`encode`] writes it;
+//! - [`decode`] reads one within limits and has [`validate`] check it;
+//! - [`merge`] sums profiles into one;
+//! - [`select`] picks the sample type to look at;
+//! - [`top`], [`flame`], [`diff`] and [`fold`] answer questions about it.
+//!
+//! Sums saturate instead of overflowing, here and everywhere else in this crate.
+#![forbid(unsafe_code)]
+
+pub mod builder;
+pub mod decode;
+pub mod diff;
+pub mod encode;
+pub mod flame;
+pub mod fold;
+mod frames;
+mod ids;
+pub mod kind;
+pub mod merge;
+pub mod select;
+mod tables;
+pub mod top;
+pub mod validate;
+mod wire;
+
+pub use everflame_proto::pprof;
+
+pub use self::builder::{
+    FunctionId, FunctionInfo, LabelValue, LocationId, MappingId, MappingInfo, ProfileBuilder,
+};
+pub use self::decode::{DecodeError, DecodeLimits, decode};
+pub use self::diff::{Delta, DiffError, DiffTable, FunctionDiff, diff};
+pub use self::encode::encode_gz;
+pub use self::flame::{FlameNode, FlameTree, flame};
+pub use self::fold::fold;
+pub use self::kind::{Kind, UnknownKind};
+pub use self::merge::{MergeError, Merger};
+pub use self::select::{SelectError, sample_type_index};
+pub use self::top::{FunctionTotals, TopTable, top};
+pub use self::validate::{ValidateError, validate};
