@@ -1,0 +1,35 @@
+//! `cargo xtask check`: what does not need the programs to run.
+//!
+//! The cheapest check comes first, so that a forgotten `cargo fmt` is known in a second.
+
+use anyhow::Result;
+
+use crate::command::{self, cargo, repository};
+use crate::{setup, tidy};
+
+pub(crate) fn run() -> Result<()> {
+    setup::require(&setup::Args { checks: true, ..setup::Args::default() })?;
+    // The BPF programs are a workspace of their own.
+    let bpf_manifest = repository().join("agent-ebpf/Cargo.toml");
+
+    println!("[check] tidy");
+    tidy::check(repository())?;
+
+    println!("[check] formatting");
+    command::run(cargo().args(["fmt", "--all", "--check"]))?;
+    command::run(cargo().args(["fmt", "--check", "--manifest-path"]).arg(&bpf_manifest))?;
+
+    println!("[check] dependency policy");
+    for manifest in [repository().join("Cargo.toml"), bpf_manifest] {
+        let mut deny = cargo();
+        deny.args(["deny", "--manifest-path"]).arg(manifest);
+        deny.arg("--config").arg(repository().join("deny.toml"));
+        deny.args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
+        command::run(&mut deny)?;
+    }
+
+    println!("[check] clippy");
+    command::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    println!("[check] all passed");
+    Ok(())
+}
