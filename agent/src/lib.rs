@@ -1,2 +1,4 @@
 //! The everflame agent.
+pub mod collect;
 pub mod object;
+pub mod process;

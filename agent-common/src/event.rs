@@ -1,0 +1,176 @@
+//! Records in the ring buffer.
+//!
+//! A record is a [`SampleHeader`] followed by `kernel_frames` and then `user_frames`
+//! addresses of 8 bytes, leaf first, in the byte order of the host. New kinds of profile
+//! use the same record with another [`Kind`].
+
+/// Which profile a sample belongs to, in [`SampleHeader::kind`].
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// On-CPU time; [`SampleHeader::value`] is nanoseconds.
+    Cpu = 1,
+}
+
+impl Kind {
+    /// The kind with this number, if there is one.
+    pub const fn from_u16(kind: u16) -> Option<Self> {
+        match kind {
+            1 => Some(Self::Cpu),
+            _ => None,
+        }
+    }
+}
+
+/// Length of a thread's name, as in the kernel (`TASK_COMM_LEN`).
+pub const THREAD_NAME_LEN: usize = 16;
+
+/// The fixed part of a sample.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleHeader {
+    /// When, on CLOCK_MONOTONIC.
+    pub time_ns: u64,
+    /// What the sample stands for, in the unit of its kind.
+    pub value: u64,
+    /// Process id (the kernel's tgid) in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id (the kernel's pid) in the initial pid namespace.
+    pub tid: u32,
+    /// Where it ran.
+    pub cpu: u32,
+    /// See [`Kind`].
+    pub kind: u16,
+    /// Number of kernel addresses that follow.
+    pub kernel_frames: u16,
+    /// Number of user addresses that follow the kernel's.
+    pub user_frames: u16,
+    /// Why the kernel stack ends where it does; see [`Stop`](crate::unwind::Stop).
+    pub kernel_stop: u8,
+    /// Why the user stack ends where it does.
+    pub user_stop: u8,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
+    /// The thread's name, padded with zeros.
+    pub thread_name: [u8; THREAD_NAME_LEN],
+}
+
+const _: () = assert!(size_of::<SampleHeader>() == 56);
+const _: () = assert!(size_of::<SampleHeader>().is_multiple_of(8));
+
+impl SampleHeader {
+    /// Size in bytes.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Reads a header from the front of a record. `None` if the record is too short.
+    pub fn read(record: &[u8]) -> Option<Self> {
+        let bytes = record.get(..Self::SIZE)?;
+        let mut thread_name = [0; THREAD_NAME_LEN];
+        thread_name.copy_from_slice(&bytes[40..56]);
+        Some(Self {
+            time_ns: u64_at(bytes, 0)?,
+            value: u64_at(bytes, 8)?,
+            pid: u32_at(bytes, 16)?,
+            tid: u32_at(bytes, 20)?,
+            cpu: u32_at(bytes, 24)?,
+            kind: u16_at(bytes, 28)?,
+            kernel_frames: u16_at(bytes, 30)?,
+            user_frames: u16_at(bytes, 32)?,
+            kernel_stop: *bytes.get(34)?,
+            user_stop: *bytes.get(35)?,
+            reserved: u32_at(bytes, 36)?,
+            thread_name,
+        })
+    }
+
+    /// The addresses behind the header: the kernel's and the user's, leaf first. `None` if
+    /// the record is shorter than its header says.
+    pub fn stacks<'a>(
+        &self,
+        record: &'a [u8],
+    ) -> Option<(impl Iterator<Item = u64> + 'a, impl Iterator<Item = u64> + 'a)> {
+        let kernel_end = Self::SIZE + usize::from(self.kernel_frames) * 8;
+        let user_end = kernel_end + usize::from(self.user_frames) * 8;
+        let kernel = record.get(Self::SIZE..kernel_end)?;
+        let user = record.get(kernel_end..user_end)?;
+        Some((addresses(kernel), addresses(user)))
+    }
+}
+
+fn addresses(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks_exact(8).filter_map(|address| u64_at(address, 0))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ([u8; SampleHeader::SIZE + 24], SampleHeader) {
+        let header = SampleHeader {
+            time_ns: 1,
+            value: 2,
+            pid: 3,
+            tid: 4,
+            cpu: 5,
+            kind: 6,
+            kernel_frames: 1,
+            user_frames: 2,
+            kernel_stop: 7,
+            user_stop: 8,
+            reserved: 9,
+            thread_name: *b"0123456789abcdef",
+        };
+        let mut bytes = [0; SampleHeader::SIZE + 24];
+        bytes[0..8].copy_from_slice(&1u64.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&2u64.to_ne_bytes());
+        bytes[16..20].copy_from_slice(&3u32.to_ne_bytes());
+        bytes[20..24].copy_from_slice(&4u32.to_ne_bytes());
+        bytes[24..28].copy_from_slice(&5u32.to_ne_bytes());
+        bytes[28..30].copy_from_slice(&6u16.to_ne_bytes());
+        bytes[30..32].copy_from_slice(&1u16.to_ne_bytes());
+        bytes[32..34].copy_from_slice(&2u16.to_ne_bytes());
+        bytes[34] = 7;
+        bytes[35] = 8;
+        bytes[36..40].copy_from_slice(&9u32.to_ne_bytes());
+        bytes[40..56].copy_from_slice(b"0123456789abcdef");
+        for (slot, address) in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000].into_iter().enumerate() {
+            bytes[56 + slot * 8..64 + slot * 8].copy_from_slice(&address.to_ne_bytes());
+        }
+        (bytes, header)
+    }
+
+    #[test]
+    fn read_takes_fields_where_repr_c_puts_them() {
+        let (bytes, header) = record();
+        assert_eq!(SampleHeader::read(&bytes), Some(header));
+        assert_eq!(core::mem::offset_of!(SampleHeader, kind), 28);
+        assert_eq!(core::mem::offset_of!(SampleHeader, thread_name), 40);
+    }
+
+    #[test]
+    fn stacks_are_kernel_then_user() {
+        let (bytes, header) = record();
+        let (kernel, user) = header.stacks(&bytes).unwrap();
+        assert!(kernel.eq([0xffff_ffff_8100_0000]));
+        assert!(user.eq([0x1000, 0x2000]));
+    }
+
+    #[test]
+    fn short_records_are_refused() {
+        let (bytes, header) = record();
+        assert_eq!(SampleHeader::read(&bytes[..55]), None);
+        assert!(header.stacks(&bytes[..bytes.len() - 1]).is_none());
+    }
+}

@@ -1,0 +1,70 @@
+//! Counters that the programs keep, one slot per (program, counter), on each CPU.
+//!
+//! Each early exit of a program increments one of these; the agent reads them by the same
+//! names, so nothing is lost without a number that says so.
+
+/// The programs that keep counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Program {
+    /// The CPU sampler.
+    Cpu = 0,
+}
+
+impl Program {
+    /// All programs, in slot order.
+    pub const ALL: [Self; 1] = [Self::Cpu];
+
+    /// The name used in metrics and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// What a program counts.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// Times the program was entered.
+    Runs = 0,
+    /// Runs that were timed: a random 1 in [`TIMED_RUN_INTERVAL`](crate::limits::TIMED_RUN_INTERVAL).
+    TimedRuns = 1,
+    /// Time spent in timed runs, in nanoseconds.
+    TimedNs = 2,
+    /// Samples handed to the ring buffer.
+    Samples = 3,
+    /// Samples lost because the ring buffer was full.
+    RingFull = 4,
+    /// Left early: the idle task.
+    Idle = 5,
+    /// Left early: not the process that was asked for.
+    Filtered = 6,
+    /// Left early: the scratch buffer could not be had. Never happens on a sane kernel.
+    NoScratch = 7,
+}
+
+impl Counter {
+    /// All counters, in slot order.
+    pub const ALL: [Self; 8] = [
+        Self::Runs,
+        Self::TimedRuns,
+        Self::TimedNs,
+        Self::Samples,
+        Self::RingFull,
+        Self::Idle,
+        Self::Filtered,
+        Self::NoScratch,
+    ];
+}
+
+/// Slots of the per-CPU array.
+pub const SLOTS: u32 = 8 * 16;
+
+const _: () = assert!(Counter::ALL.len() <= 8 && Program::ALL.len() <= 16);
+
+/// Where a program keeps a counter.
+pub const fn slot(program: Program, counter: Counter) -> u32 {
+    program as u32 * 8 + counter as u32
+}

@@ -1,0 +1,34 @@
+//! The BPF programs of everflame: entry points only.
+//!
+//! Each program decides whether an event is worth a sample, takes the stacks of the task it
+//! ran into, and hands one record to the ring buffer. Every early exit is counted.
+#![no_std]
+#![no_main]
+
+mod cpu;
+mod maps;
+mod registers;
+mod sample;
+mod stats;
+mod unwind;
+
+use aya_ebpf::{macros::perf_event, programs::PerfEventContext};
+use everflame_agent_common::stats::Program;
+
+/// On-CPU time: runs at each tick of a sampling clock, on every CPU.
+#[perf_event]
+fn cpu_sample(ctx: PerfEventContext) -> u32 {
+    stats::timed(Program::Cpu, || cpu::sample(&ctx));
+    0
+}
+
+/// A license that lets the kernel offer all of its helpers.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program in which this can be reached.
+    loop {}
+}

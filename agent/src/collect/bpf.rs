@@ -1,0 +1,230 @@
+//! Loads the BPF programs and reads what they count.
+//!
+//! With `cpu` and `sideband`, the only files that know there is BPF; nothing outside
+//! `collect` touches aya.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::Path;
+
+use aya::maps::{Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::{PerfEvent, ProgramError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use everflame_agent_common::config::Config;
+use everflame_agent_common::stats::{Counter, Program, slot};
+use thiserror::Error;
+use tracing::debug;
+
+/// The compiled programs of agent-ebpf.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
+
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+const CPU_PROGRAM: &str = "cpu_sample";
+
+/// Why the programs are not running.
+#[derive(Debug, Error)]
+pub enum BpfError {
+    /// The kernel has no type information.
+    #[error(
+        "the kernel has no BTF at {KERNEL_BTF}: everflame needs a kernel built with \
+         CONFIG_DEBUG_INFO_BTF=y (the default of all major distributions since 2021)"
+    )]
+    NoBtf,
+    /// The kernel does not let this process use BPF.
+    #[error(
+        "BPF is not permitted: run as root, or with CAP_BPF and CAP_PERFMON (in a container, \
+         add these capabilities and allow the bpf system call in the seccomp profile)"
+    )]
+    NotPermitted {
+        /// What the kernel answered.
+        #[source]
+        source: EbpfError,
+    },
+    /// The object was refused as a whole.
+    #[error("cannot load the BPF object")]
+    Object {
+        /// What aya or the kernel says.
+        #[source]
+        source: EbpfError,
+    },
+    /// One program was refused.
+    #[error("the kernel refuses the BPF program `{program}`")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What the kernel's verifier says.
+        #[source]
+        source: ProgramError,
+    },
+    /// The object lacks something that this agent expects; the two do not belong together.
+    #[error("the BPF object has no `{name}`: it was not built with this agent")]
+    Missing {
+        /// A program or a map.
+        name: &'static str,
+    },
+    /// A map could not be opened.
+    #[error("cannot use the BPF map `{map}`")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: MapError,
+    },
+}
+
+/// The loaded programs. Dropping it unloads them.
+pub(super) struct Bpf {
+    ebpf: Ebpf,
+    events: RingBuf<MapData>,
+    stats: PerCpuArray<MapData, u64>,
+    memory_bytes: u64,
+}
+
+/// The value of each counter of one program, summed over CPUs, and lost samples by CPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramStats {
+    /// Times it was entered.
+    pub runs: u64,
+    /// Runs that were timed.
+    pub timed_runs: u64,
+    /// Time spent in timed runs, in nanoseconds.
+    pub timed_ns: u64,
+    /// Samples handed over.
+    pub samples: u64,
+    /// Samples lost because the ring buffer was full, by CPU.
+    pub ring_full: Vec<u64>,
+    /// Left early for the idle task, another process, or want of scratch memory.
+    pub skipped: u64,
+}
+
+impl ProgramStats {
+    /// What all runs cost, estimated from those that were timed, in nanoseconds.
+    pub fn estimated_run_time_ns(&self) -> u64 {
+        if self.timed_runs == 0 {
+            return 0;
+        }
+        let total = u128::from(self.timed_ns) * u128::from(self.runs) / u128::from(self.timed_runs);
+        u64::try_from(total).unwrap_or(u64::MAX)
+    }
+
+    /// Samples lost on all CPUs.
+    pub fn lost(&self) -> u64 {
+        self.ring_full.iter().sum()
+    }
+}
+
+impl Bpf {
+    /// Loads the object with these settings and a ring buffer of `ring_bytes`, which must be
+    /// a power of two and a multiple of the page size.
+    pub(super) fn load(config: Config, ring_bytes: u32) -> Result<Self, BpfError> {
+        if !Path::new(KERNEL_BTF).exists() {
+            return Err(BpfError::NoBtf);
+        }
+        lift_memlock_limit();
+        let config = config.to_bytes();
+        let mut ebpf = EbpfLoader::new()
+            .override_global("CONFIG", config.as_slice(), true)
+            .map_max_entries("EVENTS", ring_bytes)
+            .load(OBJECT)
+            .map_err(object_error)?;
+        let program: &mut PerfEvent = ebpf
+            .program_mut(CPU_PROGRAM)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(BpfError::Missing { name: CPU_PROGRAM })?;
+        program.load().map_err(|source| BpfError::Program { program: CPU_PROGRAM, source })?;
+        let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
+        let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
+            .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
+        let stats = PerCpuArray::try_from(take_map(&mut ebpf, "STATS")?)
+            .map_err(|source| BpfError::Map { map: "STATS", source })?;
+        Ok(Self { ebpf, events, stats, memory_bytes })
+    }
+
+    /// The CPU sampler, to be attached to perf events.
+    pub(super) fn cpu_program(&self) -> Result<BorrowedFd<'_>, BpfError> {
+        let program: &PerfEvent = self
+            .ebpf
+            .program(CPU_PROGRAM)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(BpfError::Missing { name: CPU_PROGRAM })?;
+        let fd =
+            program.fd().map_err(|source| BpfError::Program { program: CPU_PROGRAM, source })?;
+        Ok(fd.as_fd())
+    }
+
+    /// All programs, for debug output.
+    #[cfg(feature = "debug-log")]
+    pub(super) fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Samples as the kernel wrote them.
+    pub(super) fn events_mut(&mut self) -> &mut RingBuf<MapData> {
+        &mut self.events
+    }
+
+    /// Kernel memory of all maps, in bytes, as the kernel accounts for it.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// What a program has counted so far.
+    pub(super) fn program_stats(&self, program: Program) -> Result<ProgramStats, BpfError> {
+        let mut stats = ProgramStats::default();
+        for counter in Counter::ALL {
+            let values = self
+                .stats
+                .get(&slot(program, counter), 0)
+                .map_err(|source| BpfError::Map { map: "STATS", source })?;
+            let total: u64 = values.iter().sum();
+            match counter {
+                Counter::Runs => stats.runs = total,
+                Counter::TimedRuns => stats.timed_runs = total,
+                Counter::TimedNs => stats.timed_ns = total,
+                Counter::Samples => stats.samples = total,
+                Counter::RingFull => stats.ring_full = values.iter().copied().collect(),
+                Counter::Idle | Counter::Filtered | Counter::NoScratch => stats.skipped += total,
+            }
+        }
+        Ok(stats)
+    }
+}
+
+/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Failure is not fatal: newer kernels do
+/// not, and on the others loading fails with an error of its own.
+fn lift_memlock_limit() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        debug!(%error, "cannot lift RLIMIT_MEMLOCK");
+    }
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {
+    ebpf.take_map(name).ok_or(BpfError::Missing { name })
+}
+
+fn object_error(source: EbpfError) -> BpfError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&source);
+    while let Some(error) = cause {
+        let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if matches!(errno, Some(libc::EPERM | libc::EACCES)) {
+            return BpfError::NotPermitted { source };
+        }
+        cause = error.source();
+    }
+    BpfError::Object { source }
+}
+
+/// The `memlock` line of a map's fdinfo: what the kernel has allocated for it.
+fn map_memory_bytes(map: &Map) -> u64 {
+    let data = match map {
+        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => data,
+        _ => return 0,
+    };
+    let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+    let Ok(fdinfo) = fs::read_to_string(&path) else { return 0 };
+    fdinfo.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,144 @@
+//! What the collector hands on: samples and what happened to processes, in order of time.
+
+use std::cmp::Ordering;
+
+use everflame_agent_common::event::{Kind, SampleHeader};
+use everflame_agent_common::unwind::Stop;
+
+use crate::process::{Mapping, SeededProcess};
+
+/// One sample as the kernel took it: addresses, not yet related to files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The profile it belongs to.
+    pub kind: Kind,
+    /// What it stands for, in the unit of its kind.
+    pub value: u64,
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Where it ran.
+    pub cpu: u32,
+    /// The thread's name at that time.
+    pub thread_name: ThreadName,
+    /// Kernel addresses, leaf first; empty for a sample in user mode.
+    pub kernel: Box<[u64]>,
+    /// User addresses, leaf first.
+    pub user: Box<[u64]>,
+    /// Why the kernel stack ends where it does.
+    pub kernel_stop: Stop,
+    /// Why the user stack ends where it does.
+    pub user_stop: Stop,
+}
+
+impl Sample {
+    /// Reads a record of the ring buffer. `None` if it is not one that this agent knows.
+    pub fn read(record: &[u8]) -> Option<(u64, Self)> {
+        let header = SampleHeader::read(record)?;
+        let (kernel, user) = header.stacks(record)?;
+        let sample = Self {
+            kind: Kind::from_u16(header.kind)?,
+            value: header.value,
+            pid: header.pid,
+            tid: header.tid,
+            cpu: header.cpu,
+            thread_name: ThreadName(header.thread_name),
+            kernel: kernel.collect(),
+            user: user.collect(),
+            kernel_stop: Stop::from_u8(header.kernel_stop),
+            user_stop: Stop::from_u8(header.user_stop),
+        };
+        Some((header.time_ns, sample))
+    }
+}
+
+/// A thread's name as the kernel keeps it: at most 15 bytes, padded with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ThreadName(pub [u8; 16]);
+
+impl ThreadName {
+    /// The name for people; bytes that are not UTF-8 are replaced.
+    pub fn to_string_lossy(self) -> String {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        String::from_utf8_lossy(&self.0[..end]).into_owned()
+    }
+}
+
+/// Something that changes what is known about a process.
+#[derive(Clone, Debug)]
+pub enum ProcessEvent {
+    /// A thread was renamed; with `exec`, the process became another program.
+    Comm {
+        /// Process id.
+        pid: u32,
+        /// Thread id.
+        tid: u32,
+        /// The new name.
+        name: String,
+        /// Whether an `execve` caused it.
+        exec: bool,
+    },
+    /// Executable memory appeared.
+    Mmap {
+        /// Process id.
+        pid: u32,
+        /// Where, and from which file.
+        mapping: Mapping,
+    },
+    /// A process was started by another, as its copy.
+    Fork {
+        /// The new process.
+        pid: u32,
+        /// The process that it is a copy of.
+        parent: u32,
+    },
+    /// The last word of a process.
+    Exit {
+        /// Process id.
+        pid: u32,
+    },
+    /// A process that ran before the agent did.
+    Seed(SeededProcess),
+}
+
+/// What the collector yields.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A sample.
+    Sample(Sample),
+    /// A change to a process.
+    Process(ProcessEvent),
+}
+
+/// An event and its time on CLOCK_MONOTONIC. Orders by time; events of the same time keep
+/// the order in which they were read.
+#[derive(Debug)]
+pub(super) struct Timed {
+    /// Nanoseconds.
+    pub time_ns: u64,
+    /// Order of reading.
+    pub sequence: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+impl Ord for Timed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.time_ns, self.sequence).cmp(&(other.time_ns, other.sequence))
+    }
+}
+
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Timed {}

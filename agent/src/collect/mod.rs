@@ -1,0 +1,360 @@
+//! Takes samples and process records out of the kernel and hands them on in order of time.
+//!
+//! The only part of the agent that touches BPF and perf events. A [`Collector`] is driven by
+//! one thread: [`Collector::wait`] sleeps and meanwhile opens the files of new mappings,
+//! [`Collector::drain`] yields what has happened.
+
+mod bpf;
+mod cpu;
+mod event;
+mod order;
+mod sideband;
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use everflame_agent_common::config::Config;
+use everflame_agent_common::stats::Program;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::event::{EventfdFlags, Timespec};
+use rustix::fd::AsRawFd as _;
+use thiserror::Error;
+use tracing::{debug, info, warn};
+
+pub use bpf::{BpfError, ProgramStats};
+pub use cpu::{Clock, CpuError, period_ns};
+pub use event::{Event, ProcessEvent, Sample, ThreadName};
+pub use sideband::SidebandError;
+
+use crate::process::{ObjectCache, ObjectStats, seed};
+use bpf::Bpf;
+use cpu::CpuEvents;
+use order::Ordering;
+use sideband::Sideband;
+
+/// Records of processes are read at most this often. A process that lives shorter than that
+/// can still be opened by its path.
+const SIDEBAND_PAUSE: Duration = Duration::from_millis(2);
+
+/// How often the set of online CPUs is looked at.
+const HOTPLUG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Ring buffer for each CPU; at 97 Hz a CPU fills it in about two seconds of deep stacks.
+const RING_BYTES_PER_CPU: u32 = 128 * 1024;
+const RING_BYTES_MIN: u32 = 512 * 1024;
+const RING_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
+const WAKER: u64 = u64::MAX;
+const RING: u64 = u64::MAX - 1;
+
+/// What to collect.
+#[derive(Clone, Debug)]
+pub struct CollectConfig {
+    /// CPU samples a second on each CPU.
+    pub cpu_rate_hz: u64,
+    /// Sample this process only.
+    pub target_pid: Option<u32>,
+}
+
+/// Why nothing can be collected.
+#[derive(Debug, Error)]
+pub enum CollectError {
+    /// The BPF programs do not run.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// CPUs cannot be sampled.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// Processes cannot be followed.
+    #[error(transparent)]
+    Sideband(#[from] SidebandError),
+    /// The list of CPUs cannot be read.
+    #[error("cannot read the list of cpus from {path}")]
+    OnlineCpus {
+        /// Where it should be.
+        path: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Waiting for the kernel failed.
+    #[error("cannot wait for events")]
+    Wait {
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What was lost or could not be understood, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CollectStats {
+    /// The CPU sampler's counters.
+    pub cpu: ProgramStats,
+    /// Process records that the kernel dropped.
+    pub sideband_lost: u64,
+    /// Records of either kind that could not be parsed.
+    pub unreadable: u64,
+    /// Times at which the clock went backwards between two reads.
+    pub clock_backwards: u64,
+    /// Mapped files.
+    pub objects: ObjectStats,
+    /// Kernel memory of BPF maps.
+    pub bpf_memory_bytes: u64,
+}
+
+/// Interrupts a [`Collector::wait`] from another thread.
+#[derive(Debug)]
+pub struct Waker(OwnedFd);
+
+impl Waker {
+    /// Ends the present wait, or the next one.
+    pub fn wake(&self) {
+        // Fails only if the counter is full: then the wait ends anyway.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+/// Everything that is open in the kernel. Dropping it stops the sampling.
+pub struct Collector {
+    bpf: Bpf,
+    cpu: CpuEvents,
+    sideband: Sideband,
+    objects: ObjectCache,
+    ordering: Ordering,
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    next_hotplug_look: Instant,
+    last_drain_ns: u64,
+    unreadable: u64,
+    clock_backwards: u64,
+}
+
+impl Collector {
+    /// Starts to sample and to follow processes; those that run already are read from /proc.
+    pub fn start(config: &CollectConfig) -> Result<Self, CollectError> {
+        let cpus = online_cpus()?;
+        let ring_bytes = ring_bytes(cpus.len());
+        let bpf = Bpf::load(
+            Config {
+                cpu_period_ns: period_ns(config.cpu_rate_hz),
+                target_pid: config.target_pid.unwrap_or(0),
+                wakeup_bytes: ring_bytes / 2,
+            },
+            ring_bytes,
+        )?;
+        // Before the first sample, so that none comes from a process that is not known.
+        let sideband = Sideband::start(&cpus)?;
+        let wait_error = |source: rustix::io::Errno| CollectError::Wait { source: source.into() };
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?;
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(wait_error)?;
+        let mut objects = ObjectCache::default();
+        let mut ordering = Ordering::default();
+        let seed_time_ns = monotonic_ns();
+        match seed(&mut objects) {
+            Ok(processes) => {
+                info!(processes = processes.len(), "read running processes");
+                for process in processes {
+                    ordering.push(seed_time_ns, Event::Process(ProcessEvent::Seed(process)));
+                }
+            }
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot list /proc: processes that run already stay unnamed"
+            ),
+        }
+        let cpu = CpuEvents::start(config.cpu_rate_hz, &cpus, bpf.cpu_program()?)?;
+        let mut collector = Self {
+            bpf,
+            cpu,
+            sideband,
+            objects,
+            ordering,
+            epoll,
+            wake,
+            next_hotplug_look: Instant::now() + HOTPLUG_INTERVAL,
+            last_drain_ns: 0,
+            unreadable: 0,
+            clock_backwards: 0,
+        };
+        collector.watch_all().map_err(wait_error)?;
+        Ok(collector)
+    }
+
+    /// What drives the CPU samples.
+    pub fn clock(&self) -> Clock {
+        self.cpu.clock()
+    }
+
+    /// A handle that interrupts [`Self::wait`].
+    pub fn waker(&self) -> io::Result<Waker> {
+        self.wake.try_clone().map(Waker)
+    }
+
+    /// Sleeps until `deadline`, or until the ring buffer fills up, or until woken. Process
+    /// records are read as they come.
+    pub fn wait(&mut self, deadline: Instant) -> Result<(), CollectError> {
+        loop {
+            self.follow_cpus();
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(());
+            }
+            let woken = match self.poll(deadline.min(self.next_hotplug_look) - now) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+                result => result.map_err(|source| CollectError::Wait { source })?,
+            };
+            if woken.sideband {
+                self.drain_sideband();
+                std::thread::sleep(SIDEBAND_PAUSE.min(deadline.saturating_duration_since(now)));
+            }
+            if woken.interrupted {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands everything that happened until now to `each`, in order of time.
+    pub fn drain(&mut self, mut each: impl FnMut(u64, Event)) {
+        let mut horizon_ns = monotonic_ns();
+        if horizon_ns < self.last_drain_ns {
+            // CLOCK_MONOTONIC never does, but a restored virtual machine may.
+            self.clock_backwards += 1;
+            horizon_ns = self.last_drain_ns;
+        }
+        self.last_drain_ns = horizon_ns;
+        let events = self.bpf.events_mut();
+        while let Some(record) = events.next() {
+            match Sample::read(&record) {
+                Some((time_ns, sample)) => self.ordering.push(time_ns, Event::Sample(sample)),
+                None => self.unreadable += 1,
+            }
+        }
+        // After the samples: see `order`.
+        self.drain_sideband();
+        while let Some((time_ns, event)) = self.ordering.pop_until(horizon_ns) {
+            each(time_ns, event);
+        }
+    }
+
+    /// What was lost and what it cost.
+    pub fn stats(&self) -> Result<CollectStats, CollectError> {
+        Ok(CollectStats {
+            cpu: self.bpf.program_stats(Program::Cpu)?,
+            sideband_lost: self.sideband.lost(),
+            unreadable: self.unreadable + self.sideband.unreadable(),
+            clock_backwards: self.clock_backwards,
+            objects: self.objects.stats(),
+            bpf_memory_bytes: self.bpf.memory_bytes(),
+        })
+    }
+
+    /// Events that wait for their turn.
+    pub fn queue_depth(&self) -> usize {
+        self.ordering.len()
+    }
+
+    fn drain_sideband(&mut self) {
+        let Self { sideband, objects, ordering, .. } = self;
+        sideband.drain(objects, |time_ns, event| ordering.push(time_ns, Event::Process(event)));
+    }
+
+    fn poll(&self, timeout: Duration) -> io::Result<Woken> {
+        let timeout = Timespec::try_from(timeout).ok();
+        let mut ready = Vec::with_capacity(16);
+        epoll::wait(&self.epoll, spare_capacity(&mut ready), timeout.as_ref())?;
+        let mut woken = Woken::default();
+        for event in ready {
+            match event.data.u64() {
+                WAKER => {
+                    let mut count = [0; 8];
+                    let _ = rustix::io::read(&self.wake, &mut count);
+                    woken.interrupted = true;
+                }
+                RING => woken.interrupted = true,
+                _ => woken.sideband = true,
+            }
+        }
+        Ok(woken)
+    }
+
+    fn watch_all(&mut self) -> rustix::io::Result<()> {
+        watch(&self.epoll, self.wake.as_fd(), WAKER)?;
+        let ring = self.bpf.events_mut().as_raw_fd();
+        // SAFETY: the ring buffer is open as long as `self.bpf` is.
+        let ring = unsafe { BorrowedFd::borrow_raw(ring) };
+        watch(&self.epoll, ring, RING)?;
+        for (cpu, descriptor) in self.sideband.descriptors() {
+            watch(&self.epoll, descriptor, u64::from(cpu))?;
+        }
+        Ok(())
+    }
+
+    /// Opens events on CPUs that came online, forgets those of CPUs that went.
+    fn follow_cpus(&mut self) {
+        let now = Instant::now();
+        if now < self.next_hotplug_look {
+            return;
+        }
+        self.next_hotplug_look = now + HOTPLUG_INTERVAL;
+        let Ok(online) = online_cpus() else { return };
+        if self.cpu.cpus().eq(online.iter().copied()) {
+            return;
+        }
+        let gone: Vec<u32> = self.cpu.cpus().filter(|cpu| !online.contains(cpu)).collect();
+        if !gone.is_empty() {
+            info!(cpus = ?gone, "cpus went offline");
+            self.drain_sideband();
+            gone.into_iter().for_each(|cpu| self.sideband.close(cpu));
+        }
+        for &cpu in &online {
+            if let Err(error) = self.sideband.open(cpu) {
+                warn!(cpu, error = &error as &dyn std::error::Error, "cpu is not followed");
+            }
+        }
+        for (cpu, descriptor) in self.sideband.descriptors() {
+            if let Err(error) = watch(&self.epoll, descriptor, u64::from(cpu))
+                && error != rustix::io::Errno::EXIST
+            {
+                warn!(cpu, %error, "records of this cpu are read late");
+            }
+        }
+        match self.bpf.cpu_program() {
+            Ok(program) => self.cpu.follow(&online, program),
+            Err(error) => debug!(error = &error as &dyn std::error::Error, "no cpu program"),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Woken {
+    sideband: bool,
+    interrupted: bool,
+}
+
+fn watch(epoll: &OwnedFd, descriptor: BorrowedFd<'_>, data: u64) -> rustix::io::Result<()> {
+    epoll::add(epoll, descriptor, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
+}
+
+fn online_cpus() -> Result<Vec<u32>, CollectError> {
+    aya::util::online_cpus().map_err(|(path, source)| CollectError::OnlineCpus { path, source })
+}
+
+fn ring_bytes(cpus: usize) -> u32 {
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    RING_BYTES_PER_CPU
+        .saturating_mul(cpus)
+        .checked_next_power_of_two()
+        .unwrap_or(RING_BYTES_MAX)
+        .clamp(RING_BYTES_MIN, RING_BYTES_MAX)
+}
+
+/// Now, on the clock that events carry.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

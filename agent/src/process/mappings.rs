@@ -1,0 +1,186 @@
+//! The executable memory of one process.
+
+use std::sync::Arc;
+
+use super::ObjectCache;
+use crate::object::{BuildId, ObjectFile};
+
+/// A stretch of executable memory as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedMemory {
+    /// Process id.
+    pub pid: u32,
+    /// First address.
+    pub start_avma: u64,
+    /// First address behind it.
+    pub end_avma: u64,
+    /// Offset in the file of the first byte.
+    pub file_offset: u64,
+    /// Path in the process's mount namespace, or a name such as `[vdso]`.
+    pub path: String,
+    /// The file's build id, where the kernel gives it.
+    pub build_id: Option<BuildId>,
+    /// ((major, minor), inode), where the kernel gives that instead.
+    pub inode: Option<((u32, u32), u64)>,
+}
+
+/// What memory is made of.
+#[derive(Clone, Debug)]
+pub enum Backing {
+    /// A file, the vDSO, or something opaque.
+    Object(Arc<ObjectFile>),
+    /// No file: code that the process generated.
+    Anonymous,
+}
+
+/// A stretch of executable memory and what it is made of.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// First address.
+    pub start_avma: u64,
+    /// First address behind it.
+    pub end_avma: u64,
+    /// Offset in the file of the first byte.
+    pub file_offset: u64,
+    /// What it is made of.
+    pub backing: Backing,
+    /// The path that the kernel gave.
+    pub path: Arc<str>,
+}
+
+impl Mapping {
+    /// Finds or opens the file that this memory comes from.
+    pub fn open(memory: MappedMemory, objects: &mut ObjectCache) -> Self {
+        Self {
+            start_avma: memory.start_avma,
+            end_avma: memory.end_avma,
+            file_offset: memory.file_offset,
+            path: Arc::from(memory.path.as_str()),
+            backing: objects.backing(&memory),
+        }
+    }
+
+    /// The offset in the file of an address inside.
+    pub fn offset_of(&self, avma: u64) -> u64 {
+        (avma - self.start_avma).wrapping_add(self.file_offset)
+    }
+}
+
+/// The executable mappings of a process, sorted by address, never overlapping.
+#[derive(Clone, Debug, Default)]
+pub struct Mappings {
+    sorted: Vec<Mapping>,
+}
+
+impl Mappings {
+    /// Adds a mapping. perf tells of no unmapping, so what it overlaps is gone by now: a
+    /// mapping that is covered in part keeps the rest.
+    pub fn insert(&mut self, mapping: Mapping) {
+        if mapping.start_avma >= mapping.end_avma {
+            return;
+        }
+        let first = self.sorted.partition_point(|m| m.end_avma <= mapping.start_avma);
+        let end = self.sorted.partition_point(|m| m.start_avma < mapping.end_avma);
+        let mut replacement = Vec::with_capacity(3);
+        if let Some(below) = self.sorted.get(first).filter(|m| m.start_avma < mapping.start_avma) {
+            let mut below = below.clone();
+            below.end_avma = mapping.start_avma;
+            replacement.push(below);
+        }
+        let above = self.sorted[first..end].last().filter(|m| m.end_avma > mapping.end_avma);
+        let above = above.map(|above| {
+            let mut rest = above.clone();
+            rest.file_offset = above.offset_of(mapping.end_avma);
+            rest.start_avma = mapping.end_avma;
+            rest
+        });
+        replacement.push(mapping);
+        replacement.extend(above);
+        self.sorted.splice(first..end, replacement);
+    }
+
+    /// The mapping that an address lies in.
+    pub fn find(&self, avma: u64) -> Option<&Mapping> {
+        let at = self.sorted.partition_point(|m| m.end_avma <= avma);
+        self.sorted.get(at).filter(|m| m.start_avma <= avma)
+    }
+
+    /// In order of address.
+    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
+        self.sorted.iter()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// Whether there are none, as in a kernel thread.
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(start_avma: u64, end_avma: u64, file_offset: u64, path: &str) -> Mapping {
+        Mapping {
+            start_avma,
+            end_avma,
+            file_offset,
+            backing: Backing::Anonymous,
+            path: Arc::from(path),
+        }
+    }
+
+    /// Inserts (start, end, offset, path) in order and compares what is left.
+    fn check(inserted: &[(u64, u64, u64, &str)], expected: &[(u64, u64, u64, &str)]) {
+        let mut mappings = Mappings::default();
+        for &(start, end, offset, path) in inserted {
+            mappings.insert(mapping(start, end, offset, path));
+        }
+        let left: Vec<_> =
+            mappings.iter().map(|m| (m.start_avma, m.end_avma, m.file_offset, &*m.path)).collect();
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn mappings_sort_by_address() {
+        check(&[(30, 40, 0, "b"), (10, 20, 0, "a")], &[(10, 20, 0, "a"), (30, 40, 0, "b")]);
+    }
+
+    #[test]
+    fn newer_mapping_replaces_what_it_covers() {
+        check(&[(10, 20, 0, "a"), (20, 30, 0, "b"), (10, 30, 5, "c")], &[(10, 30, 5, "c")]);
+        check(&[(10, 20, 0, "a"), (10, 20, 7, "b")], &[(10, 20, 7, "b")]);
+    }
+
+    #[test]
+    fn partly_covered_mappings_keep_the_rest_with_its_offset() {
+        check(
+            &[(10, 40, 100, "a"), (20, 30, 0, "b")],
+            &[(10, 20, 100, "a"), (20, 30, 0, "b"), (30, 40, 120, "a")],
+        );
+        check(
+            &[(10, 20, 0, "a"), (20, 30, 50, "b"), (15, 25, 0, "c")],
+            &[(10, 15, 0, "a"), (15, 25, 0, "c"), (25, 30, 55, "b")],
+        );
+    }
+
+    #[test]
+    fn empty_mappings_are_ignored() {
+        check(&[(10, 10, 0, "a"), (20, 10, 0, "b")], &[]);
+    }
+
+    #[test]
+    fn find_looks_inside_half_open_ranges() {
+        let mut mappings = Mappings::default();
+        mappings.insert(mapping(0x1000, 0x2000, 0x500, "a"));
+        assert!(mappings.find(0xfff).is_none());
+        assert_eq!(mappings.find(0x1000).map(|m| m.offset_of(0x1000)), Some(0x500));
+        assert_eq!(mappings.find(0x1fff).map(|m| m.offset_of(0x1fff)), Some(0x14ff));
+        assert!(mappings.find(0x2000).is_none());
+    }
+}

@@ -1,0 +1,14 @@
+//! Which processes there are, and what lies where in their memory.
+//!
+//! Fed by the collector in order of time; answers for each sample which process it belongs
+//! to and which file each address comes from.
+
+mod mappings;
+mod objects;
+mod seed;
+mod table;
+
+pub use mappings::{Backing, MappedMemory, Mapping, Mappings};
+pub use objects::{ObjectCache, ObjectStats};
+pub use seed::{SeededProcess, seed};
+pub use table::{Generation, Process, ProcessTable};

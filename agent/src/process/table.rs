@@ -1,0 +1,295 @@
+//! All processes, kept up to date by events in order of time.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Backing, Mapping, Mappings, SeededProcess};
+use crate::collect::ProcessEvent;
+use crate::object::{JitProcess, ObjectFile, ObjectKind};
+
+/// The process id of the kernel's thread that starts all other threads of the kernel.
+const KTHREADD: u32 = 2;
+
+/// Tells apart the programs that one process id has stood for: counts up with each fork and
+/// each exec.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Generation(u64);
+
+/// What is known about a process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Which program of this process id it is.
+    pub generation: Generation,
+    /// The main thread's name.
+    pub name: String,
+    /// Whether it is a thread of the kernel.
+    pub kernel_thread: bool,
+    /// The path of its executable as it sees it.
+    pub executable: Option<Arc<str>>,
+    /// Its executable memory.
+    pub mappings: Mappings,
+    /// Where symbols of generated code may be; made when a sample first needs it.
+    jit: Option<Arc<ObjectFile>>,
+    /// When it ended, on CLOCK_MONOTONIC.
+    exited_ns: Option<u64>,
+}
+
+impl Process {
+    /// The file of its executable.
+    pub fn main_object(&self) -> Option<&Arc<ObjectFile>> {
+        let executable = self.executable.as_deref()?;
+        self.mappings.iter().find_map(|mapping| match &mapping.backing {
+            Backing::Object(object) if object.path == executable => Some(object),
+            _ => None,
+        })
+    }
+
+    /// The object that stands for code which this process generated.
+    pub fn jit_object(&mut self, pid: u32) -> Arc<ObjectFile> {
+        let jitdumps = self.mappings.iter().filter(|m| is_jitdump(&m.path)).count();
+        if let Some(jit) = &self.jit
+            && matches!(&jit.kind, ObjectKind::Jit(process) if process.jitdumps.len() == jitdumps)
+        {
+            return Arc::clone(jit);
+        }
+        let root = PathBuf::from(format!("/proc/{pid}/root"));
+        let jitdumps = self
+            .mappings
+            .iter()
+            .filter(|mapping| is_jitdump(&mapping.path))
+            .map(|mapping| root.join(mapping.path.trim_start_matches('/')))
+            .collect();
+        let jit = Arc::new(ObjectFile {
+            path: "//anon".to_owned(),
+            build_id: None,
+            kind: ObjectKind::Jit(JitProcess {
+                pid,
+                namespace_pid: namespace_pid(pid).unwrap_or(pid),
+                root,
+                jitdumps,
+            }),
+        });
+        self.jit = Some(Arc::clone(&jit));
+        jit
+    }
+}
+
+/// Every process, by process id.
+#[derive(Debug, Default)]
+pub struct ProcessTable {
+    by_pid: HashMap<u32, Process>,
+    generations: u64,
+}
+
+impl ProcessTable {
+    /// Takes note of an event. Events must come in order of time.
+    pub fn apply(&mut self, time_ns: u64, event: ProcessEvent) {
+        match event {
+            ProcessEvent::Seed(seeded) => self.seed(seeded),
+            ProcessEvent::Fork { pid, parent } => self.fork(pid, parent),
+            ProcessEvent::Comm { pid, name, exec: true, .. } => self.exec(pid, name),
+            // Only the main thread's name is the process's.
+            ProcessEvent::Comm { pid, tid, name, exec: false } if pid == tid => {
+                self.entry(pid).name = name;
+            }
+            ProcessEvent::Comm { .. } => {}
+            ProcessEvent::Mmap { pid, mapping } => self.map(pid, mapping),
+            ProcessEvent::Exit { pid } => self.entry(pid).exited_ns = Some(time_ns),
+        }
+    }
+
+    /// The process with this id. One that was never heard of is made known as it is, empty:
+    /// its samples keep their addresses.
+    pub fn get_mut(&mut self, pid: u32) -> &mut Process {
+        self.entry(pid)
+    }
+
+    /// Forgets processes that ended before `horizon_ns`.
+    pub fn forget_exited(&mut self, horizon_ns: u64) {
+        let gone: Vec<u32> = self
+            .by_pid
+            .iter()
+            .filter(|(_, process)| process.exited_ns.is_some_and(|exited| exited < horizon_ns))
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in gone {
+            self.by_pid.remove(&pid);
+        }
+    }
+
+    /// Numbers of processes and of mappings.
+    pub fn len(&self) -> (usize, usize) {
+        (self.by_pid.len(), self.by_pid.values().map(|process| process.mappings.len()).sum())
+    }
+
+    fn entry(&mut self, pid: u32) -> &mut Process {
+        let generations = &mut self.generations;
+        self.by_pid.entry(pid).or_insert_with(|| {
+            *generations += 1;
+            Process {
+                generation: Generation(*generations),
+                name: String::new(),
+                kernel_thread: false,
+                executable: None,
+                mappings: Mappings::default(),
+                jit: None,
+                exited_ns: None,
+            }
+        })
+    }
+
+    fn seed(&mut self, seeded: SeededProcess) {
+        let process = self.entry(seeded.pid);
+        process.name = seeded.name;
+        process.kernel_thread = seeded.kernel_thread;
+        process.executable = seeded.executable.map(Arc::from);
+        process.mappings = Mappings::default();
+        for mapping in seeded.mappings {
+            process.mappings.insert(mapping);
+        }
+    }
+
+    fn fork(&mut self, pid: u32, parent: u32) {
+        self.generations += 1;
+        let generation = Generation(self.generations);
+        let copy = match self.by_pid.get(&parent) {
+            Some(parent) => Process { generation, jit: None, exited_ns: None, ..parent.clone() },
+            None => {
+                self.by_pid.remove(&pid);
+                return;
+            }
+        };
+        self.by_pid.insert(pid, Process { kernel_thread: parent == KTHREADD, ..copy });
+    }
+
+    fn exec(&mut self, pid: u32, name: String) {
+        self.by_pid.remove(&pid);
+        self.entry(pid).name = name;
+    }
+
+    fn map(&mut self, pid: u32, mapping: Mapping) {
+        let process = self.entry(pid);
+        // The kernel maps the executable before anything else.
+        if process.executable.is_none()
+            && let Backing::Object(object) = &mapping.backing
+        {
+            process.executable = Some(Arc::from(object.path.as_str()));
+        }
+        process.mappings.insert(mapping);
+    }
+}
+
+/// `perf` convention: a runtime maps a page of `jit-PID.dump` to announce it.
+fn is_jitdump(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.starts_with("jit-") && name.ends_with(".dump"))
+}
+
+/// The process id in the innermost pid namespace, from `NSpid` of /proc/PID/status.
+fn namespace_pid(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace().next_back()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object_mapping(path: &str, start_avma: u64) -> Mapping {
+        let object = ObjectFile { path: path.to_owned(), build_id: None, kind: ObjectKind::Opaque };
+        Mapping {
+            start_avma,
+            end_avma: start_avma + 0x1000,
+            file_offset: 0,
+            backing: Backing::Object(Arc::new(object)),
+            path: Arc::from(path),
+        }
+    }
+
+    fn exec(table: &mut ProcessTable, pid: u32, path: &str) {
+        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        table.apply(0, ProcessEvent::Comm { pid, tid: pid, name, exec: true });
+        table.apply(0, ProcessEvent::Mmap { pid, mapping: object_mapping(path, 0x1000) });
+        table.apply(0, ProcessEvent::Mmap { pid, mapping: object_mapping("/lib/ld.so", 0x9000) });
+    }
+
+    #[test]
+    fn child_inherits_name_and_mappings() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/sh");
+        table.apply(0, ProcessEvent::Fork { pid: 11, parent: 10 });
+        let generation = table.get_mut(10).generation;
+        let child = table.get_mut(11);
+        assert_eq!(child.name, "sh");
+        assert_eq!(child.mappings.len(), 2);
+        assert!(child.generation > generation);
+    }
+
+    #[test]
+    fn exec_begins_a_new_program() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/sh");
+        let before = table.get_mut(10).generation;
+        exec(&mut table, 10, "/usr/bin/ls");
+        let process = table.get_mut(10);
+        assert!(process.generation > before);
+        assert_eq!(process.executable.as_deref(), Some("/usr/bin/ls"));
+        assert_eq!(process.main_object().map(|object| object.path.as_str()), Some("/usr/bin/ls"));
+        assert_eq!(process.mappings.len(), 2);
+    }
+
+    #[test]
+    fn renaming_a_thread_does_not_rename_its_process() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/server");
+        let rename = |tid: u32, name: &str| ProcessEvent::Comm {
+            pid: 10,
+            tid,
+            name: name.to_owned(),
+            exec: false,
+        };
+        table.apply(0, rename(12, "worker"));
+        assert_eq!(table.get_mut(10).name, "server");
+        table.apply(0, rename(10, "main"));
+        assert_eq!(table.get_mut(10).name, "main");
+    }
+
+    #[test]
+    fn exited_process_stays_for_late_samples_and_is_then_forgotten() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/sh");
+        table.apply(500, ProcessEvent::Exit { pid: 10 });
+        table.forget_exited(500);
+        assert_eq!(table.get_mut(10).name, "sh");
+        table.forget_exited(501);
+        assert_eq!(table.get_mut(10).name, "");
+    }
+
+    #[test]
+    fn reused_process_id_takes_nothing_from_its_former_owner() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/old");
+        table.apply(5, ProcessEvent::Exit { pid: 10 });
+        exec(&mut table, 20, "/bin/parent");
+        table.apply(6, ProcessEvent::Fork { pid: 10, parent: 20 });
+        assert_eq!(table.get_mut(10).name, "parent");
+        table.forget_exited(100);
+        assert_eq!(table.get_mut(10).name, "parent", "the new owner has not exited");
+    }
+
+    #[test]
+    fn threads_of_the_kernel_come_from_kthreadd() {
+        let mut table = ProcessTable::default();
+        let kthreadd = SeededProcess {
+            pid: KTHREADD,
+            name: "kthreadd".to_owned(),
+            kernel_thread: true,
+            mappings: Vec::new(),
+            executable: None,
+        };
+        table.apply(0, ProcessEvent::Seed(kthreadd));
+        table.apply(0, ProcessEvent::Fork { pid: 50, parent: KTHREADD });
+        assert!(table.get_mut(50).kernel_thread);
+    }
+}
