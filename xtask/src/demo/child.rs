@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::command::{ask, command, is_root, line};
 
 const POLL: Duration = Duration::from_millis(50);
+/// The kernel ends a killed process as soon as it is out of a system call.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const LOG_LINES: usize = 15;
 
 /// A running program. Dropping it stops it.
@@ -65,13 +67,12 @@ impl Child {
             return Ok(());
         }
         self.signal(Signal::KILL);
-        if !self.ends_within(patience)? {
+        if !self.ends_within(KILL_PATIENCE)? {
             bail!("the {} does not end, even when killed", self.name);
         }
         bail!(
-            "the {} did not end within {} s of SIGTERM and was killed; it said:\n{}",
+            "the {} did not end within {patience:?} of SIGTERM and was killed; it said:\n{}",
             self.name,
-            patience.as_secs(),
             self.last_words()
         );
     }
@@ -121,5 +122,49 @@ impl Drop for Child {
         if let Err(error) = self.stop(Duration::from_secs(10)) {
             eprintln!("[demo] {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::files::Files;
+
+    fn start(files: &Files, script: &str) -> Child {
+        let child = Child::start("script", command("sh").args(["-c", script]), files.log("script"))
+            .expect("sh exists");
+        // The shell has set its traps when it says so.
+        while !child.output().contains("ready") {
+            thread::sleep(POLL);
+        }
+        child
+    }
+
+    #[test]
+    fn a_child_is_stopped_and_waited_for() {
+        let files = Files::create(None).expect("the temporary folder can be written");
+        let mut child = start(&files, "echo ready; exec sleep 1000");
+        child.check_running().expect("it sleeps");
+        child.stop(Duration::from_secs(60)).expect("sleep ends on SIGTERM");
+        assert!(child.check_running().is_err());
+        child.stop(Duration::ZERO).expect("stopping twice is fine");
+    }
+
+    #[test]
+    fn a_child_that_ignores_sigterm_is_killed_and_reported() {
+        let files = Files::create(None).expect("the temporary folder can be written");
+        let mut child = start(&files, "trap '' TERM; echo ready; while :; do sleep 0.1; done");
+        let error = child.stop(Duration::from_millis(300)).expect_err("it had to be killed");
+        assert!(error.to_string().contains("was killed"), "{error}");
+        assert!(child.has_ended().expect("it can be waited for"));
+    }
+
+    #[test]
+    fn a_child_that_ends_early_is_reported_with_its_last_words() {
+        let files = Files::create(None).expect("the temporary folder can be written");
+        let mut child = start(&files, "echo ready; echo 'no BTF' >&2; exit 71");
+        assert!(child.ends_within(Duration::from_secs(60)).expect("it can be waited for"));
+        let error = child.check_running().expect_err("it has ended").to_string();
+        assert!(error.contains("exit status: 71") && error.contains("no BTF"), "{error}");
     }
 }

@@ -74,6 +74,7 @@ impl Drop for Files {
 /// A folder that did not exist before, for us alone.
 fn new_folder() -> Result<PathBuf> {
     for attempt in 0..100 {
+        // A name that was left by an earlier process with our pid is passed over.
         let name = format!("everflame-demo-{}-{attempt}", process::id());
         let path = env::temp_dir().join(name);
         match DirBuilder::new().mode(0o700).create(&path) {

@@ -5,14 +5,15 @@
 //! LLVM that goes with it; that is preferred because it needs no nightly and stays the same
 //! from one day to the next. Elsewhere it is rustup's nightly with the library's source.
 //! `agent/build.rs` looks for the results in the same order: [`DEBIAN_RUSTC`] with the BPF
-//! target in its sysroot, else `cargo +nightly`; and bpf-linker on `PATH` or in cargo's bin.
+//! target in its sysroot, else rustup's nightly; and bpf-linker on `PATH` or in cargo's bin.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{apt, say};
-use crate::command::{ask, cargo, command, find, run};
+use crate::command::{ask, cargo, command, find, line, run};
 
 /// Debian's compiler, which exists beside rustup's.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -23,16 +24,16 @@ const BPF_LINKER: &str = "0.13.0";
 pub(super) fn set_up() -> Result<()> {
     let llvm = if debian_compiler_has_bpf() {
         say("BPF compiler", &format!("already installed ({DEBIAN_RUSTC})"));
-        llvm_of(DEBIAN_RUSTC, &[])?
+        llvm_of(&mut command(DEBIAN_RUSTC))?
     } else if debian_offers_compiler()? {
         apt::install("BPF compiler", &DEBIAN_PACKAGES)?;
         if !debian_compiler_has_bpf() {
             bail!("{DEBIAN_RUSTC} has no {BPF_TARGET} target after installing its packages");
         }
-        llvm_of(DEBIAN_RUSTC, &[])?
+        llvm_of(&mut command(DEBIAN_RUSTC))?
     } else {
         set_up_nightly()?;
-        llvm_of("rustc", &["+nightly"])?
+        llvm_of(&mut nightly_rustc())?
     };
     set_up_linker(llvm)
 }
@@ -66,7 +67,7 @@ fn set_up_nightly() -> Result<()> {
         "no compiler for BPF: install Debian's rustc-web and libstd-rust-web-dev-bpf where apt \
          has them, or rustup (https://rustup.rs) elsewhere, then run `cargo xtask setup` again",
     )?;
-    let sysroot = ask(command("rustc").args(["+nightly", "--print", "sysroot"]));
+    let sysroot = ask(nightly_rustc().args(["--print", "sysroot"]));
     let has_source = sysroot
         .is_some_and(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library").is_dir());
     if has_source {
@@ -143,12 +144,18 @@ fn llvm_prefix(major: u32) -> Result<Option<PathBuf>> {
     Ok(prefix.map(|prefix| PathBuf::from(prefix.trim())))
 }
 
-fn llvm_of(rustc: &str, args: &[&str]) -> Result<u32> {
-    ask(command(rustc).args(args).arg("--version").arg("--verbose"))
+fn nightly_rustc() -> Command {
+    let mut rustc = command("rustup");
+    rustc.args(["run", "nightly", "rustc"]);
+    rustc
+}
+
+fn llvm_of(rustc: &mut Command) -> Result<u32> {
+    ask(rustc.args(["--version", "--verbose"]))
         .and_then(|text| {
             text.lines().find_map(|line| line.strip_prefix("LLVM version:")).and_then(major_of)
         })
-        .with_context(|| format!("cannot read the LLVM version from `{rustc} --version --verbose`"))
+        .with_context(|| format!("cannot read the LLVM version from `{}`", line(rustc)))
 }
 
 /// The LLVM that a program loads; `None` when it brings its own, as release binaries do.
