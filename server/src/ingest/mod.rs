@@ -1,0 +1,176 @@
+//! From a batch on the wire to an acknowledgement.
+//!
+//! check room -> validate (on a blocking thread) -> queue -> group commit -> acknowledge.
+//! The invariant: STORED and DUPLICATE are said only of what is durable, and every
+//! batch gets exactly one answer.
+
+pub mod grpc;
+pub mod labels;
+pub mod validate;
+pub mod writer;
+
+use std::sync::Arc;
+
+use everflame_proto::v1;
+use tokio::{sync::Semaphore, task};
+
+use crate::{
+    causes::with_causes,
+    metrics::{BatchOutcome, Metrics},
+    query::time,
+    store::{Committed, Store, StoreError},
+};
+
+use self::{
+    validate::{BatchLimits, validate},
+    writer::{SubmitError, Writer},
+};
+
+/// How long a sender is asked to wait when the queue is full.
+const QUEUE_FULL_RETRY_MS: u32 = 1_000;
+/// How long a sender is asked to wait when the store has failed.
+const STORE_FAILED_RETRY_MS: u32 = 5_000;
+
+/// What all ingest streams share.
+#[derive(Clone)]
+pub struct Ingest {
+    store: Arc<dyn Store>,
+    writer: Writer,
+    limits: BatchLimits,
+    validators: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// The answer to a batch.
+#[derive(Debug)]
+pub enum Answer {
+    /// To be sent to the sender, which goes on.
+    Ack(v1::BatchAck),
+    /// No room: the stream ends, the sender keeps its batches.
+    NoRoom(String),
+}
+
+impl Ingest {
+    /// `parallel_validations` bounds how many batches are decoded at a time.
+    pub fn new(
+        store: Arc<dyn Store>,
+        writer: Writer,
+        limits: BatchLimits,
+        parallel_validations: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let validators = Arc::new(Semaphore::new(parallel_validations));
+        Self { store, writer, limits, validators, metrics }
+    }
+
+    /// Takes one batch through all stages.
+    pub async fn handle(&self, batch: v1::Batch) -> Answer {
+        let batch_id = batch.batch_id.clone();
+        let answer = self.answer(batch).await;
+        let (answer, outcome) = match answer {
+            Ok((ack, outcome)) => (Answer::Ack(v1::BatchAck { batch_id, ..ack }), outcome),
+            Err(no_room) => (Answer::NoRoom(no_room), BatchOutcome::NoRoom),
+        };
+        self.metrics.batch(outcome);
+        answer
+    }
+
+    async fn answer(&self, batch: v1::Batch) -> Result<(v1::BatchAck, BatchOutcome), String> {
+        // Before spending CPU time on a batch that cannot be taken.
+        if let Err(err @ StoreError::NoRoom { .. }) = self.store.check_room() {
+            return Err(with_causes(&err));
+        }
+        let received_bytes = batch.profiles.iter().map(|p| p.pprof_gz.len() as u64).sum();
+        self.metrics.received(received_bytes);
+        let Ok(_permit) = self.validators.acquire().await else {
+            return Ok(retry("the collector is stopping", STORE_FAILED_RETRY_MS));
+        };
+        let limits = self.limits;
+        let checked =
+            task::spawn_blocking(move || validate(batch, &limits, time::now_unix_ns())).await;
+        let (result, rejected) = match checked {
+            Ok(checked) => (checked.result, checked.rejected),
+            Err(err) => {
+                tracing::error!(error = %err, "validating a batch failed");
+                return Ok(rejected_ack("validating this batch failed", Vec::new()));
+            }
+        };
+        drop(_permit);
+        for refused in &rejected {
+            self.metrics.profile_rejected(refused.reason.category());
+        }
+        let rejected: Vec<_> = rejected
+            .into_iter()
+            .map(|refused| v1::RejectedProfile {
+                index: refused.index,
+                reason: with_causes(&refused.reason),
+            })
+            .collect();
+        let valid = match result {
+            Ok(valid) => valid,
+            Err(err) => return Ok(rejected_ack(&with_causes(&err), rejected)),
+        };
+        if let Some(ahead) = valid.clock_ahead {
+            self.metrics.clock_ahead();
+            tracing::warn!(
+                host = valid.host,
+                ahead_s = ahead.as_secs(),
+                "this host's clock is ahead"
+            );
+        }
+        self.submit(valid.batch, rejected).await
+    }
+
+    async fn submit(
+        &self,
+        batch: crate::store::ValidBatch,
+        rejected: Vec<v1::RejectedProfile>,
+    ) -> Result<(v1::BatchAck, BatchOutcome), String> {
+        match self.writer.submit(batch).await {
+            Ok(Committed::Stored) => Ok((
+                v1::BatchAck {
+                    outcome: v1::Outcome::Stored.into(),
+                    rejected,
+                    ..Default::default()
+                },
+                BatchOutcome::Stored,
+            )),
+            Ok(Committed::Duplicate) => Ok((
+                v1::BatchAck {
+                    outcome: v1::Outcome::Duplicate.into(),
+                    message: "a batch with this id was stored before".to_owned(),
+                    rejected,
+                    ..Default::default()
+                },
+                BatchOutcome::Duplicate,
+            )),
+            Err(err @ SubmitError::QueueFull { .. }) => {
+                Ok(retry(&err.to_string(), QUEUE_FULL_RETRY_MS))
+            }
+            Err(SubmitError::Store(err)) if matches!(*err, StoreError::NoRoom { .. }) => {
+                Err(with_causes(&*err))
+            }
+            Err(err) => Ok(retry(&with_causes(&err), STORE_FAILED_RETRY_MS)),
+        }
+    }
+}
+
+fn retry(message: &str, retry_after_ms: u32) -> (v1::BatchAck, BatchOutcome) {
+    let ack = v1::BatchAck {
+        outcome: v1::Outcome::Retry.into(),
+        message: message.to_owned(),
+        retry_after_ms,
+        ..Default::default()
+    };
+    (ack, BatchOutcome::Retry)
+}
+
+fn rejected_ack(message: &str, rejected: Vec<v1::RejectedProfile>) -> (v1::BatchAck, BatchOutcome) {
+    let ack = v1::BatchAck {
+        outcome: v1::Outcome::Rejected.into(),
+        message: message.to_owned(),
+        rejected,
+        ..Default::default()
+    };
+    (ack, BatchOutcome::Rejected)
+}

@@ -1,0 +1,187 @@
+//! Wires the stages together and runs them until told to stop.
+//!
+//! Stopping is orderly: streams are ended, what was received is written and
+//! acknowledged, then the store is closed. It does not have to be, since what was
+//! acknowledged survives anything.
+
+use std::{
+    future::Future,
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use everflame_proto::v1::{ingest_server::IngestServer, query_server::QueryServer};
+use tokio::{net::TcpListener, sync::watch, task, time};
+use tonic::service::Routes;
+
+use crate::{
+    api::{self, ApiState},
+    causes::with_causes,
+    config::Config,
+    ingest::{Ingest, grpc::IngestService, writer::Writer},
+    metrics::Metrics,
+    query::{engine::Engine, grpc::QueryService, time::now_unix_ns},
+    stopping::told_to_stop,
+    store::{EmbeddedStore, Store, StoreError},
+};
+
+/// How long connections may take to end after the signal to stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// Batches that are decoded at a time, per CPU.
+const VALIDATIONS_PER_CPU: usize = 2;
+
+/// Why the collector cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}; pass another --listen")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The operating system refuses something basic.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Runs the collector until `stop` completes. Prints `listening on ADDRESS` once it
+/// takes connections.
+///
+/// # Errors
+/// When it cannot start, or can no longer take connections.
+pub async fn serve(
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let io = |action| move |source| ServeError::Io { action, source };
+    let metrics = Metrics::new();
+    let options = config.store_options();
+    let data_dir = config.data_dir.clone();
+    let opened = task::spawn_blocking(move || EmbeddedStore::open(&data_dir, options)).await;
+    let opened = opened.map_err(io::Error::other).map_err(io("open the store"))?;
+    let store: Arc<dyn Store> = Arc::new(opened?);
+    let address = config.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, source })?;
+    let (writer, writer_thread) =
+        Writer::start(Arc::clone(&store), config.queue_limits(), Arc::clone(&metrics))
+            .map_err(io("start the writer thread"))?;
+    let (stopping, stopped) = watch::channel(false);
+    let maintenance = task::spawn(maintain(
+        Arc::clone(&store),
+        Arc::clone(&metrics),
+        config.maintenance_interval,
+        stopped.clone(),
+    ));
+    let router = router(&config, Arc::clone(&store), writer, &metrics, stopped.clone());
+
+    let address = listener.local_addr().map_err(io("ask for the address"))?;
+    announce(address).map_err(io("print the address"))?;
+    let mut until = stopped.clone();
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        told_to_stop(&mut until).await;
+    });
+    let mut server = task::spawn(server.into_future());
+    let served = tokio::select! {
+        served = &mut server => served,
+        () = stop => {
+            tracing::info!("stopping");
+            let _ = stopping.send(true);
+            match time::timeout(GRACE, &mut server).await {
+                Ok(served) => served,
+                Err(_slow) => {
+                    tracing::warn!("connections did not end in time; closing them");
+                    server.abort();
+                    Ok(Ok(()))
+                }
+            }
+        }
+    };
+    let _ = stopping.send(true);
+    let _ = maintenance.await;
+    close(store, writer_thread).await;
+    served.map_err(io::Error::other).and_then(|served| served).map_err(io("take connections"))
+}
+
+fn router(
+    config: &Config,
+    store: Arc<dyn Store>,
+    writer: Writer,
+    metrics: &Arc<Metrics>,
+    stopping: watch::Receiver<bool>,
+) -> axum::Router {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let ingest = Ingest::new(
+        Arc::clone(&store),
+        writer,
+        config.batch_limits(),
+        cpus * VALIDATIONS_PER_CPU,
+        Arc::clone(metrics),
+    );
+    let engine = Engine::new(Arc::clone(&store), config.query_limits(cpus), Arc::clone(metrics));
+    let ingest = IngestServer::new(IngestService::new(ingest, stopping))
+        // Checked against the length prefix, before anything is decoded.
+        .max_decoding_message_size(config.max_message_bytes());
+    let query = QueryServer::new(QueryService::new(engine.clone()));
+    let grpc = Routes::new(ingest).add_service(query).prepare().into_axum_router();
+    let http = api::router(ApiState { engine, store, metrics: Arc::clone(metrics) });
+    http.merge(grpc.reset_fallback()).fallback(api::not_found)
+}
+
+/// Scripts and tests that pass port 0 read this line.
+fn announce(address: SocketAddr) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    writeln!(stdout, "listening on {address}")?;
+    stdout.flush()
+}
+
+async fn maintain(
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    interval: Duration,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut ticks = time::interval(interval.max(Duration::from_millis(10)));
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = told_to_stop(&mut stopping) => return,
+            _ = ticks.tick() => {}
+        }
+        let store = Arc::clone(&store);
+        match task::spawn_blocking(move || store.maintain(now_unix_ns())).await {
+            Ok(Ok(maintained)) => metrics.maintained(&maintained),
+            Ok(Err(err)) => tracing::warn!(error = with_causes(&err), "maintenance failed"),
+            Err(err) => tracing::error!(error = with_causes(&err), "maintenance crashed"),
+        }
+    }
+}
+
+/// The writer ends when the last stream has dropped its handle.
+async fn close(store: Arc<dyn Store>, writer_thread: thread::JoinHandle<()>) {
+    let closed = task::spawn_blocking(move || {
+        if writer_thread.join().is_err() {
+            tracing::error!("the writer thread crashed");
+        }
+        drop(store);
+    });
+    if time::timeout(GRACE, closed).await.is_err() {
+        tracing::warn!("the store did not close in time; it will recover at the next start");
+    }
+}

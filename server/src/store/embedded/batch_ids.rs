@@ -1,0 +1,114 @@
+//! Which batches have been stored: the memory that makes resending harmless.
+//!
+//! Ids are kept in one keyspace per day of receipt, so that forgetting them is
+//! dropping a keyspace. Every id is known for at least [`KEPT_DAYS`] days after
+//! its batch was acknowledged, which is longer than a sender keeps a batch.
+
+use std::collections::BTreeMap;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+
+use crate::store::BatchId;
+
+const NAME_PREFIX: &str = "batches-";
+const DAY_NS: u64 = 24 * 3_600 * 1_000_000_000;
+/// Full days that an id is kept.
+pub(super) const KEPT_DAYS: u64 = 8;
+const MAX_MEMTABLE_BYTES: u64 = 4 << 20;
+
+/// The ids of stored batches, by day since the epoch.
+pub(super) struct BatchIds {
+    days: BTreeMap<u64, Keyspace>,
+}
+
+impl BatchIds {
+    /// Opens what exists.
+    pub(super) fn open(database: &Database) -> Result<Self, fjall::Error> {
+        let mut days = BTreeMap::new();
+        for name in database.list_keyspace_names() {
+            let day = name.strip_prefix(NAME_PREFIX).and_then(|day| day.parse().ok());
+            if let Some(day) = day {
+                days.insert(day, database.keyspace(&name, options)?);
+            }
+        }
+        Ok(Self { days })
+    }
+
+    /// Whether a batch with this id is durable.
+    pub(super) fn contains(&self, id: &BatchId) -> Result<bool, fjall::Error> {
+        // A resent batch is most likely a recent one.
+        for ids in self.days.values().rev() {
+            if ids.contains_key(id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where to note batches that are received at `now_unix_ns`.
+    pub(super) fn day(
+        &mut self,
+        database: &Database,
+        now_unix_ns: u64,
+    ) -> Result<Keyspace, fjall::Error> {
+        // A clock that went back must not shorten how long an id is kept.
+        let latest = self.days.last_key_value().map_or(0, |(day, _)| *day);
+        let day = (now_unix_ns / DAY_NS).max(latest);
+        if let Some(ids) = self.days.get(&day) {
+            return Ok(ids.clone());
+        }
+        let ids = database.keyspace(&format!("{NAME_PREFIX}{day}"), options)?;
+        self.days.insert(day, ids.clone());
+        Ok(ids)
+    }
+
+    /// Drops the days that need not be kept any more.
+    pub(super) fn prune(
+        &mut self,
+        database: &Database,
+        now_unix_ns: u64,
+    ) -> Result<(), fjall::Error> {
+        let keep_from = (now_unix_ns / DAY_NS).saturating_sub(KEPT_DAYS);
+        while let Some(entry) = self.days.first_entry() {
+            if *entry.key() >= keep_from {
+                break;
+            }
+            database.delete_keyspace(entry.get().clone())?;
+            entry.remove();
+        }
+        Ok(())
+    }
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(MAX_MEMTABLE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_kept_a_week_and_then_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::builder(dir.path()).open().unwrap();
+        let mut ids = BatchIds::open(&database).unwrap();
+        let first_day = 20_000 * DAY_NS;
+        ids.day(&database, first_day).unwrap().insert([7; 16], []).unwrap();
+        for (days_later, known) in [(0, true), (7, true), (8, true), (9, false)] {
+            ids.prune(&database, first_day + days_later * DAY_NS).unwrap();
+            assert_eq!(ids.contains(&[7; 16]).unwrap(), known, "{days_later} days later");
+        }
+    }
+
+    #[test]
+    fn clock_that_goes_back_does_not_shorten_the_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::builder(dir.path()).open().unwrap();
+        let mut ids = BatchIds::open(&database).unwrap();
+        ids.day(&database, 20_000 * DAY_NS).unwrap();
+        ids.day(&database, 10_000 * DAY_NS).unwrap().insert([7; 16], []).unwrap();
+        ids.prune(&database, 20_000 * DAY_NS).unwrap();
+        assert!(ids.contains(&[7; 16]).unwrap());
+    }
+}
