@@ -1,10 +1,7 @@
 //! The headers of an ELF file and bounded access to its sections.
 //!
-//! Any user of the host can have this code read a file of their making, and can truncate
-//! or overwrite it meanwhile. So nothing foreign is ever memory-mapped (touching a page
-//! that has been truncated away kills the process with SIGBUS; ETXTBSY protects running
-//! executables, but not the shared libraries that they map): headers and sections are
-//! copied out with `pread`, and every size is checked against a limit first.
+//! The files are anyone's, see [`super::foreign_file`]: headers and sections are copied out,
+//! and every size is checked against a limit first.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,9 +9,10 @@ use std::os::unix::fs::FileExt;
 
 use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::pod::{Pod, from_bytes, slice_from_all_bytes};
-use object::{Endianness, U32, U64};
+use object::{Endianness, U64};
 use thiserror::Error;
 
+use super::foreign_file::FileRange;
 use crate::object::BuildId;
 
 const LITTLE: Endianness = Endianness::Little;
@@ -106,20 +104,20 @@ impl<'f> Elf<'f> {
         {
             return Err(ElfError::Unsupported);
         }
-        let segments = read_segments(file, header)?;
+        let (segments, notes) = read_segments(file, header)?;
         let sections = read_sections(file, header)?;
         let machine = header.e_machine.get(LITTLE);
-        let mut elf = Self { file, segments: Segments(segments.0), sections, build_id: None, machine };
-        elf.build_id = elf.read_build_id(&segments.1);
+        let segments = Segments(segments);
+        let mut elf = Self { file, segments, sections, build_id: None, machine };
+        elf.build_id = elf.read_build_id(&notes);
         Ok(elf)
     }
 
     pub(super) fn section(&self, name: &str) -> Option<&Section> {
-        self.sections
-            .iter()
-            .find(|section| section.name == name && section.kind != elf::SHT_NOBITS)
+        self.sections.iter().find(|section| section.name == name && section.kind != elf::SHT_NOBITS)
     }
 
+    /// `e_machine`, such as `EM_X86_64`.
     pub(super) fn machine(&self) -> u16 {
         self.machine
     }
@@ -147,8 +145,7 @@ impl<'f> Elf<'f> {
 
     /// A reader of a section's bytes as they are in the file.
     pub(super) fn reader(&self, section: &Section) -> FileRange<'f> {
-        let end = section.offset.saturating_add(section.size);
-        FileRange { file: self.file, position: section.offset, end }
+        FileRange::new(self.file, section.offset, section.size)
     }
 
     pub(super) fn file(&self) -> &'f File {
@@ -177,7 +174,7 @@ fn build_id_in(mut notes: &[u8]) -> Option<BuildId> {
         let (header, rest) = notes.split_first_chunk::<12>()?;
         let field = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));
         let (name_size, size, kind) = (field(0)?, field(4)?, field(8)?);
-        let padded = |size: u32| Some(usize::try_from(size).ok()?.checked_next_multiple_of(4)?);
+        let padded = |size: u32| usize::try_from(size).ok()?.checked_next_multiple_of(4);
         let (name, rest) = rest.split_at_checked(padded(name_size)?)?;
         let description = rest.get(..usize::try_from(size).ok()?)?;
         if kind == elf::NT_GNU_BUILD_ID && name.starts_with(elf::ELF_NOTE_GNU) {
@@ -213,10 +210,7 @@ fn read_segments(
     Ok((loaded, notes))
 }
 
-fn read_sections(
-    file: &File,
-    header: &FileHeader64<Endianness>,
-) -> Result<Vec<Section>, ElfError> {
+fn read_sections(file: &File, header: &FileHeader64<Endianness>) -> Result<Vec<Section>, ElfError> {
     if header.e_shoff.get(LITTLE) == 0 {
         return Ok(Vec::new());
     }
@@ -284,33 +278,6 @@ pub(super) fn read_bytes(file: &File, offset: u64, len: u64) -> Result<Vec<u8>, 
     let mut bytes = vec![0; size];
     file.read_exact_at(&mut bytes, offset).map_err(failed)?;
     Ok(bytes)
-}
-
-/// Reads a part of a file without moving the file's position, which others may use.
-pub(super) struct FileRange<'f> {
-    file: &'f File,
-    position: u64,
-    end: u64,
-}
-
-impl FileRange<'_> {
-    pub(super) fn len(&self) -> u64 {
-        self.end - self.position
-    }
-
-    pub(super) fn position(&self) -> u64 {
-        self.position
-    }
-}
-
-impl Read for FileRange<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.len()).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(left);
-        let read = self.file.read_at(&mut buffer[..wanted], self.position)?;
-        self.position += read as u64;
-        Ok(read)
-    }
 }
 
 /// The header in front of a compressed section's data (`Elf64_Chdr`).

@@ -68,7 +68,7 @@ fn add(
     let symbols = slice_from_all_bytes::<Sym64<Endianness>>(&symbols)
         .map_err(|()| ElfError::Malformed { what: "symbol table" })?;
     for symbol in symbols {
-        let Some(symbol) = Listed::new(symbol, elf.machine()) else { continue };
+        let Some(symbol) = Listed::new(symbol) else { continue };
         // Data symbols are of no use, and marks such as `_end` lie outside the code.
         let Some(limit) = main.code_end(symbol.start) else { continue };
         let end = (symbol.size > 0).then(|| symbol.start.saturating_add(symbol.size).min(limit));
@@ -108,7 +108,7 @@ struct Listed {
 }
 
 impl Listed {
-    fn new(symbol: &Sym64<Endianness>, machine: u16) -> Option<Self> {
+    fn new(symbol: &Sym64<Endianness>) -> Option<Self> {
         let little = Endianness::Little;
         let kind = symbol.st_info & 0xf;
         let function = matches!(kind, elf::STT_FUNC | elf::STT_GNU_IFUNC | elf::STT_NOTYPE);
@@ -120,10 +120,8 @@ impl Listed {
             elf::STB_WEAK => 4,
             _ => 8,
         };
-        let start = symbol.st_value.get(little);
         Some(Self {
-            // Thumb functions have the lowest bit set; arm64 and x86 have no such thing.
-            start: if machine == elf::EM_ARM { start & !1 } else { start },
+            start: symbol.st_value.get(little),
             size: symbol.st_size.get(little),
             name: symbol.st_name.get(little) as usize,
             rank: binding,

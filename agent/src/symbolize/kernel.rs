@@ -130,7 +130,8 @@ impl Kernel {
     /// lack one of these addresses.
     pub(super) fn refresh(&mut self, addresses: &[u64]) {
         let Some(tables) = &self.tables else { return };
-        let mut loadable = addresses.iter().filter(|address| !tables.core.spans(**address)).peekable();
+        let mut loadable =
+            addresses.iter().filter(|address| !tables.core.spans(**address)).peekable();
         if loadable.peek().is_none() {
             return;
         }
@@ -384,8 +385,7 @@ ffffffffc0100000 t bpf_prog_6deef7357e7b4530_on_switch\t[bpf]
 
     #[test]
     fn hidden_addresses_are_reported_with_the_way_out() {
-        let (kernel, _file) =
-            kernel("0000000000000000 T _text\n0000000000000000 t do_first\n");
+        let (kernel, _file) = kernel("0000000000000000 T _text\n0000000000000000 t do_first\n");
         assert_eq!(kernel.status(), &KernelStatus::HiddenByKptrRestrict);
         assert!(kernel.status().to_string().contains("CAP_SYSLOG"));
         check(&kernel, 0xffff_ffff_8100_0000, None);

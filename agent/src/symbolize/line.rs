@@ -31,6 +31,13 @@ pub struct Line {
     pub line: Option<u32>,
 }
 
+impl Line {
+    /// A function of which no line is known.
+    pub(super) fn named(function: Arc<Function>) -> Self {
+        Self { function, line: None }
+    }
+}
+
 /// Longer names are cut; C++ templates can demangle to megabytes.
 const MAX_NAME_BYTES: usize = 4096;
 
@@ -97,8 +104,12 @@ impl Functions {
 /// the index.
 fn function_bytes(function: &Function) -> usize {
     const OVERHEAD: usize = size_of::<Function>() + 16 * 4 + 80;
-    let name = if Arc::ptr_eq(&function.name, &function.system_name) { 0 } else { function.name.len() };
-    OVERHEAD + name + function.system_name.len() + function.file_name.as_ref().map_or(0, |f| f.len())
+    let name =
+        if Arc::ptr_eq(&function.name, &function.system_name) { 0 } else { function.name.len() };
+    OVERHEAD
+        + name
+        + function.system_name.len()
+        + function.file_name.as_ref().map_or(0, |f| f.len())
 }
 
 fn clip(name: &[u8]) -> &[u8] {
@@ -147,7 +158,10 @@ mod tests {
         let check = |name: &str, expected: Option<&str>| {
             assert_eq!(demangle(name).as_deref(), expected, "{name}");
         };
-        check("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", Some("core::fmt::Write::write_fmt"));
+        check(
+            "_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE",
+            Some("core::fmt::Write::write_fmt"),
+        );
         check("_RNvNtCs1234_7mycrate3foo3bar", Some("mycrate::foo::bar"));
         check("_ZN3foo3barEi", Some("foo::bar(int)"));
         check("_ZN3foo3barEi.cold", Some("foo::bar(int) [clone .cold]"));
