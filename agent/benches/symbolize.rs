@@ -1,1 +1,2 @@
+//! Symbolisation throughput.
 fn main() {}

@@ -1,4 +1,36 @@
-//! The everflame agent.
+//! The everflame agent: samples a host with eBPF, symbolises what it saw, and delivers pprof
+//! profiles to a collector.
+//!
+//! The modules are the stages that data flows through, in this order:
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`collect`] | takes samples and process records out of the kernel, in order of time |
+//! | [`process`] | knows which processes there are and what lies in their memory |
+//! | [`identity`] | says who a process is: service, version, container, unit |
+//! | [`aggregate`] | adds up equal stacks of a window |
+//! | [`symbolize`] | turns addresses into functions and lines |
+//! | [`profile`] | builds pprof profiles |
+//! | [`export`] | spools and delivers them |
+//!
+//! [`pipeline`] joins them to an agent, [`session`] to a recording. Queues between threads
+//! are bounded, and what a stage drops it counts in [`metrics`].
+
+pub mod aggregate;
+pub mod capabilities;
+pub mod cli;
 pub mod collect;
+pub mod export;
+pub mod health;
+pub mod http;
+pub mod identity;
+pub mod metrics;
 pub mod object;
+pub mod pipeline;
 pub mod process;
+pub mod profile;
+pub mod profiler;
+pub mod self_profile;
+pub mod session;
+pub mod symbolize;
+pub mod target;

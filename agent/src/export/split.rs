@@ -104,13 +104,16 @@ mod tests {
     fn parts_fit_the_limit_and_keep_profiles_in_order() {
         let whole = batch(&[300, 300, 300, 300, 10]);
         let split = split(whole.clone(), 700);
-        assert_eq!(split.batches.iter().map(sizes).collect::<Vec<_>>(), [
-            vec![300, 300],
-            vec![300, 300, 10]
-        ]);
+        assert_eq!(
+            split.batches.iter().map(sizes).collect::<Vec<_>>(),
+            [vec![300, 300], vec![300, 300, 10]]
+        );
         for part in &split.batches {
             assert!(part.encoded_len() <= 700);
-            assert_eq!((part.host.as_str(), part.start_unix_ns, part.duration_ns), ("host-a", 1, 2));
+            assert_eq!(
+                (part.host.as_str(), part.start_unix_ns, part.duration_ns),
+                ("host-a", 1, 2)
+            );
             assert_ne!(part.batch_id, whole.batch_id);
         }
         assert_ne!(split.batches[0].batch_id, split.batches[1].batch_id);

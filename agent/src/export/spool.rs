@@ -10,8 +10,9 @@
 //! those on disk add up to at most the budget.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -129,7 +130,11 @@ impl Spool {
     /// When the directory cannot be used at all or another agent has it. Damaged files
     /// are no error: they are found, and counted, when their turn comes.
     pub fn open(dir: &Path, max_bytes: u64, metrics: Arc<Metrics>) -> Result<Self, SpoolError> {
-        fs::create_dir_all(dir)
+        // Profiles name the functions and labels of other people's programs.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
             .map_err(|source| SpoolError::CreateDir { path: dir.to_path_buf(), source })?;
         let lock = lock(dir)?;
         let spool = Self {
@@ -182,9 +187,12 @@ impl Spool {
         if let Err(error) = self.write_out(&mut state)
             && self.trouble.allow()
         {
-            warn!(error = &error as &dyn std::error::Error, kept_in_memory = state.memory_batches,
+            warn!(
+                error = &error as &dyn std::error::Error,
+                kept_in_memory = state.memory_batches,
                 "cannot spool to disk; profiling goes on, and batches that the collector does not \
-                 take soon will be dropped");
+                 take soon will be dropped"
+            );
         }
         self.enforce_budget(&mut state);
         self.publish(&state);
@@ -196,8 +204,7 @@ impl Spool {
     pub fn oldest(&self, skip: impl Fn(&BatchId) -> bool) -> Option<(BatchId, Batch)> {
         let mut state = self.state();
         loop {
-            let (&name, stored) =
-                state.entries.iter().find(|(name, _)| !skip(&name.batch_id))?;
+            let (&name, stored) = state.entries.iter().find(|(name, _)| !skip(&name.batch_id))?;
             let batch = match stored {
                 Stored::Disk { .. } => spool_file::read(&self.dir, &name),
                 Stored::Memory(content) => {
@@ -207,8 +214,10 @@ impl Spool {
             match batch {
                 Ok(batch) => return Some((name.batch_id, batch)),
                 Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error,
-                        "dropping a spooled batch that cannot be read");
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "dropping a spooled batch that cannot be read"
+                    );
                     let bytes = self.remove(&mut state, name);
                     self.count_loss(Loss::Corrupt, bytes);
                     self.publish(&state);

@@ -1,0 +1,229 @@
+//! Adds up equal stacks of one window of time.
+//!
+//! This is where an address of a process becomes a place in a file, with the mappings as they
+//! were at the time of the sample; from here on nothing depends on the process. No I/O.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use everflame_agent_common::event::Kind;
+use everflame_agent_common::unwind::Stop;
+use foldhash::fast::RandomState;
+
+use crate::collect::{Sample, ThreadName};
+use crate::identity::ProcessIdentity;
+use crate::object::ObjectFile;
+use crate::process::{Backing, Generation, Process};
+
+/// Different stacks in one window, at most. A window that reaches this is closed early, as a
+/// short window loses nothing.
+const MAX_STACKS: usize = 200_000;
+
+type Map<K, V> = HashMap<K, V, RandomState>;
+
+/// A frame of user code: an address in one of the window's [`MappedRange`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// Index of the range, or [`Frame::UNMAPPED`].
+    pub range: u32,
+    /// For a file, the offset in it; otherwise the address in the process. Of a caller this
+    /// is the byte before the return address, which lies within the call.
+    pub address: u64,
+}
+
+impl Frame {
+    /// The range of an address that lies in no known mapping.
+    pub const UNMAPPED: u32 = u32::MAX;
+}
+
+/// A stretch of a file that some process executes, or of a process's generated code.
+#[derive(Clone, Debug)]
+pub struct MappedRange {
+    /// What it is made of.
+    pub object: Arc<ObjectFile>,
+    /// Where it begins: an offset in the file, or an address for generated code.
+    pub start: u64,
+    /// Where it ends.
+    pub end: u64,
+}
+
+/// What samples are added up by, within a process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StackKey {
+    /// The profile.
+    pub kind: Kind,
+    /// Thread id.
+    pub tid: u32,
+    /// The thread's name.
+    pub thread_name: ThreadName,
+    /// Where it ran.
+    pub cpu: u32,
+    /// Kernel addresses, leaf first.
+    pub kernel: Box<[u64]>,
+    /// User frames, leaf first.
+    pub user: Box<[Frame]>,
+}
+
+/// Sums of equal samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Number of samples.
+    pub count: u64,
+    /// Sum of their values, in the unit of the kind.
+    pub value: u64,
+}
+
+/// The samples of one process in one window.
+#[derive(Debug)]
+pub struct ProcessWindow {
+    /// Process id.
+    pub pid: u32,
+    /// The file of its executable.
+    pub main_object: Option<Arc<ObjectFile>>,
+    /// Who it is.
+    pub identity: Arc<ProcessIdentity>,
+    /// Its stacks.
+    pub stacks: Map<StackKey, Totals>,
+}
+
+/// Everything that was sampled in a stretch of time.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// One for each program that was sampled.
+    pub processes: Vec<ProcessWindow>,
+    /// What frames refer to.
+    pub ranges: Vec<MappedRange>,
+    /// Samples taken in.
+    pub samples: u64,
+    /// User stacks by why they end; indexed by [`Stop`].
+    pub user_stops: [u64; Stop::ALL.len()],
+    /// Kernel stacks by why they end.
+    pub kernel_stops: [u64; Stop::ALL.len()],
+    stacks: usize,
+}
+
+impl Window {
+    /// Whether it should be closed before its time.
+    pub fn is_full(&self) -> bool {
+        self.stacks >= MAX_STACKS
+    }
+}
+
+/// Fills one window after the other.
+#[derive(Debug, Default)]
+pub struct Aggregator {
+    window: Window,
+    process_index: Map<(u32, Generation), usize>,
+    /// By object and by the range's start, so that a file that many map is one range.
+    range_index: Map<(usize, u64, u64), u32>,
+    identities: Map<(u32, Generation), Arc<ProcessIdentity>>,
+}
+
+impl Aggregator {
+    /// Adds a sample of `process`. `identify` is asked once for each program.
+    pub fn add(
+        &mut self,
+        sample: Sample,
+        process: &mut Process,
+        identify: impl FnOnce(&Process) -> ProcessIdentity,
+    ) {
+        self.window.samples += 1;
+        self.window.user_stops[sample.user_stop as usize] += 1;
+        self.window.kernel_stops[sample.kernel_stop as usize] += 1;
+        let user = sample
+            .user
+            .iter()
+            .enumerate()
+            .map(|(depth, &avma)| self.frame(sample.pid, process, avma, depth == 0))
+            .collect();
+        // Only the leaf is an address of an instruction that runs; all others are where a
+        // call returns to, which may be the first byte of the next function.
+        let mut kernel = sample.kernel;
+        kernel.iter_mut().skip(1).for_each(|address| *address = address.wrapping_sub(1));
+        let key = StackKey {
+            kind: sample.kind,
+            tid: sample.tid,
+            thread_name: sample.thread_name,
+            cpu: sample.cpu,
+            kernel,
+            user,
+        };
+        let index = self.process(sample.pid, process, identify);
+        let stacks = &mut self.window.processes[index].stacks;
+        let before = stacks.len();
+        let totals = stacks.entry(key).or_default();
+        totals.count += 1;
+        totals.value = totals.value.saturating_add(sample.value);
+        self.window.stacks += stacks.len() - before;
+    }
+
+    /// Whether the window should be closed before its time.
+    pub fn is_full(&self) -> bool {
+        self.window.is_full()
+    }
+
+    /// Samples in the window.
+    pub fn samples(&self) -> u64 {
+        self.window.samples
+    }
+
+    /// Hands out the window and begins the next.
+    pub fn take(&mut self) -> Window {
+        let seen = std::mem::take(&mut self.process_index);
+        self.identities.retain(|key, _| seen.contains_key(key));
+        self.range_index.clear();
+        std::mem::take(&mut self.window)
+    }
+
+    fn process(
+        &mut self,
+        pid: u32,
+        process: &Process,
+        identify: impl FnOnce(&Process) -> ProcessIdentity,
+    ) -> usize {
+        let key = (pid, process.generation);
+        if let Some(index) = self.process_index.get(&key) {
+            return *index;
+        }
+        let identity = self.identities.entry(key).or_insert_with(|| Arc::new(identify(process)));
+        self.window.processes.push(ProcessWindow {
+            pid,
+            main_object: process.main_object().cloned(),
+            identity: Arc::clone(identity),
+            stacks: Map::default(),
+        });
+        let index = self.window.processes.len() - 1;
+        self.process_index.insert(key, index);
+        index
+    }
+
+    fn frame(&mut self, pid: u32, process: &mut Process, avma: u64, leaf: bool) -> Frame {
+        let avma = if leaf { avma } else { avma.wrapping_sub(1) };
+        let Some(mapping) = process.mappings.find(avma) else {
+            return Frame { range: Frame::UNMAPPED, address: avma };
+        };
+        let (start_avma, end_avma) = (mapping.start_avma, mapping.end_avma);
+        match &mapping.backing {
+            Backing::Object(object) => {
+                let start = mapping.file_offset;
+                let end = start.saturating_add(end_avma - start_avma);
+                let address = mapping.offset_of(avma);
+                let object = Arc::clone(object);
+                Frame { range: self.range(object, start, end), address }
+            }
+            Backing::Anonymous => {
+                let object = process.jit_object(pid);
+                Frame { range: self.range(object, start_avma, end_avma), address: avma }
+            }
+        }
+    }
+
+    fn range(&mut self, object: Arc<ObjectFile>, start: u64, end: u64) -> u32 {
+        let key = (Arc::as_ptr(&object).addr(), start, end);
+        let ranges = &mut self.window.ranges;
+        *self.range_index.entry(key).or_insert_with(|| {
+            ranges.push(MappedRange { object, start, end });
+            u32::try_from(ranges.len() - 1).unwrap_or(Frame::UNMAPPED)
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! The command line of `everflame-agent`: what can be typed, turned into settings.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use everflame_profile::kind::Kind;
+
+const EXAMPLES: &str = "\
+Examples:
+  everflame-agent --server http://collector:4040
+      profile this host and deliver to a collector
+  everflame-agent --server http://collector:4040 --label env=prod --cpu-rate-hz 49
+      with a label on every profile, and more samples
+  everflame-agent capabilities
+      what this process may do, and what is off because it may not
+  curl http://127.0.0.1:4041/metrics
+      what the agent has sampled, lost and used
+
+The agent needs root, or CAP_BPF and CAP_PERFMON; `everflame-agent capabilities` says what
+others give. Exit codes: 0 success, 64 usage, 69 unavailable, 77 permission denied.";
+
+/// Samples this host with eBPF, all the time, and delivers profiles to a collector.
+#[derive(Debug, Parser)]
+#[command(name = "everflame-agent", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What else to do than to profile.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to profile.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What the agent can do beside profiling.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Shows which rights this process has, and what they are for
+    Capabilities,
+}
+
+/// Settings of a profiling agent.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The collector; without one, profiles are kept in the spool
+    #[arg(long, value_name = "URL", env = "EVERFLAME_SERVER")]
+    pub server: Option<String>,
+    /// Kinds of profile to take; only cpu for now
+    #[arg(
+        long,
+        value_name = "KINDS",
+        value_delimiter = ',',
+        default_value = "cpu",
+        env = "EVERFLAME_KINDS"
+    )]
+    pub kinds: Vec<Kind>,
+    /// CPU samples a second on each CPU
+    #[arg(long, value_name = "N", default_value_t = 19, env = "EVERFLAME_CPU_RATE_HZ")]
+    pub cpu_rate_hz: u64,
+    /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4041", env = "EVERFLAME_METRICS")]
+    pub metrics: MetricsAddress,
+    /// A label for every profile; can be given many times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, env = "EVERFLAME_LABELS", value_delimiter = ',')]
+    pub labels: Vec<(String, String)>,
+    /// This host's name in profiles [default: the kernel's]
+    #[arg(long, value_name = "NAME", env = "EVERFLAME_HOST")]
+    pub host: Option<String>,
+    /// Where profiles wait for the collector
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/everflame/spool",
+        env = "EVERFLAME_SPOOL_DIR"
+    )]
+    pub spool_dir: PathBuf,
+    /// How much may wait there, such as 256MiB; the oldest is dropped first
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, env = "EVERFLAME_SPOOL_MAX_BYTES")]
+    pub spool_max_bytes: u64,
+    /// How much time one profile covers
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "EVERFLAME_WINDOW")]
+    pub window: Duration,
+}
+
+/// Where to serve metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(SocketAddr),
+}
+
+impl std::str::FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let address = text.parse().map(Self::At);
+        address.map_err(|error| format!("{error}; it looks like 127.0.0.1:4041, or `off`"))
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label looks like key=value")?;
+    let mut bytes = key.bytes();
+    let head = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    if !head || !bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return Err(format!(
+            "`{key}` is not a label name: letters, digits and underscores, no digit first"
+        ));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(format!("`{unit}` is not a unit; use KiB, MiB or GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| "a size looks like 256MiB")?;
+    number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        _ => return Err("a duration looks like 10s or 1m".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a duration looks like 10s or 1m")?;
+    match number.checked_mul(seconds) {
+        Some(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
+        _ => Err("a window lasts from 1s to 60m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_that_others_rely_on_are_there() {
+        let cli = Cli::try_parse_from([
+            "everflame-agent",
+            "--server",
+            "http://c:4040",
+            "--kinds",
+            "cpu",
+            "--cpu-rate-hz",
+            "97",
+            "--metrics",
+            "127.0.0.1:0",
+            "--label",
+            "env=prod",
+            "--label",
+            "zone=a",
+            "--spool-dir",
+            "/tmp/spool",
+        ])
+        .unwrap();
+        assert_eq!(cli.run.cpu_rate_hz, 97);
+        assert_eq!(cli.run.labels.len(), 2);
+        assert_eq!(cli.run.window, Duration::from_secs(10));
+        assert_eq!(cli.run.spool_max_bytes, 256 << 20);
+    }
+
+    #[test]
+    fn bad_values_say_what_a_good_one_looks_like() {
+        let error = |args: &[&str]| {
+            let args = ["everflame-agent"].iter().chain(args);
+            Cli::try_parse_from(args).unwrap_err().to_string()
+        };
+        assert!(error(&["--label", "env"]).contains("key=value"));
+        assert!(error(&["--label", "9x=1"]).contains("not a label name"));
+        assert!(error(&["--window", "10"]).contains("10s or 1m"));
+        assert!(error(&["--spool-max-bytes", "9XB"]).contains("KiB, MiB or GiB"));
+        assert!(error(&["--metrics", "here"]).contains("127.0.0.1:4041"));
+        assert!(error(&["--kinds", "cpux"]).contains("the kinds are cpu"));
+    }
+}

@@ -1,0 +1,309 @@
+//! The agent's stages and the bounded queues between them.
+//!
+//! ```text
+//! sampling thread: collect -> process -> aggregate --(window)--> symbolising thread:
+//! symbolize -> profile -> encode -> export (spool) ... export thread: stream to collector
+//! ```
+//!
+//! Between the first two there is room for one window. While the second is busy the first
+//! goes on filling its present window, which grows longer instead of being dropped.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use everflame_agent_common::stats::Program;
+use everflame_agent_common::unwind::Stop;
+use everflame_profile::encode_gz;
+use everflame_profile::kind::Kind;
+use everflame_proto::v1::{Batch, Label, ProfileRecord};
+use thiserror::Error;
+use tracing::{debug, error, info};
+
+use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, Waker};
+use crate::export::Exporter;
+use crate::health::Health;
+use crate::metrics::{
+    FrameLabels, KindLabels, Metrics, OutcomeLabels, QueueLabels, TruncationLabels, raise_to,
+};
+use crate::profile::{FrameStats, Symbols, build};
+use crate::profiler::{ClosedWindow, Profiler};
+use crate::symbolize::{KernelStatus, SymbolizeConfig, SymbolizeStats, Symbolizer};
+use crate::target::TargetFilter;
+
+/// How to profile.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// CPU samples a second on each CPU.
+    pub cpu_rate_hz: u64,
+    /// Length of a window.
+    pub window: Duration,
+    /// This host's name.
+    pub host: String,
+    /// Labels for every profile; they win over those that are found out.
+    pub labels: Vec<(String, String)>,
+}
+
+/// Why the agent does not profile.
+#[derive(Debug, Error)]
+pub enum PipelineError {
+    /// The kernel does not let us.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// No thread could be started.
+    #[error("cannot start a thread")]
+    Thread {
+        /// What the kernel says.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Pipeline {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    sampling: JoinHandle<Result<(), CollectError>>,
+    symbolizing: JoinHandle<()>,
+}
+
+impl Pipeline {
+    /// Starts to profile this host. Finished windows go to `exporter`.
+    pub fn start(
+        config: PipelineConfig,
+        exporter: Arc<Exporter>,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> Result<Self, PipelineError> {
+        let collect = CollectConfig { cpu_rate_hz: config.cpu_rate_hz, target_pid: None };
+        let profiler = Profiler::start(&collect, TargetFilter::all())?;
+        metrics.set_sampling_source(match profiler.clock() {
+            Clock::Cycles => "cycles",
+            Clock::CpuClock => "cpu-clock",
+        });
+        let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = sync_channel(1);
+        let thread_error = |source| PipelineError::Thread { source };
+        let sampling = {
+            let (stop, metrics) = (Arc::clone(&stop), Arc::clone(&metrics));
+            let window = config.window;
+            let heart = health.watch("sampling");
+            thread::Builder::new()
+                .name("sampling".to_owned())
+                .spawn(move || {
+                    let _heart = heart;
+                    sample(profiler, window, &sender, &stop, &metrics)
+                })
+                .map_err(thread_error)?
+        };
+        let heart = health.watch("symbolizing");
+        let symbolizing = thread::Builder::new()
+            .name("symbolizing".to_owned())
+            .spawn(move || {
+                let _heart = heart;
+                symbolize(&config, &receiver, &exporter, &metrics, &health);
+            })
+            .map_err(thread_error)?;
+        Ok(Self { stop, waker, sampling, symbolizing })
+    }
+
+    /// Ends sampling and hands the last window to the exporter.
+    pub fn stop(self) -> Result<(), PipelineError> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.waker.wake();
+        let sampled = self.sampling.join();
+        if self.symbolizing.join().is_err() {
+            error!("the symbolising thread had panicked; its last window is lost");
+        }
+        match sampled {
+            Ok(result) => Ok(result?),
+            Err(_) => {
+                error!("the sampling thread had panicked");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The sampling thread.
+fn sample(
+    mut profiler: Profiler,
+    window: Duration,
+    sender: &SyncSender<ClosedWindow>,
+    stop: &AtomicBool,
+    metrics: &Metrics,
+) -> Result<(), CollectError> {
+    let mut deadline = Instant::now() + window;
+    let mut waiting: Option<ClosedWindow> = None;
+    while !stop.load(Ordering::Relaxed) {
+        profiler.run_until(deadline)?;
+        if Instant::now() < deadline && !profiler.is_full() {
+            continue;
+        }
+        deadline = Instant::now() + window;
+        if let Ok(stats) = profiler.stats() {
+            publish_collect(metrics, &profiler, &stats);
+        }
+        // The window that found no room goes first; meanwhile the present one grows. When
+        // that is full too, sampling waits: the ring buffer overflows, and counts.
+        if let Some(closed) = waiting.take() {
+            waiting = if profiler.is_full() {
+                sender.send(closed).err().map(|refused| refused.0)
+            } else {
+                offer(sender, closed, metrics)
+            };
+        }
+        if waiting.is_none() {
+            waiting = offer(sender, profiler.take_window(), metrics);
+        }
+    }
+    // Sampling ends with the profiler; the rest may wait for the next stage.
+    let last = profiler.take_window();
+    drop(profiler);
+    for closed in waiting.into_iter().chain([last]) {
+        if sender.send(closed).is_err() {
+            debug!("the symbolising thread is gone");
+        }
+    }
+    Ok(())
+}
+
+/// Gives the window back if the next stage has no room for it.
+fn offer(
+    sender: &SyncSender<ClosedWindow>,
+    closed: ClosedWindow,
+    metrics: &Metrics,
+) -> Option<ClosedWindow> {
+    match sender.try_send(closed) {
+        Ok(()) => None,
+        Err(TrySendError::Full(closed)) => {
+            metrics.windows_extended.inc();
+            Some(closed)
+        }
+        Err(TrySendError::Disconnected(_)) => None,
+    }
+}
+
+/// The symbolising thread.
+fn symbolize(
+    config: &PipelineConfig,
+    windows: &Receiver<ClosedWindow>,
+    exporter: &Exporter,
+    metrics: &Metrics,
+    health: &Health,
+) {
+    let mut symbolizer = Symbolizer::new(SymbolizeConfig::default());
+    match symbolizer.kernel_status() {
+        KernelStatus::Available { functions } => info!(functions, "kernel symbols read"),
+        problem => {
+            metrics.set_capability_off("kernel symbols", &problem.to_string());
+            tracing::warn!("{problem}");
+        }
+    }
+    for ClosedWindow { window, time } in windows {
+        let symbols = Symbols::resolve(&window, &mut symbolizer);
+        symbolizer.trim();
+        let samples = metrics.samples.get_or_create(&KindLabels { kind: Kind::Cpu.name() });
+        samples.inc_by(window.samples);
+        publish_stops(metrics, "kernel", &window.kernel_stops);
+        publish_stops(metrics, "user", &window.user_stops);
+        publish_frames(metrics, &symbols.stats);
+        publish_symbolize(metrics, &symbolizer.stats());
+        let profiles: Vec<ProfileRecord> = build(&window, &symbols, time)
+            .map(|process| ProfileRecord {
+                kind: process.kind.name().to_owned(),
+                labels: labels(process.labels, &config.labels),
+                pprof_gz: encode_gz(&process.profile).into(),
+            })
+            .collect();
+        debug!(samples = window.samples, profiles = profiles.len(), "window finished");
+        metrics.windows.inc();
+        health.window_finished();
+        if profiles.is_empty() {
+            continue;
+        }
+        exporter.submit(Batch {
+            batch_id: Vec::new(),
+            host: config.host.clone(),
+            sender: concat!("everflame-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+            start_unix_ns: time.start_unix_ns,
+            duration_ns: time.duration_ns,
+            profiles,
+        });
+    }
+}
+
+/// Labels that a user has set win over those that were found out.
+fn labels(found: Vec<(String, String)>, set: &[(String, String)]) -> Vec<Label> {
+    let found = found.into_iter().filter(|(name, _)| !set.iter().any(|(set, _)| set == name));
+    let mut labels: Vec<Label> =
+        found.chain(set.iter().cloned()).map(|(name, value)| Label { name, value }).collect();
+    labels.sort_by(|a, b| a.name.cmp(&b.name));
+    labels
+}
+
+fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) {
+    let kind = Kind::Cpu.name();
+    for (cpu, &lost) in stats.cpu.ring_full.iter().enumerate() {
+        metrics.set_lost_samples(kind, u32::try_from(cpu).unwrap_or(u32::MAX), lost);
+    }
+    let run_time_ns = stats.cpu.estimated_run_time_ns();
+    metrics.set_bpf_program(Program::Cpu.name(), stats.cpu.runs, run_time_ns);
+    metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
+    raise_to(&metrics.sideband_lost, stats.sideband_lost);
+    let binaries = |outcome| metrics.binaries.get_or_create_owned(&OutcomeLabels { outcome });
+    raise_to(&binaries("opened"), stats.objects.opened);
+    raise_to(&binaries("failed"), stats.objects.failed);
+    let (processes, mappings) = profiler.table_len();
+    metrics.processes.set(gauge(processes as u64));
+    metrics.mappings.set(gauge(mappings as u64));
+    let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "events" });
+    depth.set(gauge(profiler.queue_depth() as u64));
+}
+
+fn publish_stops(metrics: &Metrics, side: &'static str, stops: &[u64]) {
+    for (stop, &count) in Stop::ALL.iter().zip(stops) {
+        if stop.is_truncated() && count > 0 {
+            let labels = TruncationLabels { reason: stop.name(), side };
+            metrics.truncated_stacks.get_or_create(&labels).inc_by(count);
+        }
+    }
+}
+
+fn publish_frames(metrics: &Metrics, stats: &FrameStats) {
+    let origins = [("kernel", stats.kernel), ("file", stats.file), ("jit", stats.jit)];
+    let counts = origins
+        .into_iter()
+        .flat_map(|(origin, (yes, no))| [(origin, "yes", yes), (origin, "no", no)])
+        .chain([("unmapped", "no", stats.unmapped)]);
+    for (origin, resolved, count) in counts.filter(|(_, _, count)| *count > 0) {
+        metrics.frames.get_or_create(&FrameLabels { origin, resolved }).inc_by(count);
+    }
+}
+
+fn publish_symbolize(metrics: &Metrics, stats: &SymbolizeStats) {
+    raise_to(&metrics.symbol_cache_hits, stats.cache_hits);
+    raise_to(&metrics.symbol_cache_misses, stats.cache_misses);
+    metrics.symbol_cache_bytes.set(gauge(stats.cache_bytes as u64));
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// An error and its causes, for people.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,223 @@
+//! A recording: profiles this host here and now, without a collector.
+//!
+//! `everflame record` is built on this. A session samples on a thread of its own until it is
+//! finished, then symbolises what it saw and gives one profile in which each sample says
+//! which process it comes from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use everflame_profile::kind::Kind;
+use everflame_profile::{MergeError, Merger, pprof};
+use thiserror::Error;
+
+use crate::collect::{CollectConfig, CollectError, CollectStats, Waker};
+use crate::profile::{Symbols, build};
+use crate::profiler::{ClosedWindow, Profiler};
+use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
+use crate::target::TargetFilter;
+
+pub use crate::target::Target;
+
+/// What to record.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// Which profile; only [`Kind::Cpu`] for now.
+    pub kind: Kind,
+    /// Samples a second on each CPU.
+    pub rate_hz: u64,
+    /// Whose.
+    pub target: Target,
+}
+
+/// Why there is no recording.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The kind is not there yet.
+    #[error("profiles of kind `{kind}` cannot be recorded yet; only `cpu` can")]
+    Kind {
+        /// What was asked for.
+        kind: Kind,
+    },
+    /// The kernel does not let us.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// The thread could not be started or did not survive.
+    #[error("the sampling thread failed")]
+    Thread {
+        /// Why, if the system said so.
+        #[source]
+        source: Option<std::io::Error>,
+    },
+    /// The profiles of processes do not fit together.
+    #[error("cannot add up the profiles of all processes")]
+    Merge(#[from] MergeError),
+}
+
+/// How far a recording is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Samples taken of the target.
+    pub samples: u64,
+    /// Samples lost, of any process.
+    pub lost: u64,
+}
+
+/// What a session has seen.
+#[derive(Debug)]
+pub struct Recording {
+    /// One profile; its samples carry `pid` and `comm`.
+    pub profile: pprof::Profile,
+    /// Samples in it.
+    pub samples: u64,
+    /// Samples that were lost, of any process.
+    pub lost: u64,
+    /// What the user should know about its quality.
+    pub notes: Vec<String>,
+}
+
+/// A running recording.
+pub struct Session {
+    shared: Arc<Shared>,
+    waker: Waker,
+    retarget: Sender<Target>,
+    thread: JoinHandle<Result<Outcome, CollectError>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    samples: AtomicU64,
+    lost: AtomicU64,
+}
+
+struct Outcome {
+    windows: Vec<ClosedWindow>,
+    stats: CollectStats,
+}
+
+impl Session {
+    /// Starts to sample.
+    pub fn start(config: SessionConfig) -> Result<Self, SessionError> {
+        if config.kind != Kind::Cpu {
+            return Err(SessionError::Kind { kind: config.kind });
+        }
+        let target_pid = match config.target {
+            Target::Pid(pid) => Some(pid),
+            _ => None,
+        };
+        let collect = CollectConfig { cpu_rate_hz: config.rate_hz, target_pid };
+        let profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
+        let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
+        let shared = Arc::new(Shared::default());
+        let (retarget, targets) = channel();
+        let thread = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("record".to_owned())
+                .spawn(move || sample(profiler, &shared, &targets))
+                .map_err(|source| SessionError::Thread { source: Some(source) })?
+        };
+        Ok(Self { shared, waker, retarget, thread })
+    }
+
+    /// Records another target from now on.
+    pub fn retarget(&self, target: Target) {
+        // Fails only if the thread has ended, which `finish` reports.
+        let _ = self.retarget.send(target);
+        self.waker.wake();
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            samples: self.shared.samples.load(Ordering::Relaxed),
+            lost: self.shared.lost.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Stops sampling and builds the profile.
+    pub fn finish(self) -> Result<Recording, SessionError> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.waker.wake();
+        // A panic has been printed by the thread itself; its payload says nothing more.
+        let outcome = match self.thread.join() {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(SessionError::Thread { source: None }),
+        };
+        let mut symbolizer = Symbolizer::new(SymbolizeConfig::default());
+        let mut merger = Merger::new();
+        let mut samples = 0;
+        for ClosedWindow { window, time } in &outcome.windows {
+            samples += window.samples;
+            let symbols = Symbols::resolve(window, &mut symbolizer);
+            for process in build(window, &symbols, *time) {
+                let mut labels = process.labels;
+                labels.retain(|(name, _)| matches!(name.as_str(), "pid" | "comm"));
+                merger.add_with_labels(&process.profile, &labels)?;
+            }
+        }
+        let mut profile = merger.finish();
+        if let (Some(first), Some(last)) = (outcome.windows.first(), outcome.windows.last()) {
+            // Many processes over the same time: the recording lasted once, not for each.
+            profile.time_nanos = first.time.start_unix_ns;
+            profile.duration_nanos =
+                last.time.start_unix_ns + last.time.duration_ns - first.time.start_unix_ns;
+        }
+        let lost = outcome.stats.cpu.lost();
+        let notes = notes(&outcome.stats, symbolizer.kernel_status());
+        Ok(Recording { profile, samples, lost, notes })
+    }
+}
+
+/// The sampling thread.
+fn sample(
+    mut profiler: Profiler,
+    shared: &Shared,
+    targets: &Receiver<Target>,
+) -> Result<Outcome, CollectError> {
+    const FOREVER: Duration = Duration::from_secs(3600);
+    const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+    let mut windows = Vec::new();
+    let mut samples = 0;
+    let deadline = Instant::now() + FOREVER;
+    while !shared.stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+        for target in targets.try_iter() {
+            profiler.retarget(target);
+        }
+        profiler.run_until(Instant::now() + REPORT_INTERVAL)?;
+        shared.samples.store(samples + profiler.samples(), Ordering::Relaxed);
+        shared.lost.store(profiler.stats()?.cpu.lost(), Ordering::Relaxed);
+        if profiler.is_full() {
+            let closed = profiler.take_window();
+            samples += closed.window.samples;
+            windows.push(closed);
+        }
+    }
+    let stats = profiler.stats()?;
+    windows.push(profiler.take_window());
+    Ok(Outcome { windows, stats })
+}
+
+fn notes(stats: &CollectStats, kernel: KernelStatus) -> Vec<String> {
+    let mut notes = Vec::new();
+    let lost = stats.cpu.lost();
+    if lost > 0 {
+        notes.push(format!(
+            "{lost} samples were lost because the ring buffer was full; a lower rate helps"
+        ));
+    }
+    if stats.sideband_lost > 0 {
+        notes.push(format!(
+            "{} process records were lost: some processes may be unnamed",
+            stats.sideband_lost
+        ));
+    }
+    if !matches!(kernel, KernelStatus::Available { .. }) {
+        notes.push(kernel.to_string());
+    }
+    notes
+}
