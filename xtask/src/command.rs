@@ -18,8 +18,9 @@ pub(crate) fn repository() -> &'static Path {
 
 /// Where cargo puts what it builds for this workspace.
 pub(crate) fn target_dir() -> PathBuf {
-    // Relative values are relative to where cargo was started, which is also where we run.
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
+    // A relative value is relative to where we start cargo, which is the repository.
+    let dir = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    repository().join(dir)
 }
 
 /// A `program` to run in the repository.

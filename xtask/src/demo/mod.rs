@@ -94,20 +94,20 @@ fn print_where_to_look(session: &Session) {
     say("profiling this host; the first window of 10 s is on its way");
     println!(
         "
-  The functions that use most CPU, of all processes or of one service:
+  The functions that use most CPU, of this host or of some processes:
     {everflame} top --server {server}
-    {everflame} top --server {server} '{{comm=\"burn\"}}'
+    {everflame} top --server {server} --selector '{{comm=\"burn\"}}'
   A flame graph to open in a browser:
     {everflame} flame --server {server} -o flame.svg
-  What is known about this host:
+  Who has profiles:
     {everflame} services --server {server}
-  The same over HTTP, as JSON:
+  The same over HTTP, as JSON; {server}/ lists what can be asked:
     curl '{server}/api/v1/top?kind=cpu&limit=10'
   What the agent says about itself:
     curl {metrics}
 
-  The sample workload: `burn` spends 75 % of its time in hot_path and 25 % in cold_path,
-  `syscalls` is busy in the kernel.
+  In the sample workload, `burn` spends 75 % of its time in hot_path and 25 % in cold_path,
+  and `syscalls` is busy in the kernel.
 "
     );
     say("Ctrl-C ends the demo");

@@ -4,6 +4,7 @@
 //! package lists are fetched only when they do not know a package that we need.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -62,7 +63,12 @@ pub(super) fn install(step: &str, packages: &[&str]) -> Result<()> {
     run(&mut install).with_context(|| format!("cannot install {}", packages.join(", ")))
 }
 
+/// Fetches new package lists, once: a package that they do not have will not appear.
 fn update() -> Result<()> {
+    static UPDATED: AtomicBool = AtomicBool::new(false);
+    if UPDATED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
     say("package lists", "updating");
     run(apt_get()?.args(["update", "--quiet"])).context("cannot fetch apt's package lists")
 }

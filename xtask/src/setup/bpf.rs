@@ -118,7 +118,7 @@ fn set_up_linker(llvm: u32) -> Result<()> {
     }
     bail!(
         "bpf-linker is missing and there is no LLVM {llvm} to build it with: install \
-         llvm-{llvm}-dev, or cargo-binstall, or put a binary from \
+         llvm-{llvm}-dev (see https://apt.llvm.org), or cargo-binstall, or put a binary from \
          https://github.com/aya-rs/bpf-linker/releases on PATH; then run `cargo xtask setup` again"
     )
 }
