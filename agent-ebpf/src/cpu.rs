@@ -40,5 +40,7 @@ pub fn sample(ctx: &PerfEventContext) {
     if let Some(regs) = user {
         scratch.take_user_stack(regs);
     }
+    #[cfg(feature = "debug-log")]
+    aya_log_ebpf::debug!(ctx, "sample of process {}", pid);
     scratch.submit(Program::Cpu);
 }

@@ -1,2 +1,2 @@
-//! Symbolisation throughput.
+//! x
 fn main() {}

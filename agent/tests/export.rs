@@ -1,4 +1,5 @@
 //! Export against a collector on a real socket that misbehaves on demand.
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of a test fail as the test does")]
 
 mod export_collector;
 

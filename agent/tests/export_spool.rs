@@ -1,4 +1,5 @@
 //! The spool on a real file system.
+#![expect(clippy::expect_used, reason = "helpers of a test fail as the test does")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -63,6 +63,14 @@ pub enum BpfError {
         /// A program or a map.
         name: &'static str,
     },
+    /// The programs' debug output cannot be read.
+    #[cfg(feature = "debug-log")]
+    #[error("cannot read the debug output of the BPF programs")]
+    Log {
+        /// What aya says.
+        #[source]
+        source: aya_log::Error,
+    },
     /// A map could not be opened.
     #[error("cannot use the BPF map `{map}`")]
     Map {
@@ -80,6 +88,8 @@ pub(super) struct Bpf {
     events: RingBuf<MapData>,
     stats: PerCpuArray<MapData, u64>,
     memory_bytes: u64,
+    #[cfg(feature = "debug-log")]
+    log: aya_log::EbpfLogger<&'static dyn log::Log>,
 }
 
 /// The value of each counter of one program, summed over CPUs, and lost samples by CPU.
@@ -139,7 +149,15 @@ impl Bpf {
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
         let stats = PerCpuArray::try_from(take_map(&mut ebpf, "STATS")?)
             .map_err(|source| BpfError::Map { map: "STATS", source })?;
-        Ok(Self { ebpf, events, stats, memory_bytes })
+        Ok(Self {
+            #[cfg(feature = "debug-log")]
+            log: aya_log::EbpfLogger::init(&mut ebpf)
+                .map_err(|source| BpfError::Log { source })?,
+            ebpf,
+            events,
+            stats,
+            memory_bytes,
+        })
     }
 
     /// The CPU sampler, to be attached to perf events.
@@ -154,10 +172,10 @@ impl Bpf {
         Ok(fd.as_fd())
     }
 
-    /// All programs, for debug output.
+    /// Hands what the programs have logged to the agent's own log.
     #[cfg(feature = "debug-log")]
-    pub(super) fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    pub(crate) fn flush_log(&mut self) {
+        self.log.flush();
     }
 
     /// Samples as the kernel wrote them.

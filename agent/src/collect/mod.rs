@@ -227,6 +227,8 @@ impl Collector {
             horizon_ns = self.last_drain_ns;
         }
         self.last_drain_ns = horizon_ns;
+        #[cfg(feature = "debug-log")]
+        self.bpf.flush_log();
         let events = self.bpf.events_mut();
         while let Some(record) = events.next() {
             match Sample::read(&record) {

@@ -15,7 +15,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 /// What to do with a batch that arrived.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Acknowledge it; with RETRY, ask for this many milliseconds.
     Ack(Outcome, u32),
     /// Keep it, and acknowledge it as stored just before the next one that is answered.
@@ -29,56 +29,56 @@ pub enum Answer {
 }
 
 impl Answer {
-    pub const STORED: Self = Self::Ack(Outcome::Stored, 0);
+    pub(crate) const STORED: Self = Self::Ack(Outcome::Stored, 0);
 }
 
 /// One batch that arrived, or arrived again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrival {
-    pub batch_id: Vec<u8>,
-    pub host: String,
+pub(crate) struct Arrival {
+    pub(crate) batch_id: Vec<u8>,
+    pub(crate) host: String,
     /// Counts from 0, over all collectors that share the record.
-    pub stream: usize,
+    pub(crate) stream: usize,
     /// Whether the answer allowed the sender to forget it.
-    pub settled: bool,
+    pub(crate) settled: bool,
 }
 
 /// What arrived, in order of arrival. Clones share it.
 #[derive(Clone, Default)]
-pub struct Record {
+pub(crate) struct Record {
     arrivals: Arc<Mutex<Vec<Arrival>>>,
     streams: Arc<Mutex<usize>>,
 }
 
 impl Record {
-    pub fn arrivals(&self) -> Vec<Arrival> {
+    pub(crate) fn arrivals(&self) -> Vec<Arrival> {
         self.arrivals.lock().expect("no panics").clone()
     }
 
     /// The hosts of settled batches (tests name batches by host), in order of arrival.
-    pub fn settled(&self) -> Vec<String> {
+    pub(crate) fn settled(&self) -> Vec<String> {
         self.arrivals().into_iter().filter(|a| a.settled).map(|a| a.host).collect()
     }
 }
 
 type Decide = dyn FnMut(&Batch, &[Arrival]) -> Answer + Send;
 
-pub struct Collector {
-    pub address: SocketAddr,
+pub(crate) struct Collector {
+    pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Collector {
     /// Starts on a free port. `decide` gets each batch and what arrived before it.
-    pub fn start(
+    pub(crate) fn start(
         record: &Record,
         decide: impl FnMut(&Batch, &[Arrival]) -> Answer + Send + 'static,
     ) -> Self {
         Self::start_at(([127, 0, 0, 1], 0).into(), record, decide)
     }
 
-    pub fn start_at(
+    pub(crate) fn start_at(
         address: SocketAddr,
         record: &Record,
         decide: impl FnMut(&Batch, &[Arrival]) -> Answer + Send + 'static,
@@ -108,7 +108,7 @@ impl Collector {
         Self { address, stop: Some(stop), thread: Some(thread) }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
