@@ -1,0 +1,341 @@
+//! The arguments, as clap takes them apart. Nothing here does any work.
+//!
+//! Names of commands and flags are what scripts rely on: add to them, never rename.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use everflame_profile::Kind;
+
+use crate::collector::DEFAULT_URL;
+use crate::format::Format;
+use crate::when::{When, parse_duration};
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  everflame top                                        the last hour, everything
+  everflame top --selector '{service=\"api\"}' --from -15m
+  everflame top profile.pb.gz                          a file, from any pprof tool
+  everflame top host-1.pb.gz host-2.pb.gz              files are summed
+  everflame top --format pprof -o api.pb.gz --selector '{service=\"api\"}'";
+
+const FLAME_EXAMPLES: &str = "\
+Examples:
+  everflame flame profile.pb.gz                        a tree, as text
+  everflame flame profile.pb.gz -o profile.svg         a picture, for browsers
+  everflame flame profile.pb.gz -o profile.folded      for flamegraph.pl and the like
+  everflame flame --selector '{service=\"api\"}' --from -15m -o api.svg";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  everflame diff before.pb.gz after.pb.gz
+  everflame diff --selector '{service=\"api\"}' --base-from -1d
+      the last hour against the same hour yesterday
+  everflame diff --base-from -2h --base-to -1h --from -1h
+  everflame diff --base-selector '{version=\"v41\"}' --selector '{version=\"v42\"}'
+
+SHARE is the part of everything that its side did, and its change is in percentage
+points (pp). COST is per second of profile, so that sides of different length compare.";
+
+const SERVICES_EXAMPLES: &str = "\
+Examples:
+  everflame services
+  everflame services --from -7d --selector '{service=~\"api.*\"}'
+  everflame services --format json";
+
+const RECORD_EXAMPLES: &str = "\
+Examples:
+  everflame record -o host.svg                         everything, for 10 seconds
+  everflame record --pid 4711 --duration 30s -o api.pb.gz
+  everflame record --comm nginx -o nginx.folded
+  everflame record -o build.svg -- make -j8            until it ends
+
+Needs root, or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Ctrl-C ends the recording and
+writes what there is. A COMMAND that still runs after --duration is sent SIGTERM.";
+
+const ROOT_HELP: &str = "\
+Examples:
+  everflame record -o host.svg                         profile this host, here and now
+  everflame top                                        what the last hour went into
+  everflame diff before.pb.gz after.pb.gz              what changed
+
+Exit codes: 0 success, 1 a failed check, 2 not enough data, 64 usage, 65 bad data,
+66 no input, 69 collector unavailable, 74 I/O, 77 permission.";
+
+/// See where time goes: record profiles, and look at those of files and of a collector
+#[derive(Debug, Parser)]
+#[command(name = "everflame", version, after_help = ROOT_HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Record(RecordArgs),
+    Top(TopArgs),
+    Flame(FlameArgs),
+    Diff(DiffArgs),
+    Services(ServicesArgs),
+}
+
+/// Profile this host, here and now, without a collector
+#[derive(Debug, Args)]
+#[command(after_help = RECORD_EXAMPLES)]
+#[command(group = ArgGroup::new("target").args(["pid", "comm", "command"]))]
+pub(crate) struct RecordArgs {
+    /// What to profile
+    #[arg(long, value_name = "KIND", default_value_t = Kind::Cpu)]
+    pub(crate) kind: Kind,
+
+    /// How long; 10s unless there is a COMMAND, which is recorded until it ends
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
+
+    /// Only the process with this id
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+
+    /// Only processes with this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) comm: Option<String>,
+
+    /// Samples per second and CPU
+    #[arg(long, value_name = "N", default_value_t = 97, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) rate_hz: u64,
+
+    /// Where to: .pb.gz is a pprof profile, .folded are collapsed stacks, .svg is a picture
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+
+    /// A program to start; it and its children are recorded
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Show the functions that cost the most
+#[derive(Debug, Args)]
+#[command(after_help = TOP_EXAMPLES)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+
+    /// By which value to sort
+    #[arg(long, value_enum, default_value_t = By::Self_)]
+    pub(crate) by: By,
+
+    /// The most functions to show; 0 is all [default: 30 in tables, else all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Show which functions call which, and what that costs
+#[derive(Debug, Args)]
+#[command(after_help = FLAME_EXAMPLES)]
+pub(crate) struct FlameArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+
+    /// In the text tree, leave out what is less than this share of everything
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
+    pub(crate) min_percent: f64,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Show what changed between two profiles
+#[derive(Debug, Args)]
+#[command(after_help = DIFF_EXAMPLES)]
+pub(crate) struct DiffArgs {
+    /// Two pprof files, the older one first, instead of a collector's profiles
+    #[arg(value_name = "FILE", num_args = 2, conflicts_with_all = COLLECTOR_FLAGS)]
+    pub(crate) files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) query: QueryArgs,
+
+    /// What to compare with: profiles with these labels [default: as --selector]
+    #[arg(long, value_name = "SELECTOR", conflicts_with = "files")]
+    pub(crate) base_selector: Option<String>,
+
+    /// What to compare with: profiles from this time on [default: as long before --base-to as
+    /// --from is before --to]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "files")]
+    pub(crate) base_from: Option<When>,
+
+    /// What to compare with: profiles before this time [default: as long after --base-from as
+    /// --to is after --from]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "files")]
+    pub(crate) base_to: Option<When>,
+
+    #[command(flatten)]
+    pub(crate) sample_type: SampleTypeArg,
+
+    /// Which value to compare
+    #[arg(long, value_enum, default_value_t = By::Self_)]
+    pub(crate) by: By,
+
+    /// The most functions to show; 0 is all [default: 30 in tables, else all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Show which services and versions the collector knows
+#[derive(Debug, Args)]
+#[command(after_help = SERVICES_EXAMPLES)]
+pub(crate) struct ServicesArgs {
+    /// The collector
+    #[arg(long, value_name = "URL", env = "EVERFLAME_SERVER", hide_env_values = true, default_value = DEFAULT_URL)]
+    pub(crate) server: String,
+
+    /// Only profiles with these labels, as in PromQL: '{service="api",version=~"v4.*"}'
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) selector: String,
+
+    /// Only profiles of this kind [default: all]
+    #[arg(long)]
+    pub(crate) kind: Option<Kind>,
+
+    #[command(flatten)]
+    pub(crate) range: RangeArgs,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Which profiles: those of files or of a collector.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// pprof files, gzip'd or not, instead of a collector's profiles; - is stdin
+    #[arg(value_name = "FILE", conflicts_with_all = COLLECTOR_FLAGS)]
+    pub(crate) files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) query: QueryArgs,
+
+    #[command(flatten)]
+    pub(crate) sample_type: SampleTypeArg,
+}
+
+/// What makes no sense with files. (The server may be named by the environment, so it
+/// is only ignored.)
+const COLLECTOR_FLAGS: [&str; 4] = ["selector", "kind", "from", "to"];
+
+/// Which of a collector's profiles.
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// The collector
+    #[arg(long, value_name = "URL", env = "EVERFLAME_SERVER", hide_env_values = true, default_value = DEFAULT_URL)]
+    pub(crate) server: String,
+
+    /// Only profiles with these labels, as in PromQL: '{service="api",version=~"v4.*"}'
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) selector: String,
+
+    /// The kind of profile: cpu, offcpu, lock, alloc, block or tcp
+    #[arg(long, default_value_t = Kind::Cpu)]
+    pub(crate) kind: Kind,
+
+    #[command(flatten)]
+    pub(crate) range: RangeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RangeArgs {
+    /// From this time on: RFC 3339, Unix seconds, or relative as in -1h30m [default: an hour
+    /// before --to]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) from: Option<When>,
+
+    /// Before this time [default: now]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) to: Option<When>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SampleTypeArg {
+    /// Which of the profile's values, such as samples or cpu [default: the profile says]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sample_type: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// What to write [default: what FILE ends in, else a table]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+
+    /// Where to, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Which of a function's two values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    /// What the function does itself
+    #[value(name = "self")]
+    Self_,
+    /// With what it calls
+    Total,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn check(line: &str, is_fine: bool) {
+        let parsed = Cli::try_parse_from(line.split_whitespace());
+        assert_eq!(parsed.is_ok(), is_fine, "{line}: {parsed:?}");
+    }
+
+    #[test]
+    fn times_before_now_are_no_flags() {
+        check("everflame top --from -1h --to now", true);
+        check("everflame diff --base-from -2h --base-to -1h --from -1h", true);
+        check("everflame top --from yesterday", false);
+    }
+
+    #[test]
+    fn files_and_selectors_exclude_each_other() {
+        check("everflame top a.pb.gz b.pb.gz", true);
+        check("everflame top a.pb.gz --server http://x:1", true);
+        for flag in ["--selector {}", "--kind cpu", "--from -1h", "--to now"] {
+            check(&format!("everflame top a.pb.gz {flag}"), false);
+            check(&format!("everflame diff a.pb.gz b.pb.gz {flag}"), false);
+        }
+        check("everflame diff a.pb.gz", false);
+        check("everflame diff a.pb.gz b.pb.gz c.pb.gz", false);
+        check("everflame diff a.pb.gz b.pb.gz --base-from -1h", false);
+    }
+
+    #[test]
+    fn record_has_one_target() {
+        check("everflame record -o f.svg", true);
+        check("everflame record -o f.svg --pid 1", true);
+        check("everflame record -o f.svg -- make -j8", true);
+        check("everflame record -o f.svg --pid 1 --comm x", false);
+        check("everflame record -o f.svg --pid 1 -- make", false);
+        check("everflame record -o f.svg --pid 0", false);
+        check("everflame record -o f.svg make", false);
+        check("everflame record -o f.svg --rate-hz 0", false);
+        check("everflame record -o f.svg --duration 0s", false);
+        check("everflame record", false);
+    }
+}

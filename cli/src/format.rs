@@ -1,0 +1,113 @@
+//! What form a result takes: asked for with `--format`, or read off the name of the file
+//! it goes to.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use crate::failure::Failure;
+
+/// All forms; each command takes some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Text for people.
+    Table,
+    /// For programs.
+    Json,
+    /// A gzip'd profile, for any pprof tool.
+    Pprof,
+    /// Collapsed stacks, one `root;...;leaf value` per line.
+    Folded,
+    /// An interactive picture, for browsers.
+    Svg,
+}
+
+impl Format {
+    /// The form that a file's name asks for.
+    pub(crate) fn of_file(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        [
+            (".pb.gz", Self::Pprof),
+            (".folded", Self::Folded),
+            (".svg", Self::Svg),
+            (".json", Self::Json),
+            (".txt", Self::Table),
+        ]
+        .into_iter()
+        // A name that is nothing but the extension has no extension.
+        .find(|(extension, _)| name.len() > extension.len() && name.ends_with(extension))
+        .map(|(_, format)| format)
+    }
+
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// What `--format` or else the output's name asks for, or else a table. It must be one
+    /// of `known`.
+    pub(crate) fn choose(
+        asked: Option<Self>,
+        output: Option<&Path>,
+        known: &[Self],
+    ) -> Result<Self, Failure> {
+        let output = output.filter(|path| *path != Path::new("-"));
+        let names = || known.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ");
+        let format = match (asked, output) {
+            (Some(format), _) => format,
+            (None, None) => Self::Table,
+            // Devices have no extension, and no need for one.
+            (None, Some(path)) if path.exists() && !path.is_file() => Self::Table,
+            (None, Some(path)) => Self::of_file(path).ok_or_else(|| {
+                Failure::usage(format!(
+                    "{} does not say what to write; end it in .pb.gz, .folded, .svg, .json or \
+                     .txt, or give --format ({})",
+                    path.display(),
+                    names()
+                ))
+            })?,
+        };
+        if known.contains(&format) {
+            Ok(format)
+        } else {
+            Err(Failure::usage(format!(
+                "this command does not write {}; it writes {}",
+                format.name(),
+                names()
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extension_tells_the_form() {
+        let form = |name: &str| Format::of_file(Path::new(name));
+        assert_eq!(form("a/f.pb.gz"), Some(Format::Pprof));
+        assert_eq!(form("f.v1.svg"), Some(Format::Svg));
+        assert_eq!(form("f.folded"), Some(Format::Folded));
+        for name in ["f", "f.gz", "f.pb", ".svg", "f.SVG", "svg", "f.svg/", "..", ""] {
+            let expected = (name == "f.svg/").then_some(Format::Svg);
+            assert_eq!(form(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn asking_wins_over_the_name() {
+        let known = [Format::Table, Format::Json];
+        let choose = |asked, output: &str| {
+            Format::choose(asked, Some(Path::new(output)), &known).map_err(|e| e.to_string())
+        };
+        assert_eq!(choose(Some(Format::Json), "f.txt"), Ok(Format::Json));
+        assert_eq!(choose(None, "f.json"), Ok(Format::Json));
+        assert_eq!(choose(None, "-"), Ok(Format::Table));
+        assert_eq!(choose(None, "/dev/null"), Ok(Format::Table));
+        assert_eq!(
+            choose(None, "f.svg"),
+            Err("this command does not write svg; it writes table, json".to_owned())
+        );
+        assert!(choose(None, "f.xyz").unwrap_err().contains("f.xyz does not say what to write"));
+    }
+}
