@@ -1,1 +1,31 @@
-//! End-to-end journeys against the real kernel.
+//! What the end-to-end tests and benches share: finding the programs, compiling workloads,
+//! and running agents and collectors that are stopped when a test ends.
+//!
+//! Failure means panic, with what the programs printed: this crate is only used by tests.
+#![expect(clippy::panic, clippy::expect_used, reason = "helpers of tests fail by panicking")]
+#![forbid(unsafe_code)]
+
+pub mod profile;
+pub mod program;
+pub mod workload;
+
+/// Whether BPF can be used here. Where it cannot, tests that need it print why and return;
+/// with `CI=true` that is a failure.
+pub fn bpf_is_permitted() -> bool {
+    let output = program::everflame()
+        .args(["record", "--duration", "1s", "-o"])
+        .arg(program::scratch_dir().join("permitted.folded"))
+        .output()
+        .expect("everflame can be started");
+    // 77 is EX_NOPERM. Other failures are for the test itself to show.
+    let permitted = output.status.code() != Some(77);
+    if !permitted {
+        let reason = String::from_utf8_lossy(&output.stderr);
+        assert!(std::env::var_os("CI").is_none(), "BPF is not permitted in CI: {reason}");
+        #[expect(clippy::print_stderr, reason = "the reader of the test's output must know")]
+        {
+            eprintln!("SKIPPED: BPF is not permitted here: {reason}");
+        }
+    }
+    permitted
+}

@@ -1,0 +1,22 @@
+//! Journeys through the real programs on the real kernel, with workloads whose answer is
+//! known.
+//!
+//! The machine is shared by all tests, and some compare shares of CPU time, so they take
+//! turns.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
+#![forbid(unsafe_code)]
+
+mod agent;
+mod failures;
+mod record;
+mod symbols;
+
+use std::sync::{Mutex, MutexGuard};
+
+/// Lets one test use the CPUs. `None` where BPF is not permitted: the test is skipped.
+fn take_turn() -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed has left nothing behind that the next could trip over.
+    let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    everflame_tests::bpf_is_permitted().then_some(turn)
+}

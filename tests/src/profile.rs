@@ -1,0 +1,78 @@
+//! Profiles as the tests look at them.
+
+use std::path::Path;
+
+use everflame_profile::{DecodeLimits, decode, pprof};
+
+/// One sample with everything looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Function names, leaf first, with inlined ones; an empty name for a frame without
+    /// symbol.
+    pub stack: Vec<String>,
+    /// Samples.
+    pub count: i64,
+    /// Nanoseconds.
+    pub value: i64,
+    /// Labels.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Sample {
+    /// The value of a label; empty if it has none.
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.iter().find(|(label, _)| label == name).map_or("", |(_, value)| value)
+    }
+
+    /// Whether the function is on the stack.
+    pub fn has(&self, function: &str) -> bool {
+        self.stack.iter().any(|name| name == function)
+    }
+}
+
+/// Reads a profile from a file and looks its samples up.
+pub fn read(path: &Path) -> (pprof::Profile, Vec<Sample>) {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let profile = decode(&bytes, &DecodeLimits::default()).expect("a valid profile");
+    let samples = samples(&profile);
+    (profile, samples)
+}
+
+/// The samples of a profile, looked up.
+pub fn samples(profile: &pprof::Profile) -> Vec<Sample> {
+    let text = |index: i64| {
+        let index = usize::try_from(index).expect("string indices are positive");
+        profile.string_table[index].clone()
+    };
+    let function = |id: u64| {
+        let function = profile.function.iter().find(|function| function.id == id);
+        text(function.expect("functions of lines exist").name)
+    };
+    let frames = |id: &u64| {
+        let location = profile.location.iter().find(|location| location.id == *id);
+        let location = location.expect("locations of samples exist");
+        if location.line.is_empty() {
+            return vec![String::new()];
+        }
+        location.line.iter().map(|line| function(line.function_id)).collect()
+    };
+    let label = |label: &pprof::Label| {
+        let value = if label.str == 0 { label.num.to_string() } else { text(label.str) };
+        (text(label.key), value)
+    };
+    profile
+        .sample
+        .iter()
+        .map(|sample| Sample {
+            stack: sample.location_id.iter().flat_map(frames).collect(),
+            count: sample.value[0],
+            value: sample.value[1],
+            labels: sample.label.iter().map(label).collect(),
+        })
+        .collect()
+}
+
+/// The number of samples.
+pub fn total<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> i64 {
+    samples.into_iter().map(|sample| sample.count).sum()
+}
