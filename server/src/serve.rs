@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long connections may take to end after the signal to stop.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(5);
 /// Batches that are decoded at a time, per CPU.
 const VALIDATIONS_PER_CPU: usize = 2;
 
@@ -89,7 +89,7 @@ pub async fn serve(
         config.maintenance_interval,
         stopped.clone(),
     ));
-    let router = router(&config, Arc::clone(&store), writer, &metrics, stopped.clone());
+    let router = router(&config, Arc::clone(&store), writer.clone(), &metrics, stopped.clone());
 
     let address = listener.local_addr().map_err(io("ask for the address"))?;
     announce(address).map_err(io("print the address"))?;
@@ -115,7 +115,7 @@ pub async fn serve(
     };
     let _ = stopping.send(true);
     let _ = maintenance.await;
-    close(store, writer_thread).await;
+    close(store, &writer, writer_thread).await;
     served.map_err(io::Error::other).and_then(|served| served).map_err(io("take connections"))
 }
 
@@ -173,8 +173,10 @@ async fn maintain(
     }
 }
 
-/// The writer ends when the last stream has dropped its handle.
-async fn close(store: Arc<dyn Store>, writer_thread: thread::JoinHandle<()>) {
+/// Waits until what was received is written. Handles to the store and the writer may
+/// live on in connections that do not end.
+async fn close(store: Arc<dyn Store>, writer: &Writer, writer_thread: thread::JoinHandle<()>) {
+    writer.stop().await;
     let closed = task::spawn_blocking(move || {
         if writer_thread.join().is_err() {
             tracing::error!("the writer thread crashed");

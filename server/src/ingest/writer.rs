@@ -35,13 +35,18 @@ pub struct QueueLimits {
     pub max_bytes: u64,
 }
 
-/// A handle to the writer thread, which ends when all of them are gone.
+/// A handle to the writer thread.
 #[derive(Clone)]
 pub struct Writer {
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::Sender<Message>,
     queued_bytes: Arc<AtomicU64>,
     limits: QueueLimits,
     metrics: Arc<Metrics>,
+}
+
+enum Message {
+    Store(Queued),
+    Stop,
 }
 
 struct Queued {
@@ -69,7 +74,8 @@ pub enum SubmitError {
 }
 
 impl Writer {
-    /// Starts the writer thread. It writes what is queued before it ends.
+    /// Starts the writer thread. It ends when it is told to stop, or when all
+    /// handles are gone, and writes what is queued before.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -104,7 +110,7 @@ impl Writer {
         }
         let (reply, answer) = oneshot::channel();
         let queued = Queued { batch, bytes, since: Instant::now(), reply };
-        if let Err(err) = self.queue.try_send(queued) {
+        if let Err(err) = self.queue.try_send(Message::Store(queued)) {
             self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
             return Err(match err {
                 mpsc::error::TrySendError::Full(_) => SubmitError::QueueFull { queued_bytes },
@@ -117,25 +123,41 @@ impl Writer {
             Err(_writer_is_gone) => Err(SubmitError::Stopped),
         }
     }
+
+    /// Lets the thread write what is queued, and end.
+    pub async fn stop(&self) {
+        // An error means that it has ended.
+        let _ = self.queue.send(Message::Stop).await;
+    }
 }
 
 /// The writer thread's side.
 struct Groups {
     store: Arc<dyn Store>,
-    queued: mpsc::Receiver<Queued>,
+    queued: mpsc::Receiver<Message>,
     queued_bytes: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
 
 impl Groups {
     fn run(mut self) {
-        while let Some(first) = self.queued.blocking_recv() {
+        while let Some(message) = self.queued.blocking_recv() {
+            let Message::Store(first) = message else {
+                // What is queued can still be received; nothing more can be queued.
+                self.queued.close();
+                continue;
+            };
             let mut group_bytes = first.bytes;
             let mut group = vec![first];
             while group.len() < MAX_GROUP_BATCHES && group_bytes < MAX_GROUP_BYTES {
-                let Ok(next) = self.queued.try_recv() else { break };
-                group_bytes = group_bytes.saturating_add(next.bytes);
-                group.push(next);
+                match self.queued.try_recv() {
+                    Ok(Message::Store(next)) => {
+                        group_bytes = group_bytes.saturating_add(next.bytes);
+                        group.push(next);
+                    }
+                    Ok(Message::Stop) => self.queued.close(),
+                    Err(_empty) => break,
+                }
             }
             self.queued_bytes.fetch_sub(group_bytes, Ordering::AcqRel);
             self.metrics.queued(-i64::try_from(group.len()).unwrap_or(i64::MAX));

@@ -14,6 +14,8 @@ mod keys;
 mod maintain;
 mod partition;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
