@@ -101,8 +101,9 @@ impl Dwarf {
         })?
     }
 
-    /// The image, and as much again for what is parsed of it: measured with Rust, C and
-    /// C++ programs, blazesym's heap came to between a tenth and nine tenths of the image.
+    /// The image, and as much again for what is parsed of it. Measured with Rust programs,
+    /// both together came to 0.7 times the image before the first lookup (most of it is
+    /// not touched), and to 2.3 times when every function had been looked up.
     pub(super) fn bytes(&self) -> usize {
         usize::try_from(self.image_bytes.saturating_mul(2)).unwrap_or(usize::MAX)
     }

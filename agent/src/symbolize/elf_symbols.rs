@@ -11,7 +11,7 @@ use object::pod::slice_from_all_bytes;
 use rustix::fs::MemfdFlags;
 
 use super::elf::{Elf, ElfError, Section};
-use super::symbol_table::{RawSymbol, SymbolTable, SymbolTableBuilder};
+use super::symbol_table::{End, RawSymbol, SymbolTable, SymbolTableBuilder};
 
 /// A symbol table or its strings; Chromium's take 150 MiB.
 const MAX_TABLE_BYTES: u64 = 256 << 20;
@@ -71,10 +71,11 @@ fn add(
         let Some(symbol) = Listed::new(symbol) else { continue };
         // Data symbols are of no use, and marks such as `_end` lie outside the code.
         let Some(limit) = main.code_end(symbol.start) else { continue };
-        let end = (symbol.size > 0).then(|| symbol.start.saturating_add(symbol.size).min(limit));
-        if end.is_none() && completeness == Completeness::SomeFunctions {
-            continue;
-        }
+        let end = match symbol.size {
+            0 if completeness == Completeness::SomeFunctions => continue,
+            0 => End::NextSymbolOr(limit),
+            size => End::At(symbol.start.saturating_add(size).min(limit)),
+        };
         let name = strings.get(symbol.name..).and_then(|rest| rest.split(|byte| *byte == 0).next());
         let Some(name) = name.filter(|name| !name.is_empty()) else { continue };
         // `$x` and `$d` mark code and data for arm64's debuggers, `.L` labels escape
@@ -82,10 +83,10 @@ fn add(
         if symbol.size == 0 && (name.starts_with(b"$") || name.starts_with(b".L")) {
             continue;
         }
-        let rank = symbol.rank + 16 * u8::from(end.is_none()) + underscores(name);
+        let rank = symbol.rank + 16 * u8::from(symbol.size == 0) + underscores(name);
         // A table that is full keeps what it has.
         let Some(name) = table.name(&[name]) else { break };
-        table.push(RawSymbol { start: symbol.start, end, limit, rank, name });
+        table.push(RawSymbol { start: symbol.start, end, rank, name });
     }
     Ok(())
 }

@@ -9,14 +9,12 @@
 //! The kernel's own functions never move. Those of modules and BPF programs come and go,
 //! so they are read again now and then (reading all of kallsyms takes about 20 ms).
 
-use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::fs::File;
-use std::hash::Hasher;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::symbol_table::{RawSymbol, SymbolTable, SymbolTableBuilder};
+use super::kallsyms::{self, Kallsyms, is_kernel_address};
 
 /// Whether kernel frames can be named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +62,7 @@ pub(super) struct KernelSymbol<'a> {
 
 pub(super) struct Kernel {
     kallsyms: PathBuf,
-    tables: Option<Tables>,
+    tables: Option<Kallsyms>,
     status: KernelStatus,
     /// Counts changes of `tables.loadable`; names found before may be wrong after.
     generation: u32,
@@ -75,14 +73,6 @@ pub(super) struct Kernel {
     patience: u32,
 }
 
-struct Tables {
-    core: SymbolTable,
-    loadable: SymbolTable,
-    loadable_digest: u64,
-}
-
-/// The longest a function without a successor can be. No address further on is resolved.
-const MAX_TAIL: u64 = 64 << 10;
 /// Real ones have 8 MiB.
 const MAX_KALLSYMS_BYTES: u64 = 64 << 20;
 /// How old what is known of modules may be, in windows.
@@ -135,7 +125,7 @@ impl Kernel {
         if loadable.peek().is_none() {
             return;
         }
-        let unknown = |tables: &Tables| {
+        let unknown = |tables: &Kallsyms| {
             addresses.iter().any(|address| {
                 is_kernel_address(*address)
                     && !tables.core.spans(*address)
@@ -172,21 +162,18 @@ impl Kernel {
             }
         };
         // What is known of the kernel itself stays; only the rest can change.
-        match read_kallsyms(file.take(MAX_KALLSYMS_BYTES), self.tables.is_none()) {
-            Ok(Parsed { all_zero: true, .. }) => self.status = KernelStatus::HiddenByKptrRestrict,
-            Ok(parsed) => {
-                let tables = match self.tables.take() {
-                    Some(tables) => {
-                        if tables.loadable_digest != parsed.loadable_digest {
-                            self.generation = self.generation.wrapping_add(1);
-                        }
-                        Tables { core: tables.core, ..parsed.into_tables() }
+        match kallsyms::read(file.take(MAX_KALLSYMS_BYTES), self.tables.is_none()) {
+            Ok(read) if read.all_zero => self.status = KernelStatus::HiddenByKptrRestrict,
+            Ok(mut read) => {
+                if let Some(known) = self.tables.take() {
+                    if known.loadable_digest != read.loadable_digest {
+                        self.generation = self.generation.wrapping_add(1);
                     }
-                    None => parsed.into_tables(),
-                };
-                let functions = tables.core.len() + tables.loadable.len();
+                    read.core = known.core;
+                }
+                let functions = read.core.len() + read.loadable.len();
                 self.status = KernelStatus::Available { functions };
-                self.tables = Some(tables);
+                self.tables = Some(read);
             }
             Err(error) => {
                 let path = self.kallsyms.clone();
@@ -194,11 +181,6 @@ impl Kernel {
             }
         }
     }
-}
-
-/// The upper half of the address space, on every 64-bit Linux.
-fn is_kernel_address(address: u64) -> bool {
-    address >> 63 == 1
 }
 
 /// `bpf_prog_6deef7357e7b4530_sd_fw_ingress` of `[bpf]` is `sd_fw_ingress [bpf]`: the tag
@@ -213,109 +195,11 @@ fn readable_name(system_name: &[u8], module: &[u8]) -> String {
     format!("{own} {}", String::from_utf8_lossy(module))
 }
 
-struct Parsed {
-    core: SymbolTable,
-    loadable: SymbolTable,
-    loadable_digest: u64,
-    all_zero: bool,
-}
-
-impl Parsed {
-    fn into_tables(self) -> Tables {
-        let Self { core, loadable, loadable_digest, .. } = self;
-        Tables { core, loadable, loadable_digest }
-    }
-}
-
-/// Lines are `address type name` and, for what is not the kernel's own, `\t[module]`
-/// (kernel/kallsyms.c, `s_show`). Per-CPU variables have small addresses on some kernels.
-fn read_kallsyms(kallsyms: impl Read, with_core: bool) -> io::Result<Parsed> {
-    let mut reader = BufReader::with_capacity(64 << 10, kallsyms);
-    let mut core = SymbolTableBuilder::default();
-    let mut loadable = SymbolTableBuilder::default();
-    let mut digest = DefaultHasher::new();
-    let (mut lines, mut zeros) = (0_u64, 0_u64);
-    let mut after_function = [false; 2];
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if reader.read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        let Some(symbol) = parse_line(&line) else { continue };
-        lines += 1;
-        zeros += u64::from(symbol.address == 0);
-        if !is_kernel_address(symbol.address) || (symbol.module.is_none() && !with_core) {
-            continue;
-        }
-        let table = if symbol.module.is_some() { &mut loadable } else { &mut core };
-        if symbol.module.is_some() {
-            digest.write(&line);
-        }
-        let after_function = &mut after_function[usize::from(symbol.module.is_some())];
-        if !symbol.is_function() {
-            // One gap ends all functions before it, and most of kallsyms is data.
-            if std::mem::take(after_function) {
-                table.push_gap(symbol.address);
-            }
-            continue;
-        }
-        *after_function = true;
-        let stored = match symbol.module {
-            Some(module) => table.name(&[symbol.name, b"\t", module]),
-            None => table.name(&[symbol.name]),
-        };
-        let Some(name) = stored else { continue };
-        let start = symbol.address;
-        let limit = start.saturating_add(MAX_TAIL);
-        table.push(RawSymbol { start, end: None, limit, rank: symbol.rank(), name });
-    }
-    Ok(Parsed {
-        core: core.finish(),
-        loadable: loadable.finish(),
-        loadable_digest: digest.finish(),
-        all_zero: zeros == lines,
-    })
-}
-
-struct KallsymsLine<'a> {
-    address: u64,
-    kind: u8,
-    name: &'a [u8],
-    /// With its brackets.
-    module: Option<&'a [u8]>,
-}
-
-fn parse_line(line: &[u8]) -> Option<KallsymsLine<'_>> {
-    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let address = u64::from_str_radix(str::from_utf8(words.next()?).ok()?, 16).ok()?;
-    let kind = *words.next()?.first()?;
-    Some(KallsymsLine { address, kind, name: words.next()?, module: words.next() })
-}
-
-impl KallsymsLine<'_> {
-    /// Text, but not the marks that linker scripts put around it.
-    fn is_function(&self) -> bool {
-        matches!(self.kind, b't' | b'T' | b'w' | b'W')
-            && !matches!(self.name, b"_etext" | b"_einittext" | b"_end")
-    }
-
-    /// Prefers what perf prefers among aliases: strong over weak, global over local,
-    /// fewer leading underscores, and never the mark of a section's start.
-    fn rank(&self) -> u8 {
-        let mark = matches!(self.name, b"_text" | b"_stext" | b"_sinittext" | b"startup_64");
-        let weak = self.kind.eq_ignore_ascii_case(&b'w');
-        let local = self.kind.is_ascii_lowercase();
-        let underscores = self.name.iter().take_while(|byte| **byte == b'_').count().min(7);
-        let underscores = u8::try_from(underscores).unwrap_or(7);
-        u8::from(mark) << 5 | u8::from(weak) << 4 | u8::from(local) << 3 | underscores
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
+    use super::super::kallsyms::MAX_TAIL;
     use super::*;
 
     const KALLSYMS: &str = "\

@@ -28,6 +28,7 @@ mod frame_cache;
 mod image;
 mod jit;
 mod jitdump;
+mod kallsyms;
 mod kernel;
 mod line;
 mod perf_map;
@@ -73,7 +74,7 @@ impl Default for SymbolizeConfig {
     fn default() -> Self {
         Self {
             cache_bytes: 24 << 20,
-            dwarf_bytes: 64 << 20,
+            dwarf_bytes: 32 << 20,
             debug_dirs: vec![PathBuf::from("/usr/lib/debug")],
             inlines: true,
             source_lines: true,
@@ -96,6 +97,9 @@ pub struct Symbolizer {
     jits: Jits,
     stats: SymbolizeStats,
     unresolved: Arc<[Line]>,
+    /// What has been read since the last window leaves freed memory behind.
+    opened_before_window: u64,
+    kernel_is_new: bool,
 }
 
 impl Symbolizer {
@@ -110,6 +114,8 @@ impl Symbolizer {
             jits: Jits::new(),
             stats: SymbolizeStats::default(),
             unresolved: Arc::new([]),
+            opened_before_window: 0,
+            kernel_is_new: true,
         }
     }
 
@@ -149,7 +155,7 @@ impl Symbolizer {
             return resolved;
         };
         let space = Space::Object(self.binaries.number(identity));
-        let mut missing = Vec::new();
+        let mut missing: Vec<usize> = Vec::new();
         for &address in file_offsets {
             let lines = self.frames.get(FrameKey { space, address });
             self.stats.count_cache(lines.is_some());
@@ -158,25 +164,41 @@ impl Symbolizer {
             }
             resolved.push(lines.unwrap_or_else(|| Arc::clone(&self.unresolved)));
         }
-        if !missing.is_empty()
-            && let Some(binary) = self.binaries.get(identity, object, &self.config, &mut self.stats)
-        {
-            let (failures, complete) = (binary.failures, binary.is_complete());
-            for index in missing {
-                let key = FrameKey { space, address: file_offsets[index] };
-                let lines = binary.lookup(key.address, &mut self.functions);
-                let lines =
-                    if lines.is_empty() { Arc::clone(&self.unresolved) } else { lines.into() };
-                if complete {
-                    self.frames.insert(key, Arc::clone(&lines));
-                }
-                resolved[index] = lines;
-            }
-            self.stats.parse_failures += binary.failures - failures;
+        if !missing.is_empty() {
+            self.look_up(identity, object, file_offsets, &missing, &mut resolved);
         }
         self.stats.count_resolved(&resolved);
         self.shrink(Some(identity));
         resolved
+    }
+
+    /// Resolves those of the offsets that are `missing` from the cache.
+    fn look_up(
+        &mut self,
+        identity: Identity,
+        object: &Arc<ObjectFile>,
+        file_offsets: &[u64],
+        missing: &[usize],
+        resolved: &mut [Arc<[Line]>],
+    ) {
+        // Before another binary comes into memory, not after.
+        self.shrink(Some(identity));
+        let space = Space::Object(self.binaries.number(identity));
+        let Some(binary) = self.binaries.get(identity, object, &self.config, &mut self.stats)
+        else {
+            return;
+        };
+        let failures = binary.failures;
+        for &index in missing {
+            let key = FrameKey { space, address: file_offsets[index] };
+            let lines = binary.lookup(key.address, &mut self.functions);
+            let lines = if lines.is_empty() { Arc::clone(&self.unresolved) } else { lines.into() };
+            if binary.is_complete() {
+                self.frames.insert(key, Arc::clone(&lines));
+            }
+            resolved[index] = lines;
+        }
+        self.stats.parse_failures += binary.failures - failures;
     }
 
     /// Resolves addresses of code that a process generated: for each, in order, at most
@@ -218,14 +240,15 @@ impl Symbolizer {
         if let Some(kernel) = &mut self.kernel {
             kernel.trim();
         }
-        let before = self.binaries.bytes();
         self.stats.evictions += self.binaries.next_window() + self.jits.next_window();
         self.frames.next_window();
         self.functions.sweep();
         self.shrink(None);
-        if before.saturating_sub(self.binaries.bytes()) >= RETURN_BYTES {
+        if self.stats.binaries_opened != self.opened_before_window || self.kernel_is_new {
             return_memory();
         }
+        self.opened_before_window = self.stats.binaries_opened;
+        self.kernel_is_new = false;
     }
 
     /// Counters since the start, and how much memory is in use now.
@@ -267,10 +290,7 @@ impl Symbolizer {
     }
 }
 
-/// Freeing less than this is not worth a look at the whole heap.
-const RETURN_BYTES: usize = 4 << 20;
-
-/// glibc keeps freed memory for later; a profiler's peak should not be what it costs.
+/// Reading a binary takes many small allocations; glibc would keep what they took.
 fn return_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointers and may be called at any time from any thread.

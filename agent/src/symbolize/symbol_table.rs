@@ -6,15 +6,13 @@
 //! entry takes 16 bytes plus its name, a tenth of what a map of strings would take for
 //! the 100,000 symbols of a kernel.
 
+use std::iter;
+
 /// A symbol as a file lists it, before overlaps and aliases are sorted out.
 pub(super) struct RawSymbol {
     /// The first address.
     pub(super) start: u64,
-    /// The first address after it, or `None` where the file gives no size: the symbol
-    /// then ends where the next one starts.
-    pub(super) end: Option<u64>,
-    /// Where a symbol without a size must end at the latest.
-    pub(super) limit: u64,
+    pub(super) end: End,
     /// Which of several names for one address to keep: the smallest.
     pub(super) rank: u8,
     /// The name, as [`SymbolTableBuilder::name`] returned it.
@@ -28,6 +26,31 @@ pub(super) struct NameOffset(u32);
 impl NameOffset {
     /// Marks memory that is no function's.
     const GAP: Self = Self(u32::MAX);
+}
+
+impl RawSymbol {
+    fn own_end(&self) -> Option<u64> {
+        match self.end {
+            End::At(end) => Some(end),
+            End::NextSymbolOr(_) => None,
+        }
+    }
+
+    fn end_before(&self, next_start: Option<u64>) -> Option<u64> {
+        match self.end {
+            End::At(_) => None,
+            End::NextSymbolOr(limit) => Some(next_start.map_or(limit, |next| next.min(limit))),
+        }
+    }
+}
+
+/// The first address after a symbol.
+#[derive(Clone, Copy)]
+pub(super) enum End {
+    /// The file gives its size.
+    At(u64),
+    /// The file gives no size: where the next symbol starts, but here at the latest.
+    NextSymbolOr(u64),
 }
 
 #[derive(Default)]
@@ -57,15 +80,13 @@ impl SymbolTableBuilder {
     /// no function (data, the end of the text) starts there.
     pub(super) fn push_gap(&mut self, start: u64) {
         let name = NameOffset::GAP;
-        self.push(RawSymbol { start, end: Some(start), limit: start, rank: u8::MAX, name });
+        self.push(RawSymbol { start, end: End::At(start), rank: u8::MAX, name });
     }
 
     pub(super) fn finish(mut self) -> SymbolTable {
         // Stable, so that among equals the file's first name wins.
         self.symbols.sort_by_key(|symbol| (symbol.start, symbol.rank));
-        let extents = extents(&self.symbols);
-        drop(self.symbols);
-        let ranges = disjoint(&extents);
+        let ranges = disjoint(extents(&self.symbols));
         self.names.shrink_to_fit();
         SymbolTable { ranges, names: self.names.into_boxed_slice() }
     }
@@ -78,33 +99,36 @@ struct Extent {
 }
 
 /// Gives each symbol an end and keeps one of several that start together.
-fn extents(sorted: &[RawSymbol]) -> Vec<Extent> {
-    let mut extents = Vec::with_capacity(sorted.len());
+fn extents(sorted: &[RawSymbol]) -> impl Iterator<Item = Extent> {
     let mut groups = sorted.chunk_by(|a, b| a.start == b.start).peekable();
-    while let Some([first, aliases @ ..]) = groups.next() {
+    iter::from_fn(move || {
+        let group = groups.next()?;
         let next_start = groups.peek().and_then(|next| next.first()).map(|next| next.start);
-        let sized = aliases.iter().chain([first]).filter_map(|symbol| symbol.end).max();
+        Some((group, next_start))
+    })
+    .filter_map(|(group, next_start)| {
+        let first = group.first()?;
+        // A sized alias says more than one without a size, and a longer one includes others.
+        let sized = group.iter().filter_map(RawSymbol::own_end).max();
         let end = match sized.filter(|end| *end > first.start) {
             Some(end) => end,
-            None => next_start.map_or(first.limit, |next| next.min(first.limit)),
+            None => group.iter().filter_map(|symbol| symbol.end_before(next_start)).max()?,
         };
-        if end > first.start && first.name != NameOffset::GAP {
-            extents.push(Extent { start: first.start, end, name: first.name });
-        }
-    }
-    extents
+        let is_code = end > first.start && first.name != NameOffset::GAP;
+        is_code.then_some(Extent { start: first.start, end, name: first.name })
+    })
 }
 
 /// Cuts an outer range where an inner one begins and resumes it where that ends.
-fn disjoint(sorted: &[Extent]) -> Box<[Range]> {
-    let mut ranges = Vec::with_capacity(sorted.len());
+fn disjoint(sorted: impl Iterator<Item = Extent>) -> Box<[Range]> {
+    let mut ranges = Vec::new();
     let mut emit = |start: u64, end: u64, name: NameOffset| {
         if let Some(len) = end.checked_sub(start).filter(|len| *len > 0) {
             let len = u32::try_from(len).unwrap_or(u32::MAX);
             ranges.push(Range { start, len, name });
         }
     };
-    let mut open: Vec<&Extent> = Vec::new();
+    let mut open: Vec<Extent> = Vec::new();
     let mut cursor = 0;
     for extent in sorted {
         while let Some(outer) = open.last() {
@@ -179,7 +203,8 @@ mod tests {
         let mut builder = SymbolTableBuilder::default();
         for (start, end, name) in symbols {
             let name = builder.name(&[name.as_bytes()]).unwrap();
-            builder.push(RawSymbol { start: *start, end: *end, limit: 1000, rank: 1, name });
+            let end = end.map_or(End::NextSymbolOr(1000), End::At);
+            builder.push(RawSymbol { start: *start, end, rank: 1, name });
         }
         builder.finish()
     }
@@ -236,7 +261,7 @@ mod tests {
     fn gap_ends_a_symbol_without_size() {
         let mut builder = SymbolTableBuilder::default();
         let name = builder.name(&[b"a"]).unwrap();
-        builder.push(RawSymbol { start: 10, end: None, limit: u64::MAX, rank: 0, name });
+        builder.push(RawSymbol { start: 10, end: End::NextSymbolOr(u64::MAX), rank: 0, name });
         builder.push_gap(50);
         let table = builder.finish();
         assert_eq!(table.lookup(49), Some(b"a".as_slice()));
@@ -248,7 +273,7 @@ mod tests {
         let mut builder = SymbolTableBuilder::default();
         for (name, rank) in [("weak", 2), ("global", 0), ("local", 1)] {
             let name = builder.name(&[name.as_bytes()]).unwrap();
-            builder.push(RawSymbol { start: 10, end: Some(20), limit: 20, rank, name });
+            builder.push(RawSymbol { start: 10, end: End::At(20), rank, name });
         }
         assert_eq!(builder.finish().lookup(15), Some(b"global".as_slice()));
     }

@@ -1,0 +1,184 @@
+//! Files that are broken, or made to break their reader.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use everflame_agent::object::ObjectFile;
+use everflame_agent::symbolize::{SymbolizeConfig, Symbolizer};
+use object::{Object, ObjectSection};
+
+use crate::binary::{self, Built, describe, run, symbolizer};
+
+/// All offsets of a file are asked for, with a stride that meets code and data.
+fn resolve_everything(object: &Arc<ObjectFile>, len: usize) -> Symbolizer {
+    let offsets: Vec<u64> = (0..len as u64 + 64).step_by(61).collect();
+    let mut symbolizer = symbolizer();
+    assert_eq!(symbolizer.object(object, &offsets).len(), offsets.len());
+    symbolizer.trim();
+    symbolizer
+}
+
+/// A file without a build id, so that what is broken is not recognised by that.
+fn write_object(path: &Path, bytes: &[u8]) -> Arc<ObjectFile> {
+    fs::write(path, bytes).unwrap();
+    binary::object(path)
+}
+
+#[test]
+fn truncated_files_do_no_harm() {
+    let built = Built::c(&["-g", "-Wl,--build-id=none"]);
+    let bytes = fs::read(&built.path).unwrap();
+    let path = built.dir.path().join("truncated");
+    for len in (0..bytes.len()).step_by(bytes.len() / 60) {
+        resolve_everything(&write_object(&path, &bytes[..len]), bytes.len());
+    }
+}
+
+#[test]
+fn files_with_flipped_bits_do_no_harm() {
+    let built = Built::c(&["-g", "-Wl,--build-id=none"]);
+    let bytes = fs::read(&built.path).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let path = built.dir.path().join("flipped");
+    // Headers first, where a bit matters most, then what is parsed.
+    let mut ranges = vec![0..1024, bytes.len() - 2600..bytes.len()];
+    for section in file.sections() {
+        let parsed =
+            section.name().is_ok_and(|name| name.starts_with(".debug") || name == ".symtab");
+        if let Some((start, size)) = section.file_range().filter(|_| parsed) {
+            ranges.push(start as usize..(start + size) as usize);
+        }
+    }
+    // A fixed sequence, so that a failure can be had again.
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for range in ranges {
+        for _ in 0..40 {
+            let mut flipped = bytes.clone();
+            for _ in 0..4 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let at = range.start + (random as usize >> 8) % range.len();
+                flipped[at] ^= 1 << (random & 7);
+            }
+            resolve_everything(&write_object(&path, &flipped), bytes.len());
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_binaries_are_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let object = write_object(&dir.path().join("text"), b"#!/bin/sh\nexit 0\n");
+    let mut symbolizer = symbolizer();
+    for _ in 0..3 {
+        assert!(symbolizer.object(&object, &[0])[0].is_empty());
+        symbolizer.trim();
+    }
+    let stats = symbolizer.stats();
+    assert_eq!((stats.parse_failures, stats.binaries_opened), (1, 0));
+    assert_eq!((stats.frames, stats.unresolved), (3, 3));
+}
+
+/// Debug information whose inlined calls are nested 300,000 deep. blazesym descends into
+/// them by recursion.
+#[test]
+fn endlessly_nested_calls_do_not_overflow_the_stack() {
+    let source = r#"
+    .text
+    .globl victim
+    .type victim, @function
+victim:
+    nop
+    ret
+victim_end:
+    .size victim, .-victim
+    .section .debug_abbrev,"",@progbits
+    .byte 1, 0x11, 1, 0x11, 0x01, 0x12, 0x07, 0, 0
+    .byte 2, 0x2e, 1, 0x03, 0x08, 0x11, 0x01, 0x12, 0x07, 0, 0
+    .byte 3, 0x1d, 1, 0, 0
+    .byte 0
+    .section .debug_info,"",@progbits
+    .long info_end - info
+info:
+    .value 4
+    .long 0
+    .byte 8
+    .byte 1
+    .quad victim
+    .quad victim_end - victim
+    .byte 2
+    .asciz "victim"
+    .quad victim
+    .quad victim_end - victim
+    .fill 300000, 1, 3
+    .fill 300002, 1, 0
+info_end:
+"#;
+    let built = Built::new("nested.s", source, &["gcc", "-shared", "-nostdlib"]);
+    let (start, _) = built.function("victim");
+    let mut symbolizer = symbolizer();
+    let lines = symbolizer.object(&built.object(), &[start]).remove(0);
+    assert_eq!(describe(&lines), ["victim"], "the symbol is good");
+    assert_eq!(symbolizer.stats().parse_failures, 1);
+}
+
+#[test]
+fn debug_information_that_inflates_beyond_the_limit_is_not_read() {
+    let zeros = "asm(\".section .debug_info,\\\"\\\",@progbits; .fill 67108864; .text\");\n";
+    let source = zeros.to_owned() + binary::INLINED_C;
+    let built = Built::new("bomb.c", &source, &["gcc", "-O2", "-gz=zlib"]);
+    assert!(fs::metadata(&built.path).unwrap().len() < 1 << 20, "64 MiB in less than one");
+    let (start, _) = built.function("outer");
+    let dwarf_bytes = 1 << 20;
+    let config = SymbolizeConfig { dwarf_bytes, debug_dirs: vec![], ..SymbolizeConfig::default() };
+    let mut symbolizer = Symbolizer::new(config);
+    let lines = symbolizer.object(&built.object(), &[start]).remove(0);
+    assert_eq!(describe(&lines), ["outer"]);
+    assert_eq!(symbolizer.stats().parse_failures, 1);
+}
+
+#[test]
+fn minidebuginfo_that_inflates_beyond_the_limit_is_not_read() {
+    let built = Built::c(&["-rdynamic", "-s"]);
+    let bomb = built.dir.path().join("bomb");
+    fs::File::create(&bomb).unwrap().set_len(64 << 20).unwrap();
+    if Command::new("xz").arg(&bomb).status().is_err() {
+        eprintln!("skipped: no xz");
+        return;
+    }
+    let section = format!(".gnu_debugdata={}.xz", bomb.display());
+    run(Command::new("objcopy").arg("--add-section").arg(section).arg(&built.path));
+    let symbolizer = resolve_everything(&built.object(), 0x4000);
+    assert_eq!(symbolizer.stats().parse_failures, 1);
+}
+
+/// A library can be overwritten in place while it is in use; mapping it would raise
+/// SIGBUS.
+#[test]
+fn file_truncated_while_in_use_does_no_harm() {
+    let built = Built::c(&["-g"]);
+    let (start, size) = built.function("outer");
+    let object = built.object();
+    let mut early = symbolizer();
+    assert!(!early.object(&object, &[start])[0].is_empty());
+    OpenOptions::new().write(true).open(&built.path).unwrap().set_len(0).unwrap();
+    let offsets: Vec<u64> = (start..start + size).collect();
+    // What was read before is complete.
+    assert!(early.object(&object, &offsets).iter().all(|lines| !lines.is_empty()));
+    assert!(symbolizer().object(&object, &offsets).iter().all(|lines| lines.is_empty()));
+}
+
+#[test]
+fn file_overwritten_by_another_build_is_unresolved() {
+    let built = Built::c(&["-g", "-Wl,--build-id"]);
+    let (start, _) = built.function("outer");
+    let object = built.object();
+    let other = Built::c(&["-g", "-O0", "-Wl,--build-id"]);
+    fs::write(&built.path, fs::read(&other.path).unwrap()).unwrap();
+    let mut symbolizer = symbolizer();
+    assert!(symbolizer.object(&object, &[start])[0].is_empty());
+    assert_eq!(symbolizer.stats().parse_failures, 1);
+}
