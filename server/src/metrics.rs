@@ -105,6 +105,7 @@ pub struct Metrics {
     commit_seconds: Histogram,
     deleted_partitions: Family<CauseLabel, Counter>,
     deleted_bytes: Counter,
+    reopened: Counter,
     disk_free_bytes: Gauge,
     data_bytes: Gauge,
     journal_bytes: Gauge,
@@ -173,6 +174,11 @@ impl Metrics {
                 Family::default(),
             ),
             deleted_bytes: add.bytes("deleted", "Profiles deleted", Counter::default()),
+            reopened: add.metric(
+                "store_reopened",
+                "Times that the store was opened anew because a write had failed",
+                Counter::default(),
+            ),
             disk_free_bytes: add.bytes(
                 "disk_free",
                 "Free on the data directory's disk",
@@ -230,6 +236,7 @@ impl Metrics {
             self.deleted_partitions.get_or_create(&CauseLabel { cause }).inc_by(partitions);
         }
         self.deleted_bytes.inc_by(maintained.deleted_bytes);
+        self.reopened.inc_by(maintained.reopened);
     }
 
     pub(crate) fn disk(&self, usage: Usage, room: Room) {

@@ -14,6 +14,8 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tonic::Code;
 
 const DISK_BYTES: u64 = 64 << 20;
+/// These fit into what the store keeps in memory (16 MiB); a few more do not.
+const FILL_AFTER_BATCHES: i64 = 26;
 
 /// A file system of its own, unmounted when dropped.
 struct SmallDisk {
@@ -106,28 +108,34 @@ async fn full_disk_refuses_batches_keeps_answering_and_recovers() {
     assert_eq!(http::get(server.address, "/healthz").await.status, 200);
 }
 
-/// Without headroom the engine itself hits the end of the disk, in the middle of
-/// whatever it does. Even then: queries work, nothing acknowledged is lost, and
-/// when there is room again batches are taken without a restart.
+/// Without headroom the engine itself hits the end of the disk: it has to write
+/// what it holds in memory to a file that does not fit. Even then queries work,
+/// nothing acknowledged is lost, and batches are taken again without a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disk_that_fills_up_under_the_engine_is_survived() {
     let Some(disk) = SmallDisk::mount() else { return };
-    let server = Server::start_with(&disk.path().join("data"), &["--min-free-bytes", "0"]);
-    disk.fill(6 << 20);
+    let data_dir = disk.path().join("data");
+    let server = Server::start_with(&data_dir, &["--min-free-bytes", "0"]);
     let mut acknowledged = 0;
+    let mut next = 1;
     let mut refused = None;
-    for value in 1..=200 {
-        let batch = batches::bulky("host-a", "api", value, 512 << 10);
+    while refused.is_none() {
+        // About half a megabyte each when compressed.
+        let batch = batches::bulky("host-a", "api", next, 1 << 20);
         match server.push(batch.clone()).await {
-            Ok(ack) if ack.outcome() == Outcome::Stored => acknowledged += value,
+            Ok(ack) if ack.outcome() == Outcome::Stored => acknowledged += next,
             other => {
-                println!("refused after {value} batches: {other:?}");
-                refused = Some((batch, value));
-                break;
+                println!("refused after {next} batches: {other:?}");
+                refused = Some((batch, next));
             }
         }
+        if next == FILL_AFTER_BATCHES {
+            disk.fill(3 << 20);
+        }
+        assert!(next < 100, "the disk was never full");
+        next += 1;
     }
-    let (batch, value) = refused.expect("the disk was never full");
+    let (batch, value) = refused.unwrap();
     assert_eq!(stored_samples(&server).await, acknowledged);
 
     disk.free();
@@ -140,7 +148,8 @@ async fn disk_that_fills_up_under_the_engine_is_survived() {
     })
     .await;
     assert_eq!(stored_samples(&server).await, acknowledged + value);
+    assert!(server.metric("everflame_server_store_reopened_total").await >= 1.0);
     server.kill();
-    let server = Server::start_with(&disk.path().join("data"), &["--min-free-bytes", "0"]);
+    let server = Server::start_with(&data_dir, &["--min-free-bytes", "0"]);
     assert_eq!(stored_samples(&server).await, acknowledged + value);
 }

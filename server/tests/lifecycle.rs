@@ -39,7 +39,7 @@ async fn stop_ends_streams_and_exits_with_success() {
     let server = Server::start(dir.path());
     let mut push = server.push_stream().await;
     push.send(simple("host-a", "api", 1)).await.unwrap();
-    let stopped = tokio::task::spawn_blocking(|| server.stop());
+    let stopped = tokio::spawn(server.stop());
     let status = push.answer().await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
     drop(push);
@@ -61,7 +61,7 @@ async fn old_profiles_are_deleted_and_counted() {
         http::get(server.address, "/api/v1/label/host/values?from=0").await.json()["values"].clone()
     };
     assert_eq!(hosts(&server).await, serde_json::json!(["host-new", "host-old"]));
-    server.stop();
+    server.stop().await;
     let server = Server::start_with(dir.path(), &["--retention", "2h"]);
     eventually("the old profile is deleted", || async {
         hosts(&server).await == serde_json::json!(["host-new"])

@@ -66,7 +66,7 @@ pub struct Config {
     #[arg(long, env = "EVERFLAME_MAX_QUEUE_BATCHES", value_name = "N", default_value_t = 1024)]
     pub max_queue_batches: usize,
 
-    /// Compressed profiles that may wait to be written.
+    /// Compressed profiles that may be under way, from being received to being durable.
     #[arg(long, env = "EVERFLAME_MAX_QUEUE_BYTES", value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
     pub max_queue_bytes: u64,
 

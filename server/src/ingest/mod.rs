@@ -1,6 +1,6 @@
 //! From a batch on the wire to an acknowledgement.
 //!
-//! check room -> validate (on a blocking thread) -> queue -> group commit -> acknowledge.
+//! check room -> reserve memory -> validate (on a blocking thread) -> queue -> group commit -> acknowledge.
 //! The invariant: STORED and DUPLICATE are said only of what is durable, and every
 //! batch gets exactly one answer.
 
@@ -18,12 +18,12 @@ use crate::{
     causes::with_causes,
     metrics::{BatchOutcome, Metrics},
     query::time,
-    store::{Committed, Store, StoreError},
+    store::{Committed, Store, StoreError, ValidBatch},
 };
 
 use self::{
     validate::{BatchLimits, validate},
-    writer::{SubmitError, Writer},
+    writer::{Reservation, SubmitError, Writer},
 };
 
 /// How long a sender is asked to wait when the queue is full.
@@ -82,7 +82,11 @@ impl Ingest {
         }
         let received_bytes = batch.profiles.iter().map(|p| p.pprof_gz.len() as u64).sum();
         self.metrics.received(received_bytes);
-        let Ok(_permit) = self.validators.acquire().await else {
+        let reservation = match self.writer.reserve(received_bytes) {
+            Ok(reservation) => reservation,
+            Err(full) => return Ok(retry(&full.to_string(), QUEUE_FULL_RETRY_MS)),
+        };
+        let Ok(permit) = self.validators.acquire().await else {
             return Ok(retry("the collector is stopping", STORE_FAILED_RETRY_MS));
         };
         let limits = self.limits;
@@ -95,7 +99,7 @@ impl Ingest {
                 return Ok(rejected_ack("validating this batch failed", Vec::new()));
             }
         };
-        drop(_permit);
+        drop(permit);
         for refused in &rejected {
             self.metrics.profile_rejected(refused.reason.category());
         }
@@ -118,15 +122,16 @@ impl Ingest {
                 "this host's clock is ahead"
             );
         }
-        self.submit(valid.batch, rejected).await
+        self.submit(valid.batch, reservation, rejected).await
     }
 
     async fn submit(
         &self,
-        batch: crate::store::ValidBatch,
+        batch: ValidBatch,
+        reservation: Reservation,
         rejected: Vec<v1::RejectedProfile>,
     ) -> Result<(v1::BatchAck, BatchOutcome), String> {
-        match self.writer.submit(batch).await {
+        match self.writer.submit(batch, reservation).await {
             Ok(Committed::Stored) => Ok((
                 v1::BatchAck {
                     outcome: v1::Outcome::Stored.into(),

@@ -1,8 +1,9 @@
 //! Group commit: one thread writes what all streams have queued.
 //!
 //! Syncing a disk takes about as long for one batch as for a hundred, so while one
-//! group is being written the next one gathers. The queue is bounded in batches
-//! and bytes; what does not fit is refused at once, and the sender keeps it.
+//! group is being written the next one gathers. What is under way is bounded: a
+//! batch reserves its bytes when it is received and holds them until it is
+//! answered. What does not fit is refused at once, and the sender keeps it.
 
 use std::{
     sync::{
@@ -26,20 +27,33 @@ const MAX_GROUP_BATCHES: usize = 256;
 /// Bytes written at once.
 const MAX_GROUP_BYTES: u64 = 16 << 20;
 
-/// How much may wait to be written.
+/// How much may be under way.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueLimits {
-    /// In batches.
+    /// Batches that wait to be written.
     pub max_batches: usize,
-    /// In bytes of compressed profiles.
+    /// Compressed profiles that were received and not yet answered.
     pub max_bytes: u64,
+}
+
+/// Room for a batch, given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    bytes: u64,
+    reserved_bytes: Arc<AtomicU64>,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.reserved_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 /// A handle to the writer thread.
 #[derive(Clone)]
 pub struct Writer {
     queue: mpsc::Sender<Message>,
-    queued_bytes: Arc<AtomicU64>,
+    reserved_bytes: Arc<AtomicU64>,
     limits: QueueLimits,
     metrics: Arc<Metrics>,
 }
@@ -51,7 +65,7 @@ enum Message {
 
 struct Queued {
     batch: ValidBatch,
-    bytes: u64,
+    reservation: Reservation,
     since: Instant,
     reply: oneshot::Sender<Result<Committed, Arc<StoreError>>>,
 }
@@ -60,10 +74,10 @@ struct Queued {
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// Others are waiting already.
-    #[error("the queue is full ({queued_bytes} bytes wait to be written)")]
+    #[error("{reserved_bytes} bytes of profiles are being handled already; slow down")]
     QueueFull {
-        /// In bytes of compressed profiles.
-        queued_bytes: u64,
+        /// Of compressed profiles.
+        reserved_bytes: u64,
     },
     /// The collector is stopping.
     #[error("the collector is stopping")]
@@ -85,38 +99,44 @@ impl Writer {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
         let (queue, queued) = mpsc::channel(limits.max_batches.max(1));
-        let queued_bytes = Arc::new(AtomicU64::new(0));
-        let groups = Groups {
-            store,
-            queued,
-            queued_bytes: Arc::clone(&queued_bytes),
-            metrics: Arc::clone(&metrics),
-        };
+        let groups = Groups { store, queued, metrics: Arc::clone(&metrics) };
         let thread =
             thread::Builder::new().name("store-writer".to_owned()).spawn(|| groups.run())?;
-        Ok((Self { queue, queued_bytes, limits, metrics }, thread))
+        let reserved_bytes = Arc::new(AtomicU64::new(0));
+        Ok((Self { queue, reserved_bytes, limits, metrics }, thread))
+    }
+
+    /// Makes room for a batch, before anything is done with it.
+    ///
+    /// # Errors
+    /// [`SubmitError::QueueFull`] when there is none.
+    pub fn reserve(&self, bytes: u64) -> Result<Reservation, SubmitError> {
+        let reserved_bytes = self.reserved_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let reservation = Reservation { bytes, reserved_bytes: Arc::clone(&self.reserved_bytes) };
+        // One batch always fits, however large.
+        if reserved_bytes > 0 && reserved_bytes.saturating_add(bytes) > self.limits.max_bytes {
+            return Err(SubmitError::QueueFull { reserved_bytes });
+        }
+        Ok(reservation)
     }
 
     /// Queues a batch and waits until it is durable.
     ///
     /// # Errors
     /// When the queue is full, or the store refuses; nothing is known to be stored then.
-    pub async fn submit(&self, batch: ValidBatch) -> Result<Committed, SubmitError> {
-        let bytes = batch.profiles.iter().map(|profile| profile.pprof_gz.len() as u64).sum();
-        let queued_bytes = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        if queued_bytes > 0 && queued_bytes.saturating_add(bytes) > self.limits.max_bytes {
-            self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            return Err(SubmitError::QueueFull { queued_bytes });
-        }
+    pub async fn submit(
+        &self,
+        batch: ValidBatch,
+        reservation: Reservation,
+    ) -> Result<Committed, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        let queued = Queued { batch, bytes, since: Instant::now(), reply };
-        if let Err(err) = self.queue.try_send(Message::Store(queued)) {
-            self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            return Err(match err {
-                mpsc::error::TrySendError::Full(_) => SubmitError::QueueFull { queued_bytes },
-                mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
-            });
-        }
+        let queued = Queued { batch, reservation, since: Instant::now(), reply };
+        self.queue.try_send(Message::Store(queued)).map_err(|err| match err {
+            mpsc::error::TrySendError::Full(_) => SubmitError::QueueFull {
+                reserved_bytes: self.reserved_bytes.load(Ordering::Relaxed),
+            },
+            mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
+        })?;
         self.metrics.queued(1);
         match answer.await {
             Ok(outcome) => outcome.map_err(SubmitError::Store),
@@ -135,7 +155,6 @@ impl Writer {
 struct Groups {
     store: Arc<dyn Store>,
     queued: mpsc::Receiver<Message>,
-    queued_bytes: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
 
@@ -147,19 +166,18 @@ impl Groups {
                 self.queued.close();
                 continue;
             };
-            let mut group_bytes = first.bytes;
+            let mut group_bytes = first.reservation.bytes;
             let mut group = vec![first];
             while group.len() < MAX_GROUP_BATCHES && group_bytes < MAX_GROUP_BYTES {
                 match self.queued.try_recv() {
                     Ok(Message::Store(next)) => {
-                        group_bytes = group_bytes.saturating_add(next.bytes);
+                        group_bytes = group_bytes.saturating_add(next.reservation.bytes);
                         group.push(next);
                     }
                     Ok(Message::Stop) => self.queued.close(),
                     Err(_empty) => break,
                 }
             }
-            self.queued_bytes.fetch_sub(group_bytes, Ordering::AcqRel);
             self.metrics.queued(-i64::try_from(group.len()).unwrap_or(i64::MAX));
             self.commit(group);
         }
@@ -168,8 +186,11 @@ impl Groups {
     fn commit(&self, group: Vec<Queued>) {
         let mut batches = Vec::with_capacity(group.len());
         let mut replies = Vec::with_capacity(group.len());
-        for Queued { batch, since, reply, .. } in group {
+        // Held until the batches are dropped.
+        let mut reservations = Vec::with_capacity(group.len());
+        for Queued { batch, reservation, since, reply } in group {
             batches.push(batch);
+            reservations.push(reservation);
             replies.push((since, reply));
         }
         match self.store.commit(&batches) {

@@ -133,7 +133,7 @@ pub struct Usage {
     pub journal_bytes: u64,
 }
 
-/// What a round of maintenance deleted.
+/// What a round of maintenance has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Maintained {
     /// Partitions deleted because they were older than the retention.
@@ -142,6 +142,8 @@ pub struct Maintained {
     pub evicted_partitions: u64,
     /// What the deleted partitions held.
     pub deleted_bytes: u64,
+    /// Times that the store was opened anew because a write had failed.
+    pub reopened: u64,
 }
 
 /// Durable storage of profiles. All methods block; call them off the async threads.

@@ -16,10 +16,13 @@ use crate::store::{Maintained, StoreError};
 /// Partitions that were not written to for so long are written to table files, so
 /// that neither memory nor the journal has to keep them.
 const IDLE: Duration = Duration::from_secs(600);
+/// Reopening writes to table files what was in memory; with less room than this it
+/// would only fail again.
+const REOPEN_BYTES: u64 = 32 << 20;
 
 pub(super) fn maintain(store: &EmbeddedStore, now_unix_ns: u64) -> Result<Maintained, StoreError> {
     let _no_commits = store.commits.lock().unwrap_or_else(PoisonError::into_inner);
-    reopen_if_suspended(store)?;
+    let reopened = reopen_if_suspended(store)?;
     store.with_open(|open| {
         let failed = |err| store.engine_error("delete old profiles", err);
         let maintained = delete_old(store, open, now_unix_ns).map_err(failed)?;
@@ -28,29 +31,28 @@ pub(super) fn maintain(store: &EmbeddedStore, now_unix_ns: u64) -> Result<Mainta
             batch_ids.prune(&open.database, now_unix_ns).map_err(failed)?;
         }
         flush_idle(open).map_err(|err| store.engine_error("flush", err))?;
-        Ok(maintained)
+        Ok(Maintained { reopened: u64::from(reopened), ..maintained })
     })
 }
 
 /// After a failed write the engine refuses all further ones, rightly: it no longer
 /// knows what is on disk. Opening it again replays the journal, so that it does.
-fn reopen_if_suspended(store: &EmbeddedStore) -> Result<(), StoreError> {
+fn reopen_if_suspended(store: &EmbeddedStore) -> Result<bool, StoreError> {
     let healthy = store.with_open(|open| {
         open.database
             .persist(PersistMode::Buffer)
             .map_err(|err| store.engine_error("check the journal", err))
     });
     if healthy.is_ok() {
-        return Ok(());
+        return Ok(false);
     }
-    // Recovery writes; do not fill the disk again.
-    store.check_room_for(0)?;
+    store.check_room_for(REOPEN_BYTES)?;
     // Waits for queries to finish; they hold references that keep the engine open.
     let mut open = store.open.write().unwrap_or_else(PoisonError::into_inner);
     drop(open.take());
     *open = Some(store.open_engine()?);
     tracing::warn!(path = %store.data_dir.display(), "reopened the store after a failed write");
-    Ok(())
+    Ok(true)
 }
 
 fn delete_old(

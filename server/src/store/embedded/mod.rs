@@ -46,6 +46,8 @@ const NEXT_PROFILE_KEY: &str = "next_profile";
 /// The journal is flushed and shortened beyond this, so it bounds what is on disk
 /// twice and how long recovery takes.
 const MAX_JOURNAL_BYTES: u64 = 128 << 20;
+/// Table files kept open; connections need descriptors as well.
+const MAX_OPEN_FILES: usize = 256;
 
 /// Limits that the embedded store keeps by itself.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +126,7 @@ impl EmbeddedStore {
                 // What is large in the journal is compressed already.
                 .journal_compression(CompressionType::None)
                 .max_journaling_size(MAX_JOURNAL_BYTES)
+                .max_cached_files(Some(MAX_OPEN_FILES))
                 .manual_journal_persist(true)
                 .open()?;
             let meta = database.keyspace(META, KeyspaceCreateOptions::default)?;
