@@ -73,25 +73,26 @@ impl Binary {
             failures += 1;
             SymbolTable::default()
         });
-        let mut dwarf = None;
-        if options.source_lines {
-            let from_debug = debug.as_ref().filter(|_| !dwarf::has_dwarf(&main));
+        let dwarf = if options.source_lines {
             let installed = found.as_ref().is_some_and(|found| found.installed);
-            let supplementary = (from_debug.is_some() && installed).then_some(options.debug_dirs);
-            let (inlines, limit) = (options.inlines, options.dwarf_limit);
-            let options_ = DwarfOptions { inlines, limit, supplementary };
-            match Dwarf::open(from_debug.unwrap_or(&main), options_) {
-                Ok(opened) => dwarf = opened,
-                Err(error) => {
-                    tracing::debug!(
-                        path = options.path,
-                        error = &error as &dyn std::error::Error,
-                        "debug information is not used"
-                    );
-                    failures += 1;
-                }
-            }
-        }
+            let (source, installed) = match &debug {
+                Some(debug) if !dwarf::has_dwarf(&main) => (debug, installed),
+                _ => (&main, false),
+            };
+            let wanted = DwarfOptions {
+                inlines: options.inlines,
+                limit: options.dwarf_limit,
+                supplementary: installed.then_some(options.debug_dirs),
+            };
+            Dwarf::open(source, wanted).unwrap_or_else(|error| {
+                let error: &dyn std::error::Error = &error;
+                tracing::debug!(path = options.path, error, "debug information is not used");
+                failures += 1;
+                None
+            })
+        } else {
+            None
+        };
         Ok(Self { segments: main.segments, symbols, dwarf, dropped_dwarf: false, failures })
     }
 

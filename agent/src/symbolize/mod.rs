@@ -100,6 +100,10 @@ pub struct Symbolizer {
     /// What has been read since the last window leaves freed memory behind.
     opened_before_window: u64,
     kernel_is_new: bool,
+    /// What frames took after they were last cut down. It can exceed their share, since
+    /// functions stay as long as the caller holds lines of them; cutting down again before
+    /// they have grown would free nothing.
+    frames_floor: usize,
 }
 
 impl Symbolizer {
@@ -116,6 +120,7 @@ impl Symbolizer {
             unresolved: Arc::new([]),
             opened_before_window: 0,
             kernel_is_new: true,
+            frames_floor: 0,
         }
     }
 
@@ -243,6 +248,7 @@ impl Symbolizer {
         self.stats.evictions += self.binaries.next_window() + self.jits.next_window();
         self.frames.next_window();
         self.functions.sweep();
+        self.frames_floor = 0;
         self.shrink(None);
         if self.stats.binaries_opened != self.opened_before_window || self.kernel_is_new {
             return_memory();
@@ -265,18 +271,23 @@ impl Symbolizer {
         kernel + frames + self.binaries.bytes() + self.jits.bytes()
     }
 
+    fn shrink_frames(&mut self, budget: usize) {
+        self.functions.sweep();
+        let share = self.frames.bytes() + self.functions.bytes();
+        if share > budget {
+            // Functions go with the frames that refer to them.
+            let kept = self.frames.bytes() as u128 * budget as u128 * 3 / 4 / share as u128;
+            self.frames.shrink_to(usize::try_from(kept).unwrap_or(0));
+            self.functions.sweep();
+        }
+        self.frames_floor = self.frames.bytes() + self.functions.bytes() + budget / 8;
+    }
+
     /// A third of the budget is for frames, the rest for what they are resolved from.
     fn shrink(&mut self, in_use: Option<Identity>) {
         let frames = self.config.cache_bytes / 3;
-        if self.frames.bytes() + self.functions.bytes() > frames {
-            self.functions.sweep();
-            let share = self.frames.bytes() + self.functions.bytes();
-            if share > frames {
-                // Functions go with the frames that refer to them.
-                let kept = self.frames.bytes() as u128 * frames as u128 * 3 / 4 / share as u128;
-                self.frames.shrink_to(usize::try_from(kept).unwrap_or(0));
-                self.functions.sweep();
-            }
+        if self.frames.bytes() + self.functions.bytes() > frames.max(self.frames_floor) {
+            self.shrink_frames(frames);
         }
         let kernel = self.kernel.as_ref().map_or(0, Kernel::bytes);
         let sources = (self.config.cache_bytes - frames).saturating_sub(kernel);

@@ -91,15 +91,19 @@ fn endlessly_nested_calls_do_not_overflow_the_stack() {
     .globl victim
     .type victim, @function
 victim:
+    .file 1 "nested.s"
+    .loc 1 1
     nop
     ret
 victim_end:
     .size victim, .-victim
     .section .debug_abbrev,"",@progbits
-    .byte 1, 0x11, 1, 0x11, 0x01, 0x12, 0x07, 0, 0
+    .byte 1, 0x11, 1, 0x11, 0x01, 0x12, 0x07, 0x10, 0x17, 0, 0
     .byte 2, 0x2e, 1, 0x03, 0x08, 0x11, 0x01, 0x12, 0x07, 0, 0
     .byte 3, 0x1d, 1, 0, 0
     .byte 0
+    .section .debug_line,"",@progbits
+lines:
     .section .debug_info,"",@progbits
     .long info_end - info
 info:
@@ -109,6 +113,7 @@ info:
     .byte 1
     .quad victim
     .quad victim_end - victim
+    .long lines
     .byte 2
     .asciz "victim"
     .quad victim
