@@ -126,7 +126,9 @@ fn size(text: &str) -> Result<u64, String> {
         "GiB" => 1 << 30,
         _ => return Err(format!("`{unit}` is not a unit; use KiB, MiB or GiB")),
     };
-    let number: u64 = number.parse().map_err(|_| "a size looks like 256MiB")?;
+    let Ok(number) = number.parse::<u64>() else {
+        return Err("a size looks like 256MiB".to_owned());
+    };
     number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
 }
 
@@ -138,10 +140,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         "m" => 60,
         _ => return Err("a duration looks like 10s or 1m".to_owned()),
     };
-    let number: u64 = number.parse().map_err(|_| "a duration looks like 10s or 1m")?;
-    match number.checked_mul(seconds) {
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)) {
         Some(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
-        _ => Err("a window lasts from 1s to 60m".to_owned()),
+        Some(_) => Err("a window lasts from 1s to 60m".to_owned()),
+        None => Err("a duration looks like 10s or 1m".to_owned()),
     }
 }
 

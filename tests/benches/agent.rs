@@ -1,2 +1,211 @@
-//! Bench.
-fn main() {}
+//! What the agent costs, measured on whole programs of this host in one run.
+//!
+//! Prints lines of `name value unit`. Timings of a shared machine are noisy, so what is
+//! compared runs interleaved and medians are given. Run it with `cargo xtask bench agent`.
+#![expect(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a bench prints its figures and fails by panicking"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use everflame_tests::program::{Agent, Running, Server};
+use everflame_tests::workload::workload;
+use tempfile::TempDir;
+
+/// Before figures are taken: start-up, first windows, first look at every binary.
+const WARM_UP: Duration = Duration::from_secs(25);
+const SPAN: Duration = Duration::from_secs(60);
+
+const ROUNDS: usize = 9;
+/// Some seconds of work for each thread.
+const MEGA_ITERATIONS: &str = "1500";
+
+fn main() {
+    if !everflame_tests::bpf_is_permitted() {
+        return;
+    }
+    let threads = std::thread::available_parallelism().unwrap().get().to_string();
+    eprintln!("agent on busy cpus, {SPAN:?} at each rate ...");
+    for rate in ["19", "97"] {
+        steady(rate, &threads);
+    }
+    eprintln!("agent beside short-lived processes, {SPAN:?} ...");
+    churn();
+    eprintln!("slowdown of fixed work, {ROUNDS} interleaved rounds ...");
+    slowdown(&threads);
+}
+
+/// All CPUs busy with one program.
+fn steady(rate: &str, threads: &str) {
+    let load = || {
+        let program = Running::start(
+            Command::new(workload("burn")).args(["600", threads]).stdout(Stdio::null()),
+        );
+        vec![program]
+    };
+    report(&format!("busy_{rate}hz"), rate, load);
+}
+
+/// Compilers that come and go, each with its loader, libraries and temporary files.
+fn churn() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads/burn.c");
+    let script = format!("while :; do cc -O2 -g -c {} -o /dev/null; done", source.display());
+    let load = || {
+        let shell =
+            || Running::start(Command::new("sh").args(["-c", &script]).stdout(Stdio::null()));
+        vec![shell(), shell()]
+    };
+    report("churn_19hz", "19", load);
+}
+
+/// Runs an agent beside a load and prints what it cost.
+fn report(name: &str, rate: &str, load: impl FnOnce() -> Vec<Running>) {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
+    let _load = load();
+    let mut agent =
+        Agent::start(&server.url(), &dir.path().join("spool"), &["--cpu-rate-hz", rate]);
+    let pid = agent.process.pid();
+    std::thread::sleep(WARM_UP);
+
+    let stats = BpfStats::on();
+    let (cpu_before, bpf_before) = (cpu_seconds(pid), bpf_run_time(pid));
+    let estimate_before = agent.metric("everflame_agent_bpf_program_run_seconds_total");
+    let runs_before = agent.metric("everflame_agent_bpf_program_runs_total");
+    let begin = Instant::now();
+    std::thread::sleep(SPAN);
+    let seconds = begin.elapsed().as_secs_f64();
+    let (cpu, bpf) = (cpu_seconds(pid) - cpu_before, bpf_run_time(pid));
+    drop(stats);
+    let (run_ns, runs) = (bpf.0 - bpf_before.0, bpf.1 - bpf_before.1);
+    let bpf_seconds = run_ns as f64 / 1e9;
+
+    let samples = agent.metric("everflame_agent_samples_total");
+    let estimate = agent.metric("everflame_agent_bpf_program_run_seconds_total") - estimate_before;
+    let estimated_runs = agent.metric("everflame_agent_bpf_program_runs_total") - runs_before;
+    print(name, "agent_cpu", 100.0 * cpu / seconds, "% of one core");
+    print(name, "bpf_cpu", 100.0 * bpf_seconds / seconds, "% of one core");
+    print(name, "agent_and_bpf_cpu", 100.0 * (cpu + bpf_seconds) / seconds, "% of one core");
+    print(name, "bpf_run_time_per_sample", run_ns as f64 / runs as f64, "ns");
+    print(name, "bpf_run_time_own_estimate", estimate * 1e9 / estimated_runs.max(1.0), "ns");
+    print(name, "samples", samples, "");
+    print(name, "lost_samples", agent.metric("everflame_agent_lost_samples_total"), "");
+    print(name, "lost_process_records", agent.metric("everflame_agent_sideband_lost_total"), "");
+    print(
+        name,
+        "bytes_on_the_wire_per_sample",
+        agent.metric("everflame_agent_export_bytes_total") / samples,
+        "B",
+    );
+    print(name, "peak_rss", status_kib(pid, "VmHWM:") / 1024.0, "MiB");
+    print(name, "bpf_maps", agent.metric("everflame_agent_bpf_map_bytes") / 1048576.0, "MiB");
+    assert!(agent.process.terminate().success(), "{}", agent.process.log());
+}
+
+/// A fixed amount of work, with nobody watching and with an agent, in turns.
+fn slowdown(threads: &str) {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
+    let work = || {
+        let output =
+            Command::new(workload("work")).args([MEGA_ITERATIONS, threads]).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        stdout.trim().strip_prefix("elapsed_ns ").unwrap().parse::<f64>().unwrap()
+    };
+    let beside_agent = |rate: &str| {
+        let agent =
+            Agent::start(&server.url(), &dir.path().join("spool"), &["--cpu-rate-hz", rate]);
+        // Start-up is not what a profiler that is always on costs.
+        std::thread::sleep(Duration::from_secs(3));
+        let elapsed = work();
+        drop(agent);
+        elapsed
+    };
+    work();
+    let (mut alone, mut at_19, mut at_97) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        alone.push(work());
+        at_19.push(beside_agent("19"));
+        at_97.push(beside_agent("97"));
+    }
+    let base = median(&mut alone.clone());
+    print("slowdown", "alone", base / 1e6, "ms");
+    print("slowdown", "alone_spread", 100.0 * spread(&mut alone), "% (interquartile)");
+    print("slowdown", "at_19hz", 100.0 * (median(&mut at_19) / base - 1.0), "%");
+    print("slowdown", "at_97hz", 100.0 * (median(&mut at_97) / base - 1.0), "%");
+}
+
+fn print(group: &str, name: &str, value: f64, unit: &str) {
+    println!("{group}.{name} {value:.3} {unit}");
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn spread(values: &mut [f64]) -> f64 {
+    let middle = median(values);
+    (values[values.len() * 3 / 4] - values[values.len() / 4]) / middle
+}
+
+/// The kernel's run time statistics of BPF programs, switched on for as long as this lives:
+/// they tax every program of the host.
+struct BpfStats;
+
+const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+impl BpfStats {
+    fn on() -> Self {
+        fs::write(BPF_STATS, "1").unwrap();
+        Self
+    }
+}
+
+impl Drop for BpfStats {
+    fn drop(&mut self) {
+        let _ = fs::write(BPF_STATS, "0");
+    }
+}
+
+/// (nanoseconds, runs) of all BPF programs that a process holds.
+fn bpf_run_time(pid: u32) -> (u64, u64) {
+    let mut programs = std::collections::BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().filter_map(Result::ok) {
+        let Ok(info) = fs::read_to_string(entry.path()) else { continue };
+        let field = |name: &str| {
+            info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+        };
+        // Perf events that a program is attached to repeat its id.
+        if let (Some(id), Some(ns), Some(runs)) =
+            (field("prog_id:"), field("run_time_ns:"), field("run_cnt:"))
+        {
+            programs.insert(id, (ns, runs));
+        }
+    }
+    programs.values().fold((0, 0), |sum, program| (sum.0 + program.0, sum.1 + program.1))
+}
+
+fn cpu_seconds(pid: u32) -> f64 {
+    // /proc/PID/schedstat counts in nanoseconds, but of one thread each.
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().filter_map(Result::ok);
+    tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
+        .filter_map(|stat| stat.split_whitespace().next()?.parse::<f64>().ok())
+        .sum::<f64>()
+        / 1e9
+}
+
+fn status_kib(pid: u32, field: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}

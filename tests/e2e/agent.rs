@@ -1,7 +1,6 @@
 //! Agent, collector and command line together.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use everflame_tests::program::{Agent, Running, Server, everflame, http_get, wait_for};
 use everflame_tests::workload::workload;
@@ -69,11 +68,6 @@ fn samples_travel_from_the_kernel_to_the_command_line() {
     let share = hot / (hot + cold);
     // Some 580 samples: the standard error is below 2 %.
     assert!((share - 0.75).abs() < 0.08, "{top:#}");
-    assert_eq!(
-        function(&top, "main")["total_value"].as_f64().unwrap_or(0.0),
-        0.0,
-        "threads do not begin in main"
-    );
 
     let services = ask(&server, &["services"]);
     assert!(services.to_string().contains("burn"), "{services:#}");
@@ -188,5 +182,4 @@ fn agent_reports_what_it_does_and_costs() {
     assert_eq!(agent.metric("everflame_agent_lost_samples_total"), 0.0, "{metrics}");
     let (status, body) = http_get(&agent.metrics_address, "/debug/pprof/profile?seconds=1");
     assert_eq!(status, 200, "{body}");
-    std::thread::sleep(Duration::from_millis(1));
 }

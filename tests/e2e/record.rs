@@ -1,7 +1,12 @@
 //! `everflame record`: profiles here and now.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use everflame_tests::profile::{self, Sample, total};
 use everflame_tests::program::{Running, everflame};
@@ -32,6 +37,41 @@ fn cpu_seconds(pid: u32) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
+/// CPU time of a process over time, written down while something else goes on.
+struct CpuTimeline {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<(i64, f64)>>,
+}
+
+impl CpuTimeline {
+    fn start(pid: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut points = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+                points.push((i64::try_from(now.as_nanos()).unwrap(), cpu_seconds(pid)));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            points
+        });
+        Self { stop, thread }
+    }
+
+    /// CPU seconds between two moments, in nanoseconds since the Unix epoch.
+    fn between(self, start_unix_ns: i64, end_unix_ns: i64) -> f64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let points = self.thread.join().unwrap();
+        let at = |unix_ns: i64| {
+            let next = points.partition_point(|(time, _)| *time < unix_ns);
+            let ((t0, c0), (t1, c1)) = (points[next - 1], points[next]);
+            c0 + (c1 - c0) * (unix_ns - t0) as f64 / (t1 - t0) as f64
+        };
+        at(end_unix_ns) - at(start_unix_ns)
+    }
+}
+
 /// What `go tool pprof` makes of a profile. Fails if it warns.
 fn go_pprof(arguments: &[&str], path: &Path) -> String {
     let output = Command::new("go")
@@ -47,11 +87,20 @@ fn go_pprof(arguments: &[&str], path: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// flat values in nanoseconds by name, from `-top -unit=ns`.
-fn flat_ns(top: &str, name: &str) -> f64 {
+/// The flat value in nanoseconds of a function, from `-top -unit=ns`.
+fn flat_ns(top: &str, function: &str) -> f64 {
+    flat_ns_where(top, |words| words[0] == function)
+}
+
+/// The sum of flat values over rows whose name (split at spaces) is wanted.
+fn flat_ns_where(top: &str, wanted: impl Fn(&[&str]) -> bool) -> f64 {
     top.lines()
-        .filter(|line| line.split_whitespace().skip(5).any(|word| word == name))
-        .filter_map(|line| line.split_whitespace().next()?.strip_suffix("ns")?.parse::<f64>().ok())
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let name = words.get(5..).filter(|name| !name.is_empty())?;
+            let flat = words[0].strip_suffix("ns").unwrap_or(words[0]).parse::<f64>().ok()?;
+            wanted(name).then_some(flat)
+        })
         .sum()
 }
 
@@ -63,22 +112,26 @@ fn record_shows_the_shares_and_the_cpu_time_of_a_known_program() {
     let burn =
         Running::start(Command::new(workload("burn")).args(["60", "2"]).stdout(Stdio::null()));
 
-    // The profiler must see exactly the span over which CPU time is taken, so the span is
-    // the recording's own: from the profile's time and duration.
-    let before = (std::time::Instant::now(), cpu_seconds(burn.pid()));
+    let timeline = CpuTimeline::start(burn.pid());
     record(&["--duration", "20s", "--pid", &burn.pid().to_string()], &output);
-    let after = (std::time::Instant::now(), cpu_seconds(burn.pid()));
 
     let (profile, samples) = profile::read(&output);
     let samples_total = total(&samples);
-    let cpu_per_wall = (after.1 - before.1) / (after.0 - before.0).as_secs_f64();
-    let expected_seconds = cpu_per_wall * profile.duration_nanos as f64 / 1e9;
+    let expected_seconds =
+        timeline.between(profile.time_nanos, profile.time_nanos + profile.duration_nanos);
     let sampled_seconds = samples_total as f64 * profile.period as f64 / 1e9;
     let ratio = sampled_seconds / expected_seconds;
+    // With the CPUs to itself the process is hit by every tick, and 3 % is the bar. When
+    // others run as well, which ticks hit it is chance: four standard errors of that share.
+    let cpus = std::thread::available_parallelism().unwrap().get().min(2) as f64;
+    let ticks = cpus * profile.duration_nanos as f64 / profile.period as f64;
+    let busy = (expected_seconds * 1e9 / (cpus * profile.duration_nanos as f64)).min(1.0);
+    let chance = 4.0 * (ticks * busy * (1.0 - busy)).sqrt() / (ticks * busy);
     println!(
-        "samples x period: {sampled_seconds:.3} s, utime + stime: {expected_seconds:.3} s, ratio {ratio:.4}"
+        "samples x period: {sampled_seconds:.3} s, utime + stime: {expected_seconds:.3} s, \
+         ratio {ratio:.4}, cpus {busy:.3} busy with it"
     );
-    assert!((ratio - 1.0).abs() < 0.03, "{ratio}");
+    assert!((ratio - 1.0).abs() < chance.max(0.03), "{ratio}, {busy} of the cpus");
 
     let top = go_pprof(&["-top", "-unit=ns", "-nodecount=1000", "-nodefraction=0"], &output);
     let (hot, cold) = (flat_ns(&top, "hot_path"), flat_ns(&top, "cold_path"));
@@ -91,21 +144,33 @@ fn record_shows_the_shares_and_the_cpu_time_of_a_known_program() {
     assert!((share - 0.75).abs() < 4.0 * standard_error, "{share}\n{top}");
     assert!((hot + cold) / (samples_total * profile.period) as f64 > 0.98, "{top}");
 
-    let lines = go_pprof(&["-top", "-lines", "-nodecount=1000", "-nodefraction=0"], &output);
-    let source =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads/burn.c"))
-            .unwrap();
-    // The multiplication is the only line of the loop that takes time.
-    let expected: Vec<String> = source
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| line.contains("x = x * 636413"))
-        .map(|(index, _)| format!("burn.c:{}", index + 1))
-        .collect();
-    assert_eq!(expected.len(), 2);
-    for line in &expected {
-        assert!(lines.contains(line.as_str()), "{line} is missing in\n{lines}");
+    // Each line of source that has time lies within its function.
+    let lines =
+        go_pprof(&["-top", "-unit=ns", "-lines", "-nodecount=1000", "-nodefraction=0"], &output);
+    for (function, expected) in [("hot_path", hot), ("cold_path", cold)] {
+        let with_lines: f64 = function_lines("burn", function)
+            .map(|line| {
+                let place = format!("burn.c:{line}");
+                flat_ns_where(&lines, |words| {
+                    words[0] == function && words.get(1).is_some_and(|file| file.ends_with(&place))
+                })
+            })
+            .sum();
+        assert!(with_lines > 0.99 * expected, "{function}: {with_lines} of {expected}\n{lines}");
     }
+}
+
+/// The lines of a workload's source that a function takes.
+fn function_lines(workload: &str, function: &str) -> RangeInclusive<usize> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("workloads/{workload}.c"));
+    let source = std::fs::read_to_string(path).unwrap();
+    let number_of = |wanted: &dyn Fn(&str) -> bool, from: usize| {
+        let at = source.lines().enumerate().skip(from).find(|(_, line)| wanted(line));
+        at.map(|(index, _)| index).unwrap()
+    };
+    let first = number_of(&|line| line.contains(&format!("uint64_t {function}(")), 0);
+    let last = number_of(&|line| line == "}", first);
+    first + 1..=last + 1
 }
 
 #[test]

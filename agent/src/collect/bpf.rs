@@ -151,8 +151,7 @@ impl Bpf {
             .map_err(|source| BpfError::Map { map: "STATS", source })?;
         Ok(Self {
             #[cfg(feature = "debug-log")]
-            log: aya_log::EbpfLogger::init(&mut ebpf)
-                .map_err(|source| BpfError::Log { source })?,
+            log: aya_log::EbpfLogger::init(&mut ebpf).map_err(|source| BpfError::Log { source })?,
             ebpf,
             events,
             stats,

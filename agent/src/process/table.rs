@@ -8,6 +8,9 @@ use super::{Backing, Mapping, Mappings, SeededProcess};
 use crate::collect::ProcessEvent;
 use crate::object::{JitProcess, ObjectFile, ObjectKind};
 
+/// The name of code without a file. In brackets, as pprof tools look for no file then.
+const JIT_PATH: &str = "[anon]";
+
 /// The process id of the kernel's thread that starts all other threads of the kernel.
 const KTHREADD: u32 = 2;
 
@@ -61,7 +64,7 @@ impl Process {
             .map(|mapping| root.join(mapping.path.trim_start_matches('/')))
             .collect();
         let jit = Arc::new(ObjectFile {
-            path: "//anon".to_owned(),
+            path: JIT_PATH.to_owned(),
             build_id: None,
             kind: ObjectKind::Jit(JitProcess {
                 pid,
