@@ -1,9 +1,11 @@
 //! The collector: takes batches of profiles from agents, makes them durable, and
 //! answers questions about them.
 //!
-//!     Push -> ingest (validate, queue, group commit) -> store
-//!                                                         |
-//!     gRPC and HTTP <- query (selector, engine) <---------+
+//! ```text
+//! Push -> ingest (validate, queue, group commit) -> store
+//!                                                     |
+//! gRPC and HTTP <- query (selector, engine) <---------+
+//! ```
 //!
 //! Invariant: what was acknowledged is durable and counted once, whatever happens
 //! to this process.

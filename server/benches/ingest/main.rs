@@ -1,6 +1,10 @@
 //! What a collector process takes: batches acknowledged per second, how long an
 //! acknowledgement takes, and what a sample costs on disk.
 //!
+//! First some seconds of batches at a steady, low rate, which tell what an
+//! acknowledgement takes; then as many as the collector takes, where each batch
+//! mostly waits for others.
+//!
 //! `cargo bench -p everflame-server --bench ingest`. Sender and collector share the
 //! machine. EVERFLAME_BENCH_SECONDS and EVERFLAME_BENCH_STREAMS change the defaults.
 #![expect(
@@ -27,10 +31,13 @@ use harness::{Push, Server, batches};
 use tonic::transport::Channel;
 use workload::{PROFILES_PER_BATCH, Random, SAMPLES_PER_PROFILE};
 
-const DEFAULT_SECONDS: u64 = 15;
-const DEFAULT_STREAMS: u64 = 4;
+const DEFAULT_SECONDS: usize = 15;
+const DEFAULT_STREAMS: usize = 4;
 /// Batches of one stream that wait for their acknowledgement at a time.
 const IN_FLIGHT: usize = 4;
+/// The first phase: one stream, one batch at a time, at this rate.
+const PACED: Duration = Duration::from_secs(5);
+const PACED_INTERVAL: Duration = Duration::from_millis(100);
 /// Different batches; each is sent again and again as another window.
 const DISTINCT_BATCHES: u64 = 64;
 const STORED_OPTIONS: EmbeddedOptions = EmbeddedOptions {
@@ -54,13 +61,24 @@ async fn main() {
     let per_batch = sent_bytes as f64 / DISTINCT_BATCHES as f64;
 
     let server = Server::start(dir.path());
+    let channel = server.channel().await;
+    let deadline = Instant::now() + PACED;
+    let paced = send(
+        channel,
+        Load { interval: PACED_INTERVAL, in_flight: 1, deadline, ..load(0, 1) },
+        &hosts,
+    );
+    let mut paced = paced.await;
+    paced.sort_unstable();
     let cpu_before = server.metric("process_cpu_seconds_total").await;
     let begin = Instant::now();
-    let deadline = begin + Duration::from_secs(seconds);
+    let deadline = begin + Duration::from_secs(seconds as u64);
     let mut senders = Vec::new();
     for stream in 0..streams {
         let channel = server.channel().await;
-        senders.push(tokio::spawn(send(channel, Arc::clone(&hosts), stream, streams, deadline)));
+        let hosts = Arc::clone(&hosts);
+        let load = Load { deadline, ..load(stream, streams) };
+        senders.push(tokio::spawn(async move { send(channel, load, &hosts).await }));
     }
     let mut latencies = Vec::new();
     for sender in senders {
@@ -78,12 +96,10 @@ async fn main() {
     store.compact().unwrap();
     drop(store);
     let disk = occupied_bytes(&dir.path().join("store/keyspaces")) as f64;
-    let samples = batches * (PROFILES_PER_BATCH * SAMPLES_PER_PROFILE) as f64;
+    let per_batch_samples = (PROFILES_PER_BATCH * SAMPLES_PER_PROFILE) as f64;
+    let samples = batches * per_batch_samples;
+    let all_samples = samples + paced.len() as f64 * per_batch_samples;
 
-    let millis = |share: f64| {
-        let index = (share * (batches - 1.0)).round() as usize;
-        latencies.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
-    };
     print("streams", streams as f64, "");
     print("batches", batches, "");
     print("profiles_per_batch", PROFILES_PER_BATCH as f64, "");
@@ -92,35 +108,52 @@ async fn main() {
     print("acknowledged", batches / elapsed, "batches/s");
     print("acknowledged_samples", samples / elapsed, "samples/s");
     print("acknowledged_bytes", batches * per_batch / elapsed / 1e6, "MB/s");
-    print("ack_latency_p50", millis(0.5), "ms");
-    print("ack_latency_p99", millis(0.99), "ms");
-    print("sent_per_sample", per_batch * batches / samples, "bytes");
-    print("disk_per_sample", disk / samples, "bytes");
+    print("ack_latency_paced_p50", millis(&paced, 0.5), "ms");
+    print("ack_latency_paced_p99", millis(&paced, 0.99), "ms");
+    print("ack_latency_p50", millis(&latencies, 0.5), "ms");
+    print("ack_latency_p99", millis(&latencies, 0.99), "ms");
+    print("sent_per_sample", per_batch / per_batch_samples, "bytes");
+    print("disk_per_sample", disk / all_samples, "bytes");
     print("journal_at_end", journal / 1e6, "MB");
     print("server_cpu_per_batch", cpu / batches * 1e3, "ms");
     print("server_cpu_per_sample", cpu / samples * 1e6, "us");
     print("server_peak_rss", peak_rss as f64 / 1e6, "MB");
 }
 
+/// What one stream sends.
+struct Load {
+    /// Of so many streams, this one: they share the hosts.
+    stream: usize,
+    streams: usize,
+    in_flight: usize,
+    /// At least this long between batches.
+    interval: Duration,
+    deadline: Instant,
+}
+
+fn load(stream: usize, streams: usize) -> Load {
+    Load {
+        stream,
+        streams,
+        in_flight: IN_FLIGHT,
+        interval: Duration::ZERO,
+        deadline: Instant::now(),
+    }
+}
+
 /// Sends windows of this stream's hosts, ten seconds after each other, until the
 /// deadline; how long each acknowledgement took.
-async fn send(
-    channel: Channel,
-    hosts: Arc<Vec<Vec<ProfileRecord>>>,
-    stream: u64,
-    streams: u64,
-    deadline: Instant,
-) -> Vec<Duration> {
+async fn send(channel: Channel, load: Load, hosts: &[Vec<ProfileRecord>]) -> Vec<Duration> {
     let mut push = Push::open(channel).await.unwrap();
     let first_window = batches::now_unix_ns() - 3 * 3_600 * batches::SECOND_NS;
-    let own: Vec<_> =
-        hosts.iter().enumerate().filter(|(host, _)| *host as u64 % streams == stream).collect();
+    let own: Vec<_> = hosts.iter().enumerate().skip(load.stream).step_by(load.streams).collect();
     let mut next = own.iter().cycle();
     let mut sent = 0;
     let mut waiting: Vec<(Vec<u8>, Instant)> = Vec::new();
     let mut latencies = Vec::new();
     loop {
-        while waiting.len() < IN_FLIGHT && Instant::now() < deadline {
+        while waiting.len() < load.in_flight && Instant::now() < load.deadline {
+            tokio::time::sleep(load.interval).await;
             let (host, profiles) = next.next().unwrap();
             let window = i64::try_from(sent / own.len()).unwrap();
             let batch = Batch {
@@ -141,7 +174,13 @@ async fn send(
     }
 }
 
-fn setting(name: &str, default: u64) -> u64 {
+/// The latency that this share of the acknowledgements did not exceed.
+fn millis(sorted: &[Duration], share: f64) -> f64 {
+    let index = (share * (sorted.len() as f64 - 1.0)).round() as usize;
+    sorted.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
+}
+
+fn setting(name: &str, default: usize) -> usize {
     env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 

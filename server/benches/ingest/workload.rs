@@ -1,8 +1,8 @@
 //! Batches that look like those of a busy host.
 //!
-//! Services call functions from one pool, each service its own part of it, in call
-//! trees whose upper frames all stacks of a service share and whose lower ones
-//! differ, as those of real programs do.
+//! Each service has a few hundred functions that are seen at all. Its stacks share
+//! their upper frames, part ways further down, and meet again in what everything
+//! calls, as those of real programs do.
 
 use everflame_profile::{
     FunctionId, FunctionInfo, Kind, LabelValue, LocationId, MappingId, MappingInfo, ProfileBuilder,
@@ -15,7 +15,8 @@ pub(crate) const PROFILES_PER_BATCH: u64 = 40;
 /// Distinct stacks per profile.
 pub(crate) const SAMPLES_PER_PROFILE: u64 = 20;
 const SERVICES: u64 = 12;
-const POOL: u64 = 4_000;
+/// Functions of a service.
+const FUNCTIONS: u64 = 300;
 const MIN_DEPTH: u64 = 20;
 const MAX_DEPTH: u64 = 40;
 /// Frames from the thread's start on that all stacks of a service share.
@@ -117,14 +118,16 @@ fn stack(
     service: u64,
 ) -> Vec<LocationId> {
     let depth = MIN_DEPTH + random.below(MAX_DEPTH - MIN_DEPTH + 1);
-    let mut function = service * POOL / SERVICES;
+    let mut function = 0;
     let mut stack = Vec::new();
     for level in 0..depth {
-        // Callees are not called equally often.
-        let choice = if level < COMMON_DEPTH { 0 } else { random.below(4).min(random.below(4)) };
-        function = Random::new(service * 1_000_003 + function * 31 + choice).below(POOL);
+        // Most calls go the usual way.
+        let usual = level < COMMON_DEPTH || random.below(10) < 7;
+        let choice = if usual { 0 } else { 1 + random.below(2) };
+        let seed = ((service * FUNCTIONS + function) * 41 + level) * 3 + choice;
+        function = Random::new(seed).below(FUNCTIONS);
         let address = 0x40_0000 + function * 0x1000 + choice * 0x40;
-        let id = function_id(builder, function);
+        let id = function_id(builder, service * FUNCTIONS + function);
         let line = 10 + (function % 400) as i64 + choice as i64;
         stack.push(builder.location(Some(binary), address, &[(id, line)]));
     }

@@ -1,7 +1,9 @@
 //! Reads a selector. Every error says in which column, and what was expected there.
 //!
-//!     selector  = [ "{" [ condition { "," condition } [ "," ] ] "}" ]
-//!     condition = name ( "=" | "!=" | "=~" | "!~" ) quoted value
+//! ```text
+//! selector  = [ "{" [ condition { "," condition } [ "," ] ] "}" ]
+//! condition = name ( "=" | "!=" | "=~" | "!~" ) quoted value
+//! ```
 
 use regex::RegexBuilder;
 

@@ -2,10 +2,12 @@
 //!
 //! A partition is one keyspace with four kinds of record, told apart by the first byte:
 //!
-//!     's' series id                           -> the series (prost)
-//!     'k' the series (prost)                  -> series id
-//!     'i' kind 0 name 0 value 0 series id     -> nothing; name and value empty: all series of the kind
-//!     'p' series id, start, duration, number  -> gzip'd pprof, as received
+//! ```text
+//! 's' series id                           -> the series (prost)
+//! 'k' the series (prost)                  -> series id
+//! 'i' kind 0 name 0 value 0 series id     -> nothing; name and value empty: all series of the kind
+//! 'p' series id, start, duration, number  -> gzip'd pprof, as received
+//! ```
 //!
 //! Integers are big endian, so that keys sort as the numbers do and a query for
 //! some series and a time range reads one contiguous run of keys per series.
