@@ -10,7 +10,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::Kind;
 
 use crate::collector::DEFAULT_URL;
-use crate::format::Format;
+use crate::command;
+use crate::format::{Format, one_of};
 use crate::when::{When, parse_duration};
 
 const TOP_EXAMPLES: &str = "\
@@ -122,7 +123,7 @@ pub(crate) struct TopArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 
-    /// By which value to sort
+    /// Sort by what functions cost themselves, or by that and what they call
     #[arg(long, value_enum, default_value_t = By::Self_)]
     pub(crate) by: By,
 
@@ -130,8 +131,13 @@ pub(crate) struct TopArgs {
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u32>,
 
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    /// What to write [default: what --output ends in, else a table]
+    #[arg(long, value_parser = one_of(command::top::FORMATS))]
+    pub(crate) format: Option<Format>,
+
+    /// Where to, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// Show which functions call which, and what that costs
@@ -145,39 +151,47 @@ pub(crate) struct FlameArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
     pub(crate) min_percent: f64,
 
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    /// What to write [default: what --output ends in, else a table]
+    #[arg(long, value_parser = one_of(command::flame::FORMATS))]
+    pub(crate) format: Option<Format>,
+
+    /// Where to, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// Show what changed between two profiles
 #[derive(Debug, Args)]
 #[command(after_help = DIFF_EXAMPLES)]
 pub(crate) struct DiffArgs {
-    /// Two pprof files, the older one first, instead of a collector's profiles
-    #[arg(value_name = "FILE", num_args = 2, conflicts_with_all = COLLECTOR_FLAGS)]
-    pub(crate) files: Vec<PathBuf>,
+    /// A pprof file, to compare with AFTER, instead of a collector's profiles
+    #[arg(requires = "after", conflicts_with_all = COLLECTOR_FLAGS)]
+    pub(crate) before: Option<PathBuf>,
+
+    /// The other pprof file
+    pub(crate) after: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) query: QueryArgs,
 
     /// What to compare with: profiles with these labels [default: as --selector]
-    #[arg(long, value_name = "SELECTOR", conflicts_with = "files")]
+    #[arg(long, value_name = "SELECTOR", conflicts_with = "before")]
     pub(crate) base_selector: Option<String>,
 
     /// What to compare with: profiles from this time on [default: as long before --base-to as
     /// --from is before --to]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "files")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "before")]
     pub(crate) base_from: Option<When>,
 
     /// What to compare with: profiles before this time [default: as long after --base-from as
     /// --to is after --from]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "files")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "before")]
     pub(crate) base_to: Option<When>,
 
     #[command(flatten)]
     pub(crate) sample_type: SampleTypeArg,
 
-    /// Which value to compare
+    /// Compare what functions cost themselves, or that and what they call
     #[arg(long, value_enum, default_value_t = By::Self_)]
     pub(crate) by: By,
 
@@ -185,8 +199,13 @@ pub(crate) struct DiffArgs {
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u32>,
 
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    /// What to write [default: what --output ends in, else a table]
+    #[arg(long, value_parser = one_of(command::diff::FORMATS))]
+    pub(crate) format: Option<Format>,
+
+    /// Where to, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// Show which services and versions the collector knows
@@ -208,8 +227,13 @@ pub(crate) struct ServicesArgs {
     #[command(flatten)]
     pub(crate) range: RangeArgs,
 
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    /// What to write [default: what --output ends in, else a table]
+    #[arg(long, value_parser = one_of(command::services::FORMATS))]
+    pub(crate) format: Option<Format>,
+
+    /// Where to, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// Which profiles: those of files or of a collector.
@@ -268,24 +292,11 @@ pub(crate) struct SampleTypeArg {
     pub(crate) sample_type: Option<String>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct OutputArgs {
-    /// What to write [default: what FILE ends in, else a table]
-    #[arg(long, value_enum)]
-    pub(crate) format: Option<Format>,
-
-    /// Where to, instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-}
-
-/// Which of a function's two values.
+/// Which of a function's two values: its own, or with what it calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum By {
-    /// What the function does itself
     #[value(name = "self")]
     Self_,
-    /// With what it calls
     Total,
 }
 

@@ -30,8 +30,10 @@ pub(crate) enum CollectorError {
     Url {
         url: String,
         #[source]
-        source: Option<tonic::transport::Error>,
+        source: tonic::transport::Error,
     },
+    #[error("cannot use {url}: collectors are asked over http:// for now, as in {DEFAULT_URL}")]
+    Scheme { url: String },
     #[error("cannot reach a collector at {url}")]
     Unreachable {
         url: String,
@@ -57,7 +59,7 @@ pub(crate) enum CollectorError {
 impl CollectorError {
     pub(crate) fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::Url { .. } => ExitStatus::Usage,
+            Self::Url { .. } | Self::Scheme { .. } => ExitStatus::Usage,
             Self::Unreachable { .. } => ExitStatus::Unavailable,
             Self::Runtime { .. } => ExitStatus::Io,
             Self::Profile { .. } => ExitStatus::BadData,
@@ -79,6 +81,9 @@ impl CollectorError {
                 "start one with `everflame-server --data-dir DIR`, or say where it is with \
                  --server URL or EVERFLAME_SERVER",
             ),
+            Self::Status { status, .. } if status.code() == Code::NotFound => {
+                Some("`everflame services` shows what there is")
+            }
             _ => None,
         }
     }
@@ -120,11 +125,11 @@ impl Collector {
     pub(crate) fn connect(url: &str) -> Result<Self, CollectorError> {
         let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         if !url.starts_with("http://") {
-            return Err(CollectorError::Url { url, source: None });
+            return Err(CollectorError::Scheme { url });
         }
         let endpoint = match Endpoint::from_shared(url.clone()) {
             Ok(endpoint) => endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT),
-            Err(source) => return Err(CollectorError::Url { url, source: Some(source) }),
+            Err(source) => return Err(CollectorError::Url { url, source }),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

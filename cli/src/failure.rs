@@ -140,6 +140,10 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitStatus::Success.into();
     }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitStatus::Usage.into();
+    }
     let text = error.render().to_string();
     say(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
     ExitStatus::Usage.into()

@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::failure::Failure;
 
 /// All forms; each command takes some of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Text for people.
     Table,
@@ -39,8 +39,15 @@ impl Format {
         .map(|(_, format)| format)
     }
 
-    pub(crate) fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    /// The name in `--format`.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Json => "json",
+            Self::Pprof => "pprof",
+            Self::Folded => "folded",
+            Self::Svg => "svg",
+        }
     }
 
     /// What `--format` or else the output's name asks for, or else a table. It must be one
@@ -76,6 +83,15 @@ impl Format {
             )))
         }
     }
+}
+
+/// Takes the forms that a command writes, and no others.
+pub(crate) fn one_of(known: &'static [Format]) -> impl TypedValueParser<Value = Format> {
+    let names = known.iter().map(|format| format.name());
+    PossibleValuesParser::new(names).try_map(|name| {
+        // clap has checked that it is one of them.
+        known.iter().copied().find(|format| format.name() == name).ok_or("unknown format")
+    })
 }
 
 #[cfg(test)]

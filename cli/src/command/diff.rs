@@ -1,5 +1,7 @@
 //! `everflame diff`: what changed between two profiles.
 
+use std::path::PathBuf;
+
 use everflame_profile::{Delta, DiffTable, FunctionDiff, diff};
 
 use super::{json, limit, more, non_empty, nothing_in, range};
@@ -13,16 +15,20 @@ use crate::table::{Table, printable, terminal_width};
 use crate::units::{percent, points, rate, value};
 use crate::when::{Range, now_unix_ns};
 
-const FORMATS: [Format; 2] = [Format::Table, Format::Json];
+pub(crate) const FORMATS: &[Format] = &[Format::Table, Format::Json];
 
 pub(crate) fn run(args: DiffArgs) -> Result<(), Failure> {
-    let output = args.output.output.as_deref();
-    let format = Format::choose(args.output.format, output, &FORMATS)?;
+    let output = args.output.as_deref();
+    let format = Format::choose(args.format, output, FORMATS)?;
     let destination = Destination::new(output, false)?;
     let sides = sides(&args, now_unix_ns())?;
     let mut table = load(&args, &sides)?;
     if args.by == By::Total {
         sort_by_total(&mut table);
+    }
+    if format == Format::Table {
+        // Those that do not have the value on either side cannot differ in it.
+        table.functions.retain(|function| values(function, args.by) != (0, 0));
     }
     let hidden = table.functions.len().saturating_sub(limit(args.limit, format));
     table.functions.truncate(table.functions.len() - hidden);
@@ -47,13 +53,13 @@ pub(crate) fn run(args: DiffArgs) -> Result<(), Failure> {
 
 /// Where the two profiles come from.
 enum Sides {
-    Files,
+    Files { before: PathBuf, after: PathBuf },
     Collector { base_selector: String, base: Range, compare: Range },
 }
 
 fn sides(args: &DiffArgs, now_unix_ns: i64) -> Result<Sides, Failure> {
-    if !args.files.is_empty() {
-        return Ok(Sides::Files);
+    if let (Some(before), Some(after)) = (&args.before, &args.after) {
+        return Ok(Sides::Files { before: before.clone(), after: after.clone() });
     }
     if args.base_selector.is_none() && args.base_from.is_none() && args.base_to.is_none() {
         return Err(Failure::usage(
@@ -86,10 +92,9 @@ impl Sides {
         let (is_base, is_compare) = (table.base_total == 0, table.compare_total == 0);
         let message = match self {
             _ if !is_base && !is_compare => return None,
-            Self::Files => {
-                let position = usize::from(!is_base);
-                let path = args.files.get(position).map(|path| path.display().to_string());
-                format!("no samples in {}", path.unwrap_or_default())
+            Self::Files { before, after } => {
+                let path = if is_base { before } else { after };
+                format!("no samples in {}", path.display())
             }
             Self::Collector { base_selector, base, .. } if is_base => {
                 format!(
@@ -107,17 +112,16 @@ impl Sides {
 
 fn load(args: &DiffArgs, sides: &Sides) -> Result<DiffTable, Failure> {
     let sample_type = args.sample_type.sample_type.as_deref();
-    match (sides, args.files.as_slice()) {
-        (Sides::Collector { base_selector, base, compare }, _) => {
+    match sides {
+        Sides::Collector { base_selector, base, compare } => {
             let kind = args.query.kind.name();
             let base = selection(kind, base_selector, *base, sample_type);
             let compare = selection(kind, &args.query.selector, *compare, sample_type);
             Ok(Collector::connect(&args.query.server)?.diff(base, compare)?)
         }
-        (Sides::Files, [base, compare]) => {
-            Ok(diff(&files::read(base)?, &files::read(compare)?, sample_type)?)
+        Sides::Files { before, after } => {
+            Ok(diff(&files::read(before)?, &files::read(after)?, sample_type)?)
         }
-        (Sides::Files, _) => Err(Failure::usage("give two files")),
     }
 }
 
@@ -132,10 +136,11 @@ fn text(table: &DiffTable, by: By, hidden: usize, width: Option<usize>) -> Strin
     let mut rows =
         Table::new(&["BASE SHARE", "SHARE", "CHANGE", "BASE COST", "COST", "CHANGE", "<FUNCTION"]);
     for function in &table.functions {
-        let (delta, base, compare) = match by {
-            By::Self_ => (table.self_delta(function), function.base_self, function.compare_self),
-            By::Total => (table.total_delta(function), function.base_total, function.compare_total),
+        let delta = match by {
+            By::Self_ => table.self_delta(function),
+            By::Total => table.total_delta(function),
         };
+        let (base, compare) = values(function, by);
         let [base_cost, cost] = costs(&delta, base, compare, &table.unit);
         rows.row(vec![
             percent(delta.base_share),
@@ -160,6 +165,14 @@ fn text(table: &DiffTable, by: By, hidden: usize, width: Option<usize>) -> Strin
         rows.render(width),
         more(hidden)
     )
+}
+
+/// What a function costs on both sides.
+fn values(function: &FunctionDiff, by: By) -> (i64, i64) {
+    match by {
+        By::Self_ => (function.base_self, function.compare_self),
+        By::Total => (function.base_total, function.compare_total),
+    }
 }
 
 /// Both values per second of profile, or as they are when a side does not say how long
@@ -198,7 +211,7 @@ mod tests {
         let hours = |ns: i64| (ns - NOW) / 3_600_000_000_000;
         let actual = sides(&args, NOW).map(|sides| match sides {
             Sides::Collector { base, .. } => (hours(base.start_unix_ns), hours(base.end_unix_ns)),
-            Sides::Files => (0, 0),
+            Sides::Files { .. } => (0, 0),
         });
         match (actual, expected) {
             (Ok(actual), Ok(expected)) => assert_eq!(actual, expected, "{line}"),

@@ -13,12 +13,12 @@ use crate::svg;
 use crate::table::{fit, printable, terminal_width};
 use crate::units::{percent, share, value};
 
-const FORMATS: [Format; 5] =
-    [Format::Table, Format::Json, Format::Pprof, Format::Folded, Format::Svg];
+pub(crate) const FORMATS: &[Format] =
+    &[Format::Table, Format::Json, Format::Pprof, Format::Folded, Format::Svg];
 
 pub(crate) fn run(args: FlameArgs) -> Result<(), Failure> {
-    let output = args.output.output.as_deref();
-    let format = Format::choose(args.output.format, output, &FORMATS)?;
+    let output = args.output.as_deref();
+    let format = Format::choose(args.format, output, FORMATS)?;
     let destination = Destination::new(output, format == Format::Pprof)?;
     let (profile, index) = load(&args.source)?;
     let tree = flame(&profile, index);
@@ -70,10 +70,8 @@ fn text(tree: &FlameTree, min_percent: f64, width: Option<usize>) -> String {
         pending.extend(node.children.iter().rev().map(|child| (depth + 1, child)));
     }
     if hidden > 0 {
-        let _ = writeln!(
-            out,
-            "... and {hidden} branches below {min_percent}%; --min-percent 0 shows all"
-        );
+        let _ =
+            writeln!(out, "... and {hidden} more below {min_percent}%; --min-percent 0 shows all");
     }
     out
 }

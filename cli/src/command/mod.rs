@@ -1,13 +1,13 @@
 //! The commands, one module each, and what they do alike: find their profiles and their
 //! time range, and end with "no data" when there is nothing to show.
 
-mod diff;
-mod flame;
+pub(crate) mod diff;
+pub(crate) mod flame;
 mod progress;
 pub(crate) mod record;
-mod services;
+pub(crate) mod services;
 mod subject;
-mod top;
+pub(crate) mod top;
 
 use everflame_profile::pprof::Profile;
 use everflame_profile::sample_type_index;

@@ -15,7 +15,7 @@ use crate::table::{Table, terminal_width};
 use crate::units::grouped;
 use crate::when::{now_unix_ns, rfc3339};
 
-const FORMATS: [Format; 2] = [Format::Table, Format::Json];
+pub(crate) const FORMATS: &[Format] = &[Format::Table, Format::Json];
 
 /// What is known of a version of a service. The names are those of the JSON output.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,8 +30,8 @@ struct Service {
 }
 
 pub(crate) fn run(args: ServicesArgs) -> Result<(), Failure> {
-    let output = args.output.output.as_deref();
-    let format = Format::choose(args.output.format, output, &FORMATS)?;
+    let output = args.output.as_deref();
+    let format = Format::choose(args.format, output, FORMATS)?;
     let destination = Destination::new(output, false)?;
     let range = range(&args.range, now_unix_ns())?;
     let mut collector = Collector::connect(&args.server)?;

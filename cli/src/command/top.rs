@@ -12,11 +12,11 @@ use crate::table::{Table, terminal_width};
 use crate::units::{percent, share, value};
 use crate::when::now_unix_ns;
 
-const FORMATS: [Format; 3] = [Format::Table, Format::Json, Format::Pprof];
+pub(crate) const FORMATS: &[Format] = &[Format::Table, Format::Json, Format::Pprof];
 
 pub(crate) fn run(args: TopArgs) -> Result<(), Failure> {
-    let output = args.output.output.as_deref();
-    let format = Format::choose(args.output.format, output, &FORMATS)?;
+    let output = args.output.as_deref();
+    let format = Format::choose(args.format, output, FORMATS)?;
     let destination = Destination::new(output, format == Format::Pprof)?;
     if format == Format::Pprof {
         let (profile, _) = load(&args.source)?;
