@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::command::{self, cargo};
-use crate::setup;
+use crate::{programs, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -26,6 +26,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::require(&setup::Args::default())?;
     match args.what {
         What::Agent => {
+            // It measures the programs as people run them.
+            programs::build()?;
+            // The bench starts the programs themselves.
+            command::run(cargo().args(["build", "--release", "--workspace", "--bins"]))?;
             bench("everflame-tests", "agent")?;
             bench("everflame-agent", "symbolize")
         }

@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod command;
 mod demo;
+mod programs;
 mod setup;
 mod test;
 mod tidy;

@@ -21,8 +21,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::files::Files;
 use self::session::Session;
-use crate::command::{as_root, cargo, command, is_root, run as run_command, target_dir};
-use crate::setup;
+use crate::command::{as_root, command, is_root, run as run_command};
+use crate::{programs, setup};
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -39,14 +39,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::require(&setup::Args::default())?;
     say("building the agent, the collector and the command line (release)");
-    run_command(cargo().args(["build", "--release"]).args([
-        "--package",
-        "everflame-agent",
-        "--package",
-        "everflame-server",
-        "--package",
-        "everflame",
-    ]))?;
+    programs::build()?;
     if !is_root() {
         say("the agent needs root: asking sudo");
         run_command(as_root("true")?.stdin(std::process::Stdio::inherit()))?;
@@ -87,7 +80,7 @@ fn watch(session: &mut Session, length: Option<Duration>, interrupted: &AtomicBo
 }
 
 fn print_where_to_look(session: &Session) {
-    let everflame = target_dir().join("release/everflame");
+    let everflame = programs::path("everflame");
     let everflame = everflame.display();
     let server = session.server_url();
     let metrics = session.metrics_url();
@@ -116,7 +109,7 @@ fn print_where_to_look(session: &Session) {
 /// The closing table; an error when the workload's hottest function is not in it, because
 /// then the way from the kernel to here is broken somewhere.
 fn print_top(session: &Session) -> Result<()> {
-    let mut top = command(target_dir().join("release/everflame"));
+    let mut top = command(programs::path("everflame"));
     top.args(["top", "--server", session.server_url(), "--limit", "15"]);
     let output = top.output().context("cannot run `everflame top`")?;
     let table = String::from_utf8_lossy(&output.stdout);

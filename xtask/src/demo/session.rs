@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use super::child::Child;
 use super::files::Files;
 use super::{TICK, say};
-use crate::command::{as_root, command, target_dir};
+use crate::command::{as_root, command};
+use crate::programs;
 
 /// The collector's usual port.
 const COLLECTOR_PORT: u16 = 4040;
@@ -37,7 +38,7 @@ impl Session {
         say("starting the collector");
         let mut collector = Child::start(
             "collector",
-            command(target_dir().join("release/everflame-server"))
+            command(programs::path("everflame-server"))
                 .arg("--data-dir")
                 .arg(files.data_dir())
                 .args(["--listen", &collector_address().to_string()]),
@@ -98,7 +99,7 @@ impl Session {
 }
 
 fn agent_command(files: &Files, server_url: &str, metrics: SocketAddr) -> Result<Command> {
-    let mut agent = as_root(target_dir().join("release/everflame-agent"))?;
+    let mut agent = as_root(programs::path("everflame-agent"))?;
     agent.args(["--server", server_url, "--metrics", &metrics.to_string(), "--spool-dir"]);
     agent.arg(files.spool_dir());
     Ok(agent)
