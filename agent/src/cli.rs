@@ -78,6 +78,22 @@ pub struct RunArgs {
     /// How much may wait there, such as 256MiB; the oldest is dropped first
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, env = "EVERFLAME_SPOOL_MAX_BYTES")]
     pub spool_max_bytes: u64,
+    /// Memory for symbols that are kept between windows
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size, env = "EVERFLAME_SYMBOL_CACHE_BYTES")]
+    pub symbol_cache_bytes: u64,
+    /// The most debug information read of one binary; of larger ones only functions are
+    /// resolved, not lines and inlined functions. It can take twice as much memory
+    #[arg(long, value_name = "SIZE", default_value = "12MiB", value_parser = size, env = "EVERFLAME_DWARF_BYTES")]
+    pub dwarf_bytes: u64,
+    /// Where separate debug files are installed; can be given many times
+    #[arg(
+        long = "debug-dir",
+        value_name = "DIR",
+        default_value = "/usr/lib/debug",
+        env = "EVERFLAME_DEBUG_DIRS",
+        value_delimiter = ':'
+    )]
+    pub debug_dirs: Vec<PathBuf>,
     /// How much time one profile covers
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "EVERFLAME_WINDOW")]
     pub window: Duration,

@@ -1,5 +1,6 @@
 //! `everflame-agent`: wires the stages together and stops them in order.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use everflame_agent::http::HttpEndpoint;
 use everflame_agent::identity::host_name;
 use everflame_agent::metrics::Metrics;
 use everflame_agent::pipeline::{Pipeline, PipelineConfig};
+use everflame_agent::symbolize::SymbolizeConfig;
 use everflame_profile::kind::Kind;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
                     EnvFilter::try_from_env("EVERFLAME_LOG")
                         .unwrap_or_else(|_| EnvFilter::new("info")),
                 )
+                .with_ansi(std::io::stderr().is_terminal())
                 .with_writer(std::io::stderr)
                 .init();
             match run(cli.run) {
@@ -89,6 +92,12 @@ fn run(args: RunArgs) -> Result<()> {
         window: args.window,
         host: host_name(args.host.as_deref()),
         labels: args.labels,
+        symbolize: SymbolizeConfig {
+            cache_bytes: usize::try_from(args.symbol_cache_bytes).unwrap_or(usize::MAX),
+            dwarf_bytes: args.dwarf_bytes,
+            debug_dirs: args.debug_dirs,
+            ..SymbolizeConfig::default()
+        },
     };
     info!(host = config.host, "everflame-agent {}", env!("CARGO_PKG_VERSION"));
     let pipeline = Pipeline::start(config, Arc::clone(&exporter), metrics, health)?;

@@ -45,6 +45,8 @@ pub struct PipelineConfig {
     pub host: String,
     /// Labels for every profile; they win over those that are found out.
     pub labels: Vec<(String, String)>,
+    /// How much of symbols and debug information is read and kept.
+    pub symbolize: SymbolizeConfig,
 }
 
 /// Why the agent does not profile.
@@ -197,7 +199,7 @@ fn symbolize(
     metrics: &Metrics,
     health: &Health,
 ) {
-    let mut symbolizer = Symbolizer::new(SymbolizeConfig::default());
+    let mut symbolizer = Symbolizer::new(config.symbolize.clone());
     match symbolizer.kernel_status() {
         KernelStatus::Available { functions } => info!(functions, "kernel symbols read"),
         problem => {

@@ -22,6 +22,9 @@ use crate::target::TargetFilter;
 
 pub use crate::target::Target;
 
+/// Memory for symbols while a recording is finished.
+const RECORDING_SYMBOL_BYTES: usize = 1 << 30;
+
 /// What to record.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
@@ -148,7 +151,12 @@ impl Session {
             Ok(outcome) => outcome?,
             Err(_) => return Err(SessionError::Thread { source: None }),
         };
-        let mut symbolizer = Symbolizer::new(SymbolizeConfig::default());
+        // Once, while the user waits: nothing is saved at the cost of lines.
+        let mut symbolizer = Symbolizer::new(SymbolizeConfig {
+            cache_bytes: RECORDING_SYMBOL_BYTES,
+            dwarf_bytes: RECORDING_SYMBOL_BYTES as u64,
+            ..SymbolizeConfig::default()
+        });
         let mut merger = Merger::new();
         let mut samples = 0;
         for ClosedWindow { window, time } in &outcome.windows {
