@@ -5,6 +5,7 @@
 mod everflame;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use everflame_profile::{DecodeLimits, decode, top};
 use rustix::process::{Pid, Signal, kill_process};
@@ -48,14 +49,25 @@ fn command_is_recorded_until_it_ends() {
     assert!(comms.lines().any(|line| line.starts_with("busy.sh;")), "{comms}");
 }
 
+/// Whether the thread that takes samples is there.
+fn is_recording(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .any(|name| name.trim() == "record")
+}
+
 #[test]
 fn interrupted_recording_writes_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
-    let child = start(dir.path(), "record --duration 1h -o host.svg");
+    let mut child = start(dir.path(), "record --duration 1h -o host.svg");
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    // Something for it to see. A Ctrl-C before it listens would kill it: give it time.
-    let busy = std::time::Instant::now();
-    while busy.elapsed().as_secs() < 3 {
+    while child.try_wait().unwrap().is_none() && !is_recording(child.id()) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Something for it to see.
+    let busy = Instant::now();
+    while busy.elapsed() < Duration::from_secs(1) {
         std::hint::spin_loop();
     }
     // It may have ended by itself, if it was not permitted to start.
