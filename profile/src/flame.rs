@@ -255,7 +255,7 @@ mod tests {
                 "    serve 10 40",
                 "      parse 0 30",
                 "        token 30 30",
-                "    [libc.so.6]+0x2a10 20 20",
+                "    [libc.so.6] 20 20",
             ],
         );
     }
@@ -303,12 +303,18 @@ mod tests {
     #[test]
     fn siblings_that_are_too_small_become_one() {
         let mut builder = ProfileBuilder::new(&[("samples", "count")], "");
-        for (address, value) in [(1, 9), (2, 1), (3, 2)] {
-            let location = builder.location(None, address, &[]);
+        for (name, value) in [("large", 9), ("small", 1), ("smaller", 2)] {
+            let function = builder.function(FunctionInfo {
+                name,
+                system_name: "",
+                filename: "",
+                start_line: 0,
+            });
+            let location = builder.location(None, 0, &[(function, 0)]);
             builder.sample(&[location], &[value], &[]);
         }
         let mut arena = Arena::new(&builder.finish(), 0);
-        check(&arena.prune(2).tree(), &["total 0 12", "  [unknown]+0x1 9 9", "  [other] 3 3"]);
+        check(&arena.prune(2).tree(), &["total 0 12", "  large 9 9", "  [other] 3 3"]);
     }
 
     #[test]

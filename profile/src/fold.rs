@@ -68,7 +68,7 @@ mod tests {
             fold(&small_profile(), 0).into_iter().map(|(s, v)| format!("{s} {v}")).collect();
         assert_eq!(
             lines,
-            ["api;main;[libc.so.6]+0x2a10 2", "api;main;serve 1", "api;main;serve;parse;token 3",]
+            ["api;main;[libc.so.6] 2", "api;main;serve 1", "api;main;serve;parse;token 3",]
         );
     }
 

@@ -5,13 +5,14 @@
 //! static functions `init` in different files stay apart, and the same function meets
 //! itself when it was built in another directory.
 //!
-//! A location without symbols is one frame, `[basename of the mapping]+0xoffset in file`;
-//! nothing is guessed and nothing is dropped.
+//! All locations of a file that have no symbols are one frame, `[basename of the file]`: a
+//! row for each address would scatter their cost over thousands of rows, and none of them
+//! would meet itself in another build. The profile itself keeps each address.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use everflame_proto::pprof::{Function, Location, Mapping, Profile, Sample};
+use everflame_proto::pprof::{Function, Location, Profile, Sample};
 
 use crate::ids::IdIndex;
 use crate::select::string;
@@ -149,11 +150,10 @@ impl Namer<'_> {
             .get(location.mapping_id)
             .and_then(|position| self.profile.mapping.get(position));
         let path = mapping.map_or("", |mapping| string(self.profile, mapping.filename));
-        let offset = mapping.map_or(location.address, |mapping| offset(mapping, location.address));
         let name = match basename(path) {
-            "" => format!("[unknown]+{offset:#x}"),
-            name if name.starts_with('[') => format!("{name}+{offset:#x}"),
-            name => format!("[{name}]+{offset:#x}"),
+            "" => "[unknown]".to_owned(),
+            name if name.starts_with('[') => name.to_owned(),
+            name => format!("[{name}]"),
         };
         self.intern(name, path)
     }
@@ -169,15 +169,6 @@ impl Namer<'_> {
             self.frames.push(Frame { name, filename });
         }
         index
-    }
-}
-
-/// Where in the mapping's file an address is. Addresses outside of the mapping stay.
-fn offset(mapping: &Mapping, address: u64) -> u64 {
-    if (mapping.memory_start..mapping.memory_limit).contains(&address) {
-        address.wrapping_sub(mapping.memory_start).wrapping_add(mapping.file_offset)
-    } else {
-        address
     }
 }
 
@@ -198,26 +189,28 @@ mod tests {
         Frames::new(profile).into_frames().into_iter().map(|frame| frame.name).collect()
     }
 
-    fn unresolved(filename: &str, file_offset: u64, address: u64) -> String {
+    /// The frames of two places without symbols in one file.
+    fn unresolved(filename: &str) -> Vec<String> {
         let mut builder = ProfileBuilder::new(&[("samples", "count")], "");
         let mapping = builder.mapping(MappingInfo {
             memory_start: 0x5000,
             memory_limit: 0x6000,
-            file_offset,
+            file_offset: 0x200,
             filename,
             build_id: "",
         });
-        builder.location(Some(mapping), address, &[]);
-        names(&builder.finish()).remove(0)
+        for address in [0x5010, 0x5020] {
+            builder.location(Some(mapping), address, &[]);
+        }
+        names(&builder.finish())
     }
 
     #[test]
-    fn unresolved_frames_show_file_and_offset() {
-        assert_eq!(unresolved("/usr/lib/libc.so.6", 0x200, 0x5010), "[libc.so.6]+0x210");
-        assert_eq!(unresolved("[kernel.kallsyms]", 0, 0x5010), "[kernel.kallsyms]+0x10");
-        assert_eq!(unresolved("/srv/api (deleted)", 0, 0x5010), "[api (deleted)]+0x10");
-        assert_eq!(unresolved("", 0, 0x5010), "[unknown]+0x10");
-        assert_eq!(unresolved("/srv/api", 0x200, 0x9000), "[api]+0x9000");
+    fn unresolved_frames_of_a_file_are_one() {
+        assert_eq!(unresolved("/usr/lib/libc.so.6"), ["[libc.so.6]"]);
+        assert_eq!(unresolved("[kernel.kallsyms]"), ["[kernel.kallsyms]"]);
+        assert_eq!(unresolved("/srv/api (deleted)"), ["[api (deleted)]"]);
+        assert_eq!(unresolved(""), ["[unknown]"]);
     }
 
     #[test]
@@ -246,7 +239,7 @@ mod tests {
             builder.function(FunctionInfo { system_name: "_ZN1f", ..FunctionInfo::default() });
         let nameless = builder.function(FunctionInfo::default());
         builder.location(None, 1, &[(symbol, 0), (nameless, 0)]);
-        assert_eq!(names(&builder.finish()), ["_ZN1f", "[unknown]+0x1"]);
+        assert_eq!(names(&builder.finish()), ["_ZN1f", "[unknown]"]);
     }
 
     #[test]

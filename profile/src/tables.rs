@@ -185,7 +185,7 @@ pub(crate) mod tests {
     /// ```text
     /// main -> serve -> parse        3 samples, 30 ns
     /// main -> serve                 1 sample,  10 ns
-    /// main -> [libc.so.6]+0x2a10    2 samples, 20 ns
+    /// main -> [libc.so.6]    2 samples, 20 ns
     /// ```
     pub(crate) fn small_profile() -> Profile {
         let mut builder =

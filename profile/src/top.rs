@@ -22,7 +22,7 @@ pub struct TopTable {
 /// What one function costs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FunctionTotals {
-    /// Its name, or `[mapping]+0xoffset` where there is no symbol.
+    /// Its name, or `[mapping]` where there is no symbol.
     pub name: String,
     /// Its source file, or the file of the mapping where there is no symbol.
     pub filename: String,
@@ -107,7 +107,7 @@ mod tests {
             rows(&table),
             [
                 ("token", 30, 30),
-                ("[libc.so.6]+0x2a10", 20, 20),
+                ("[libc.so.6]", 20, 20),
                 ("serve", 10, 40),
                 ("main", 0, 60),
                 ("parse", 0, 30),

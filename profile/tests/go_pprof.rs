@@ -116,7 +116,10 @@ fn go_tool_pprof_reads_a_merged_profile_without_a_warning() {
     check(
         &merger.finish(),
         &["-top"],
-        &["Duration: 20s, Total samples = 2000ms (10.00%)", "1500ms 75.00% 75.00% 1900ms 95.00% hot"],
+        &[
+            "Duration: 20s, Total samples = 2000ms (10.00%)",
+            "1500ms 75.00% 75.00% 1900ms 95.00% hot",
+        ],
     );
 }
 

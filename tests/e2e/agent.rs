@@ -183,3 +183,42 @@ fn agent_reports_what_it_does_and_costs() {
     let (status, body) = http_get(&agent.metrics_address, "/debug/pprof/profile?seconds=1");
     assert_eq!(status, 200, "{body}");
 }
+
+/// A CPU that is taken offline, and comes back when this goes out of scope.
+struct OfflineCpu(&'static str);
+
+impl OfflineCpu {
+    /// `None` where the machine does not let its CPUs go.
+    fn take(switch: &'static str) -> Option<Self> {
+        std::fs::write(switch, "0").ok().map(|()| Self(switch))
+    }
+}
+
+impl Drop for OfflineCpu {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0, "1");
+    }
+}
+
+#[test]
+fn cpu_that_comes_back_is_sampled_again() {
+    let Some(_turn) = take_turn() else { return };
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
+    let mut agent = Agent::start(&server.url(), &dir.path().join("spool"), WINDOW);
+    let Some(offline) = OfflineCpu::take("/sys/devices/system/cpu/cpu1/online") else {
+        println!("SKIPPED: cpu 1 cannot be taken offline here");
+        return;
+    };
+    wait_for("the agent sees that it is gone", || agent.process.log().contains("went offline"));
+    drop(offline);
+    wait_for("the agent samples it again", || agent.process.log().contains("came online"));
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1"]).arg(workload("burn")).args(["3", "1"]).stdout(Stdio::null());
+    Running::start(&mut command).wait();
+    assert!(agent.process.terminate().success(), "{}", agent.process.log());
+    let arguments = ["top", "--sample-type", "samples", "--selector", r#"{service="burn"}"#];
+    let top = ask(&server, &arguments);
+    // Three seconds at 97 Hz, all of them on that CPU.
+    assert!(top["total_value"].as_i64().unwrap() > 200, "{top:#}");
+}

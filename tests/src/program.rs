@@ -166,7 +166,9 @@ impl Agent {
         let metrics_address = loop {
             let log = process.log();
             let after = log.split("metrics on http://").nth(1);
-            if let Some(address) = after.and_then(|rest| rest.split("/metrics").next()) {
+            let address = after.and_then(|rest| rest.split("/metrics").next());
+            // Metrics are served before the kernel is asked for samples.
+            if let Some(address) = address.filter(|_| log.contains("sampling on-CPU stacks")) {
                 break address.to_owned();
             }
             assert!(Instant::now() < deadline, "the agent does not start; it said:\n{log}");
