@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use everflame_agent::capabilities::{self, Finding};
 use everflame_agent::cli::{Cli, Command, MetricsAddress, RunArgs};
 use everflame_agent::export::{ExportConfig, Exporter};
@@ -46,6 +46,11 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::Capabilities) => show_capabilities(),
         None => {
+            if let Some(kind) = cli.run.kinds.iter().find(|kind| **kind != Kind::Cpu) {
+                return usage(&format!(
+                    "profiles of kind `{kind}` are not there yet; use --kinds cpu"
+                ));
+            }
             tracing_subscriber::fmt()
                 .with_env_filter(
                     EnvFilter::try_from_env("EVERFLAME_LOG")
@@ -69,9 +74,6 @@ fn main() -> ExitCode {
 }
 
 fn run(args: RunArgs) -> Result<()> {
-    if let Some(kind) = args.kinds.iter().find(|kind| **kind != Kind::Cpu) {
-        anyhow::bail!("profiles of kind `{kind}` are not there yet; use --kinds cpu");
-    }
     // Before any thread starts, so that no signal is missed.
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
     let metrics = Arc::new(Metrics::new());
@@ -120,6 +122,12 @@ fn report_missing(metrics: &Metrics) {
             metrics.set_capability_off(need.gives, &format!("{} is missing", need.capability));
         }
     }
+}
+
+fn usage(message: &str) -> ExitCode {
+    let error = Cli::command().error(clap::error::ErrorKind::InvalidValue, message);
+    let _ = error.print();
+    ExitCode::from(EX_USAGE)
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]

@@ -105,14 +105,22 @@ metrics! {
     symbol_cache_misses: Counter,
     /// Memory of the symbol caches.
     symbol_cache_bytes: Gauge,
-    /// Binaries that were opened for symbols; outcome is opened or failed.
+    /// Frames, binaries and processes' generated code that left the symbol caches for others.
+    symbol_evictions: Counter,
+    /// Files, or parts of files, whose symbols could not be used.
+    symbol_failures: Counter,
+    /// Lookups without lines and inlined functions, as reading those again cost too much.
+    symbol_deferrals: Counter,
+    /// Executables that were opened when they were mapped; outcome is opened or failed.
     binaries: Family<OutcomeLabels, Counter>,
     /// Processes that are tracked.
     processes: Gauge,
     /// Executable mappings that are tracked.
     mappings: Gauge,
-    /// Processes that exited while the agent was looking at them.
-    processes_vanished: Counter,
+    /// Records from the kernel that could not be read.
+    unreadable_records: Counter,
+    /// Times at which the clock that orders events went backwards.
+    clock_backwards: Counter,
     /// Aggregation windows that were finished.
     windows: Counter,
     /// Windows that were extended because the next stage was busy.

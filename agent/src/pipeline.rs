@@ -258,6 +258,8 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     metrics.set_bpf_program(Program::Cpu.name(), stats.cpu.runs, run_time_ns);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);
+    raise_to(&metrics.unreadable_records, stats.unreadable);
+    raise_to(&metrics.clock_backwards, stats.clock_backwards);
     let binaries = |outcome| metrics.binaries.get_or_create_owned(&OutcomeLabels { outcome });
     raise_to(&binaries("opened"), stats.objects.opened);
     raise_to(&binaries("failed"), stats.objects.failed);
@@ -291,6 +293,9 @@ fn publish_frames(metrics: &Metrics, stats: &FrameStats) {
 fn publish_symbolize(metrics: &Metrics, stats: &SymbolizeStats) {
     raise_to(&metrics.symbol_cache_hits, stats.cache_hits);
     raise_to(&metrics.symbol_cache_misses, stats.cache_misses);
+    raise_to(&metrics.symbol_evictions, stats.evictions);
+    raise_to(&metrics.symbol_failures, stats.parse_failures);
+    raise_to(&metrics.symbol_deferrals, stats.binaries_deferred);
     metrics.symbol_cache_bytes.set(gauge(stats.cache_bytes as u64));
 }
 
