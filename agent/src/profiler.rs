@@ -140,7 +140,8 @@ impl Profiler {
             }
         });
         let grace_ns = u64::try_from(EXITED_GRACE.as_nanos()).unwrap_or(u64::MAX);
-        processes.forget_exited(monotonic_ns().saturating_sub(grace_ns));
+        let horizon_ns = monotonic_ns().saturating_sub(grace_ns);
+        processes.forget_exited(horizon_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
     }
 }
 

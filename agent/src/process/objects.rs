@@ -24,7 +24,8 @@ const ANONYMOUS_PREFIXES: [&str; 6] =
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
-    BuildId(BuildId),
+    /// With the path: copies of a binary under several names keep their names.
+    BuildId(BuildId, String),
     Inode((u32, u32), u64),
     Path(String),
 }
@@ -80,9 +81,10 @@ impl ObjectCache {
     }
 
     fn file(&mut self, memory: &MappedMemory) -> Arc<ObjectFile> {
+        let by_build_id = |build_id| Key::BuildId(build_id, memory.path.clone());
         let known = memory
             .build_id
-            .map(Key::BuildId)
+            .map(by_build_id)
             .or_else(|| memory.inode.map(|(device, inode)| Key::Inode(device, inode)));
         if let Some(object) = known.as_ref().and_then(|key| self.get(key)) {
             return object;
@@ -106,7 +108,7 @@ impl ObjectCache {
             return Arc::new(object);
         }
         // Known by inode at first, by build id from later records: one object for both.
-        let by_build_id = build_id.map(Key::BuildId);
+        let by_build_id = build_id.map(by_build_id);
         let object = match by_build_id.as_ref().and_then(|key| self.get(key)) {
             Some(object) => object,
             None => Arc::new(object),
@@ -252,6 +254,23 @@ mod tests {
         assert_eq!(objects.stats(), ObjectStats { opened: 1, failed: 0, live: 1 });
         drop((first, second));
         assert_eq!(objects.stats().live, 0);
+    }
+
+    #[test]
+    fn copies_of_a_binary_keep_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut objects = ObjectCache::default();
+        let memory = own_executable();
+        let mut paths = Vec::new();
+        for name in ["one", "two"] {
+            let path = dir.path().join(name);
+            std::fs::copy(&memory.path, &path).unwrap();
+            let copy = MappedMemory { path: path.to_str().unwrap().to_owned(), ..memory.clone() };
+            let Backing::Object(object) = objects.backing(&copy) else { panic!("not anonymous") };
+            assert_eq!(object.path, copy.path);
+            paths.push(object);
+        }
+        assert_eq!(paths[0].build_id, paths[1].build_id);
     }
 
     #[test]

@@ -108,17 +108,13 @@ impl ProcessTable {
         self.entry(pid)
     }
 
-    /// Forgets processes that ended before `horizon_ns`.
-    pub fn forget_exited(&mut self, horizon_ns: u64) {
-        let gone: Vec<u32> = self
-            .by_pid
-            .iter()
-            .filter(|(_, process)| process.exited_ns.is_some_and(|exited| exited < horizon_ns))
-            .map(|(pid, _)| *pid)
-            .collect();
-        for pid in gone {
-            self.by_pid.remove(&pid);
-        }
+    /// Forgets processes whose main thread ended before `horizon_ns`, unless `is_there` says
+    /// that the process still exists: other threads can outlive the main thread.
+    pub fn forget_exited(&mut self, horizon_ns: u64, is_there: impl Fn(u32) -> bool) {
+        self.by_pid.retain(|&pid, process| match process.exited_ns {
+            Some(exited_ns) if exited_ns < horizon_ns => is_there(pid),
+            _ => true,
+        });
     }
 
     /// Numbers of processes and of mappings.
@@ -263,9 +259,20 @@ mod tests {
         let mut table = ProcessTable::default();
         exec(&mut table, 10, "/bin/sh");
         table.apply(500, ProcessEvent::Exit { pid: 10 });
-        table.forget_exited(500);
+        table.forget_exited(500, |_| false);
         assert_eq!(table.get_mut(10).name, "sh");
-        table.forget_exited(501);
+        table.forget_exited(501, |_| false);
+        assert_eq!(table.get_mut(10).name, "");
+    }
+
+    #[test]
+    fn process_whose_main_thread_ended_first_is_kept() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/server");
+        table.apply(500, ProcessEvent::Exit { pid: 10 });
+        table.forget_exited(1000, |_| true);
+        assert_eq!(table.get_mut(10).name, "server");
+        table.forget_exited(2000, |_| false);
         assert_eq!(table.get_mut(10).name, "");
     }
 
@@ -277,7 +284,7 @@ mod tests {
         exec(&mut table, 20, "/bin/parent");
         table.apply(6, ProcessEvent::Fork { pid: 10, parent: 20 });
         assert_eq!(table.get_mut(10).name, "parent");
-        table.forget_exited(100);
+        table.forget_exited(100, |_| false);
         assert_eq!(table.get_mut(10).name, "parent", "the new owner has not exited");
     }
 
