@@ -3,11 +3,9 @@
 //! Prints lines of `name value unit`. Timings of a shared machine are noisy, so what is
 //! compared runs interleaved and medians are given. Run it with `cargo xtask bench agent`.
 #![expect(
-    missing_docs,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a bench prints its figures and fails by panicking"
 )]
 

@@ -80,7 +80,7 @@ fn go_pprof(arguments: &[&str], path: &Path) -> String {
         .arg(path)
         .env("PPROF_TMPDIR", path.parent().unwrap())
         .output()
-        .expect("go; `cargo xtask setup --tests` installs it");
+        .unwrap_or_else(|error| panic!("go (`cargo xtask setup --tests` installs it): {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     assert_eq!(stderr, "", "go tool pprof has something to say");
