@@ -35,6 +35,7 @@ fn main() {
     for rate in ["19", "97"] {
         steady(rate, &threads);
     }
+    perf_record(&threads);
     eprintln!("agent beside short-lived processes, {SPAN:?} ...");
     churn();
     eprintln!("slowdown of fixed work, {ROUNDS} interleaved rounds ...");
@@ -50,6 +51,31 @@ fn steady(rate: &str, threads: &str) {
         vec![program]
     };
     report(&format!("busy_{rate}hz"), rate, load);
+}
+
+/// What `perf record` takes for as many samples, without symbolising, where it is installed.
+/// Its kernel side runs in the interrupt and is in nobody's CPU time.
+fn perf_record(threads: &str) {
+    if Command::new("perf").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("perf is not installed, nothing to compare with");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let _load =
+        Running::start(Command::new(workload("burn")).args(["600", threads]).stdout(Stdio::null()));
+    let mut command = Command::new("perf");
+    command.args(["record", "-a", "-g", "-e", "cpu-clock", "-F", "97", "-o"]);
+    let perf = Running::start(command.arg(dir.path().join("perf.data")).stdout(Stdio::null()));
+    std::thread::sleep(Duration::from_secs(5));
+    let (before, begin) = (cpu_seconds(perf.pid()), Instant::now());
+    std::thread::sleep(SPAN / 2);
+    let seconds = begin.elapsed().as_secs_f64();
+    print(
+        "perf_record_97hz",
+        "cpu",
+        100.0 * (cpu_seconds(perf.pid()) - before) / seconds,
+        "% of one core",
+    );
 }
 
 /// Compilers that come and go, each with its loader, libraries and temporary files.
