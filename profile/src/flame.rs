@@ -2,8 +2,9 @@
 //!
 //! A tree may be walked, serialised and dropped by recursion, and it ends up in browsers,
 //! so it is bounded: frames deeper than [`MAX_DEPTH`] become one frame [`DEEPER`], and of
-//! a tree with more than [`MAX_NODES`] nodes the smallest become [`OTHER`] frames. Values
-//! always add up to those of the profile.
+//! a tree with more than [`MAX_NODES`] nodes the smallest become [`OTHER`] frames. While it
+//! is built it is bounded too: a profile of some hundred kilobytes can describe a tree of
+//! tens of millions of nodes. Values always add up to those of the profile.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -22,6 +23,9 @@ pub const DEEPER: &str = "[deeper frames]";
 pub const MAX_NODES: usize = 200_000;
 /// The frame that stands for those that are too small for a tree of [`MAX_NODES`].
 pub const OTHER: &str = "[other]";
+/// The most nodes while a tree is built, before the smallest ones are taken out. Beyond,
+/// calls that were not seen before become [`OTHER`] frames, of which each node has one.
+const MAX_NODES_TO_BUILD: usize = 10 * MAX_NODES;
 
 /// All stacks of a profile, sharing what they have in common from the root on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,7 +53,7 @@ pub struct FlameNode {
 
 /// The tree of the values at `index` of each sample (see [`crate::sample_type_index`]).
 pub fn flame(profile: &Profile, index: usize) -> FlameTree {
-    let mut arena = Arena::new(profile, index);
+    let mut arena = Arena::new(profile, index, MAX_NODES_TO_BUILD);
     let (sample_type, unit) = sample_types(profile).get(index).copied().unwrap_or_default();
     FlameTree {
         sample_type: sample_type.to_owned(),
@@ -63,6 +67,8 @@ pub fn flame(profile: &Profile, index: usize) -> FlameTree {
 struct Arena {
     nodes: Vec<Node>,
     names: Vec<String>,
+    /// The name [`OTHER`].
+    other: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -74,11 +80,13 @@ struct Node {
 }
 
 impl Arena {
-    fn new(profile: &Profile, index: usize) -> Self {
+    fn new(profile: &Profile, index: usize, max_nodes: usize) -> Self {
         let frames = Frames::new(profile);
         let (mut names, frame_names) = names(&frames);
         let deeper = names.len();
         names.push(DEEPER.to_owned());
+        let other = names.len();
+        names.push(OTHER.to_owned());
 
         let root = Node { parent: 0, name: usize::MAX, self_value: 0, total_value: 0 };
         let mut nodes = vec![root];
@@ -96,16 +104,24 @@ impl Arena {
                 let is_cut = depth == MAX_DEPTH && stack.peek().is_some();
                 let name = usize::try_from(frame).ok().and_then(|f| frame_names.get(f)).copied();
                 let name = name.filter(|_| !is_cut).unwrap_or(deeper);
-                parent = *children.entry((parent, name)).or_insert_with(|| {
-                    nodes.push(Node { parent, name, self_value: 0, total_value: 0 });
-                    nodes.len() - 1
+                let known = children.get(&(parent, name)).copied();
+                let is_full = known.is_none() && nodes.len() >= max_nodes;
+                let name = if is_full { other } else { name };
+                parent = known.unwrap_or_else(|| {
+                    *children.entry((parent, name)).or_insert_with(|| {
+                        nodes.push(Node { parent, name, self_value: 0, total_value: 0 });
+                        nodes.len() - 1
+                    })
                 });
+                if is_full {
+                    break;
+                }
             }
             if let Some(leaf) = nodes.get_mut(parent) {
                 leaf.self_value = leaf.self_value.saturating_add(value);
             }
         }
-        let mut arena = Self { nodes, names };
+        let mut arena = Self { nodes, names, other };
         arena.sum();
         arena
     }
@@ -136,8 +152,7 @@ impl Arena {
             next_sibling[index] = std::mem::replace(&mut first_child[node.parent], index);
         }
 
-        let other = self.names.len();
-        self.names.push(OTHER.to_owned());
+        let other_name = self.other;
         let mut kept: Vec<Node> = Vec::with_capacity(max_nodes);
         // For each kept node, its child that stands for those that are not.
         let mut others: HashMap<usize, usize> = HashMap::new();
@@ -145,7 +160,7 @@ impl Arena {
         let mut candidates = BinaryHeap::from([(u64::MAX, Reverse(0), 0)]);
         while let Some((_, Reverse(index), parent)) = candidates.pop() {
             let node = self.nodes[index];
-            if kept.len() - others.len() < max_nodes {
+            if kept.len() - others.len() < max_nodes && node.name != other_name {
                 let new_index = kept.len();
                 kept.push(Node { parent, ..node });
                 let mut child = first_child[index];
@@ -157,7 +172,7 @@ impl Arena {
                 continue;
             }
             let other = *others.entry(parent).or_insert_with(|| {
-                kept.push(Node { parent, name: other, self_value: 0, total_value: 0 });
+                kept.push(Node { parent, name: other_name, self_value: 0, total_value: 0 });
                 kept.len() - 1
             });
             let other = &mut kept[other];
@@ -285,7 +300,7 @@ mod tests {
 
     #[test]
     fn smallest_nodes_become_other_and_nothing_is_lost() {
-        let mut arena = Arena::new(&small_profile(), 1);
+        let mut arena = Arena::new(&small_profile(), 1, MAX_NODES);
         check(
             &arena.prune(3).tree(),
             &[
@@ -296,8 +311,32 @@ mod tests {
                 "    [other] 20 20",
             ],
         );
-        let mut arena = Arena::new(&small_profile(), 1);
+        let mut arena = Arena::new(&small_profile(), 1, MAX_NODES);
         check(&arena.prune(1).tree(), &["total 0 60", "  [other] 60 60"]);
+    }
+
+    #[test]
+    fn tree_that_is_too_large_to_build_is_bounded_and_nothing_is_lost() {
+        let mut arena = Arena::new(&small_profile(), 1, 4);
+        let expected = [
+            "total 0 60",
+            "  main 0 60",
+            "    serve 10 40",
+            "      parse 0 30",
+            "        [other] 30 30",
+            "    [other] 20 20",
+        ];
+        check(&arena.tree(), &expected);
+        check(
+            &arena.prune(3).tree(),
+            &[
+                "total 0 60",
+                "  main 0 60",
+                "    serve 10 40",
+                "      [other] 30 30",
+                "    [other] 20 20",
+            ],
+        );
     }
 
     #[test]
@@ -313,7 +352,7 @@ mod tests {
             let location = builder.location(None, 0, &[(function, 0)]);
             builder.sample(&[location], &[value], &[]);
         }
-        let mut arena = Arena::new(&builder.finish(), 0);
+        let mut arena = Arena::new(&builder.finish(), 0, MAX_NODES);
         check(&arena.prune(2).tree(), &["total 0 12", "  large 9 9", "  [other] 3 3"]);
     }
 
