@@ -85,6 +85,11 @@ impl Merger {
         Ok(())
     }
 
+    /// About how much memory the sum takes so far, for whoever merges what others chose.
+    pub fn bytes(&self) -> usize {
+        self.tables.bytes()
+    }
+
     /// The sum. Without any profile it has no sample types and is not valid.
     pub fn finish(self) -> Profile {
         self.tables.profile
@@ -367,6 +372,19 @@ mod tests {
         broken.sample[2].location_id = vec![99];
         assert!(matches!(merger.add(&broken), Err(MergeError::Invalid { .. })));
         assert_eq!(top(&merger.finish(), 1).total_value, 60);
+    }
+
+    #[test]
+    fn bytes_grow_with_what_is_new_only() {
+        let mut merger = Merger::new();
+        merger.add(&small_profile()).unwrap();
+        let once = merger.bytes();
+        let samples = 3 * size_of::<everflame_proto::pprof::Sample>();
+        assert!(once > samples + 4 * size_of::<Function>(), "{once}");
+        merger.add(&small_profile()).unwrap();
+        assert_eq!(merger.bytes(), once);
+        merger.add_with_labels(&small_profile(), &[("pid".into(), "1".into())]).unwrap();
+        assert!(merger.bytes() > once + samples);
     }
 
     #[test]

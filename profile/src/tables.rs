@@ -21,7 +21,13 @@ pub(crate) struct Tables {
     mappings: Index<MappingKey>,
     locations: Index<LocationKey>,
     samples: Index<SampleKey>,
+    /// About what all of this takes in memory.
+    bytes: usize,
 }
+
+/// What an entry of an [`Index`] takes beside its key: the position, and a share of the
+/// table that is empty.
+const INDEX_ENTRY_BYTES: usize = 16;
 
 /// What makes two mappings the same; see [`crate::merge`] for when their place counts.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -58,15 +64,23 @@ impl Tables {
             mappings: Index::default(),
             locations: Index::default(),
             samples: Index::default(),
+            bytes: 0,
         };
         tables.string("");
         tables
+    }
+
+    /// About how much memory the tables take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn string(&mut self, text: &str) -> i64 {
         if let Some(index) = self.strings.get(text) {
             return as_string_index(*index);
         }
+        // In the table and in the index.
+        self.count(2 * (size_of::<String>() + text.len()));
         let index = self.profile.string_table.len();
         self.profile.string_table.push(text.to_owned());
         self.strings.insert(text.to_owned(), index);
@@ -77,13 +91,21 @@ impl Tables {
     pub(crate) fn function(&mut self, function: Function) -> u64 {
         let key = [function.name, function.system_name, function.filename, function.start_line];
         let list = &mut self.profile.function;
-        intern(&mut self.functions, key, list, |id| Function { id, ..function })
+        let (id, is_new) = intern(&mut self.functions, key, list, |id| Function { id, ..function });
+        if is_new {
+            self.count(size_of::<Function>() + size_of::<[i64; 4]>());
+        }
+        id
     }
 
     /// The id of a mapping; its own id is ignored.
     pub(crate) fn mapping(&mut self, key: MappingKey, mapping: Mapping) -> u64 {
         let list = &mut self.profile.mapping;
-        intern(&mut self.mappings, key, list, |id| Mapping { id, ..mapping })
+        let (id, is_new) = intern(&mut self.mappings, key, list, |id| Mapping { id, ..mapping });
+        if is_new {
+            self.count(size_of::<Mapping>() + size_of::<MappingKey>());
+        }
+        id
     }
 
     pub(crate) fn mapping_mut(&mut self, id: u64) -> Option<&mut Mapping> {
@@ -112,13 +134,19 @@ impl Tables {
             lines: lines.iter().map(|line| (line.function_id, line.line, line.column)).collect(),
             is_folded,
         };
-        intern(&mut self.locations, key, &mut self.profile.location, |id| Location {
+        let lines_bytes = lines.len() * (size_of::<Line>() + size_of::<(u64, i64, i64)>());
+        let list = &mut self.profile.location;
+        let (id, is_new) = intern(&mut self.locations, key, list, |id| Location {
             id,
             mapping_id,
             address,
             line: lines,
             is_folded,
-        })
+        });
+        if is_new {
+            self.count(size_of::<Location>() + size_of::<LocationKey>() + lines_bytes);
+        }
+        id
     }
 
     /// Adds the values to those of the sample with the same stack and labels.
@@ -137,12 +165,24 @@ impl Tables {
             }
             return;
         }
+        self.count(
+            size_of::<Sample>()
+                + size_of::<SampleKey>()
+                + 2 * size_of_val(location_ids)
+                + size_of_val(values)
+                + labels.len() * (size_of::<Label>() + size_of::<[i64; 4]>()),
+        );
         self.samples.insert(key, self.profile.sample.len());
         self.profile.sample.push(Sample {
             location_id: location_ids.to_vec(),
             value: values.to_vec(),
             label: labels,
         });
+    }
+
+    /// A new entry of one of the tables, and of its index.
+    fn count(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes + INDEX_ENTRY_BYTES);
     }
 
     fn has_filename(&self, function_id: u64) -> bool {
@@ -153,19 +193,21 @@ impl Tables {
     }
 }
 
-/// The id (position + 1) of the entry with this key, which is made if there is none.
+/// The id (position + 1) of the entry with this key, which is made if there is none, and
+/// whether it was made.
 fn intern<K: Eq + Hash, T>(
     index: &mut Index<K>,
     key: K,
     list: &mut Vec<T>,
     make: impl FnOnce(u64) -> T,
-) -> u64 {
+) -> (u64, bool) {
     let position = *index.entry(key).or_insert(list.len());
     let id = u64::try_from(position).map_or(u64::MAX, |position| position.saturating_add(1));
-    if position == list.len() {
+    let is_new = position == list.len();
+    if is_new {
         list.push(make(id));
     }
-    id
+    (id, is_new)
 }
 
 /// A table of more than 2^63 strings does not fit into any memory.

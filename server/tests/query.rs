@@ -96,6 +96,8 @@ async fn http_merge_gives_pprof_and_flame() {
     let profile = everflame_profile::decode(&pprof.body, &Default::default()).unwrap();
     let samples: i64 = profile.sample.iter().map(|sample| sample.value[0]).sum();
     assert_eq!(samples, 100);
+    // One window on each of two hosts, although three processes were seen in them.
+    assert_eq!(profile.duration_nanos, 20_000_000_000);
     let flame = json(&server, "/api/v1/merge?format=flame&sample_type=samples").await;
     assert_eq!(flame["root"]["total_value"], 100);
     assert_eq!(flame["root"]["children"][0]["name"], "main");
@@ -162,6 +164,11 @@ async fn expensive_queries_are_refused_with_the_limit() {
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (422, &json!("too_expensive")));
     assert_eq!(get(server.address, "/api/v1/series").await.status, 422);
     assert_eq!(get(server.address, r#"/api/v1/top?selector={service="api"}"#).await.status, 200);
+    drop(server);
+    let server = Server::start_with(dir.path(), &["--max-query-bytes", "1KiB"]);
+    let answer = get(server.address, "/api/v1/top").await;
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (422, &json!("too_expensive")));
+    assert!(answer.text().contains("--max-query-bytes"), "{}", answer.text());
 }
 
 #[tokio::test]

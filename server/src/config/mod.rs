@@ -74,6 +74,10 @@ pub struct Config {
     #[arg(long, env = "EVERFLAME_MAX_QUERY_PROFILES", value_name = "N", default_value_t = 200_000)]
     pub max_query_profiles: u64,
 
+    /// Memory that the sum of those profiles may take; twice that for a diff.
+    #[arg(long, env = "EVERFLAME_MAX_QUERY_BYTES", value_name = "SIZE", default_value = "512MiB", value_parser = parse_bytes)]
+    pub max_query_bytes: u64,
+
     /// Series that one query may list.
     #[arg(long, env = "EVERFLAME_MAX_QUERY_SERIES", value_name = "N", default_value_t = 50_000)]
     pub max_query_series: usize,
@@ -140,6 +144,7 @@ impl Config {
             if self.max_concurrent_queries == 0 { cpus } else { self.max_concurrent_queries };
         QueryLimits {
             max_profiles: self.max_query_profiles,
+            max_merged_bytes: size(self.max_query_bytes),
             max_series: self.max_query_series,
             timeout: self.query_timeout,
             max_concurrent,

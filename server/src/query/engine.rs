@@ -1,8 +1,9 @@
 //! Answers questions about stored profiles.
 //!
 //! Everything here runs on blocking threads, a bounded number at a time, and every
-//! query has a limit on how many profiles it merges and how long it takes: one
-//! careless question must not keep the collector from taking batches.
+//! query has a limit on how many profiles it merges, how much memory their sum takes
+//! and how long it takes: one careless question must not keep the collector from
+//! taking batches.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -33,6 +34,8 @@ const STORED_LIMITS: DecodeLimits =
 pub struct QueryLimits {
     /// Profiles merged by one query.
     pub max_profiles: u64,
+    /// Memory that the sum of them may take; a diff has two.
+    pub max_merged_bytes: usize,
     /// Series listed by one query.
     pub max_series: usize,
     /// How long a query may run, and how long it may wait for others.
@@ -278,7 +281,12 @@ impl Run {
         if merge.profiles == 0 {
             return Err(QueryError::NoData { kind: selection.filter.kind });
         }
-        Ok(Merged { seconds: merge.windows.seconds(), profile: merge.merger.finish() })
+        let seconds = merge.windows.seconds();
+        let mut profile = merge.merger.finish();
+        // The profiles of a window's processes are of the same seconds; as a sum of
+        // them "samples / duration" would say that a busy host is idle.
+        profile.duration_nanos = (seconds * 1e9) as i64;
+        Ok(Merged { profile, seconds })
     }
 }
 
@@ -302,6 +310,9 @@ impl Merge<'_> {
         let profile = decode(stored.pprof_gz, &STORED_LIMITS)
             .map_err(|source| QueryError::Damaged { source })?;
         self.merger.add(&profile)?;
+        if self.merger.bytes() > limits.max_merged_bytes {
+            return Err(QueryError::TooLarge { limit_bytes: limits.max_merged_bytes });
+        }
         self.windows.add(stored.series, stored.start_unix_ns, stored.duration_ns);
         Ok(())
     }

@@ -59,6 +59,15 @@ pub enum QueryError {
     },
     /// Too expensive.
     #[error(
+        "the sum of the profiles takes more than {limit_bytes} bytes of memory; narrow the \
+         selector or the time range (the limit is --max-query-bytes)"
+    )]
+    TooLarge {
+        /// How many are allowed.
+        limit_bytes: usize,
+    },
+    /// Too expensive.
+    #[error(
         "more than {limit} series or label values match; narrow the selector or the time range \
          (the limit is --max-query-series)"
     )]
@@ -126,7 +135,9 @@ impl QueryError {
             Self::Diff(_) | Self::DifferentKinds { .. } => "not_comparable",
             Self::Parameter { .. } => "bad_parameter",
             Self::NoData { .. } => "no_data",
-            Self::TooManyProfiles { .. } | Self::TooManySeries { .. } => "too_expensive",
+            Self::TooManyProfiles { .. } | Self::TooLarge { .. } | Self::TooManySeries { .. } => {
+                "too_expensive"
+            }
             Self::Timeout { .. } => "timeout",
             Self::Overloaded { .. } => "overloaded",
             Self::Store(StoreError::Suspended { .. }) => "store_suspended",
@@ -147,9 +158,10 @@ impl QueryError {
             | Self::DifferentKinds { .. }
             | Self::Parameter { .. } => Fault::Question,
             Self::NoData { .. } => Fault::Nothing,
-            Self::TooManyProfiles { .. } | Self::TooManySeries { .. } | Self::Timeout { .. } => {
-                Fault::Cost
-            }
+            Self::TooManyProfiles { .. }
+            | Self::TooLarge { .. }
+            | Self::TooManySeries { .. }
+            | Self::Timeout { .. } => Fault::Cost,
             Self::Overloaded { .. } | Self::Store(StoreError::Suspended { .. }) => Fault::Busy,
             Self::Damaged { .. } | Self::Merge(_) | Self::Store(_) | Self::Crashed { .. } => {
                 Fault::Server
