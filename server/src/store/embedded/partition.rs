@@ -33,8 +33,8 @@ const NAME_PREFIX: &str = "profiles-";
 const MAX_MEMTABLE_BYTES: u64 = 16 << 20;
 /// Profiles at least this large go to files that compaction does not rewrite.
 const SEPARATE_FROM_BYTES: u32 = 128;
-/// Series remembered per partition, so that ingest need not look them up.
-const MAX_CACHED_SERIES: usize = 1 << 16;
+/// What a partition remembers of its series, so that ingest need not look them up.
+const MAX_CACHED_SERIES_BYTES: usize = 16 << 20;
 
 /// Which hour since the epoch, and the how-manieth partition of that hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +85,7 @@ pub(super) struct Catalog {
     pub(super) next_series: SeriesId,
     /// Encoded series to id; a cache.
     ids: HashMap<Vec<u8>, SeriesId>,
+    ids_bytes: usize,
     last_write: Instant,
 }
 
@@ -103,6 +104,7 @@ impl Partition {
             catalog: Mutex::new(Catalog {
                 next_series: last_series.map_or(0, |id| id.saturating_add(1)),
                 ids: HashMap::new(),
+                ids_bytes: 0,
                 last_write: Instant::now(),
             }),
             keyspace,
@@ -142,10 +144,19 @@ impl Partition {
         self.written_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing was written for `idle`, but some of it is in memory only.
-    pub(super) fn can_be_flushed(&self, idle: std::time::Duration) -> bool {
-        let quiet = self.catalog().last_write.elapsed() >= idle;
-        quiet && !self.keyspace.tree.active_memtable().is_empty()
+    /// Whether nothing was written for `idle`.
+    pub(super) fn is_idle(&self, idle: std::time::Duration) -> bool {
+        self.catalog().last_write.elapsed() >= idle
+    }
+
+    /// Gives back the memory that only ingest has a use for.
+    pub(super) fn forget_series(&self) {
+        self.catalog().forget();
+    }
+
+    /// Whether some of it is in memory only.
+    pub(super) fn can_be_flushed(&self) -> bool {
+        !self.keyspace.tree.active_memtable().is_empty()
     }
 
     fn catalog(&self) -> std::sync::MutexGuard<'_, Catalog> {
@@ -156,10 +167,16 @@ impl Partition {
 
 impl Catalog {
     fn remember(&mut self, encoded: Vec<u8>, id: SeriesId) {
-        if self.ids.len() >= MAX_CACHED_SERIES {
-            self.ids.clear();
+        if self.ids_bytes >= MAX_CACHED_SERIES_BYTES {
+            self.forget();
         }
+        self.ids_bytes += encoded.len() + size_of::<(Vec<u8>, SeriesId)>();
         self.ids.insert(encoded, id);
+    }
+
+    fn forget(&mut self) {
+        self.ids = HashMap::new();
+        self.ids_bytes = 0;
     }
 }
 
@@ -185,6 +202,25 @@ mod tests {
         assert_eq!(PartitionId::parse(&id.to_string()), Some(id));
         assert_eq!(PartitionId::parse("batches-20412"), None);
         assert!(id < PartitionId { hour: 489_723, generation: 0 });
+    }
+
+    #[test]
+    fn remembered_series_are_bounded_and_can_be_forgotten() {
+        let mut catalog = Catalog {
+            next_series: 0,
+            ids: HashMap::new(),
+            ids_bytes: 0,
+            last_write: Instant::now(),
+        };
+        for id in 0..100 {
+            let mut encoded = vec![0; 1 << 20];
+            encoded.push(id);
+            catalog.remember(encoded, SeriesId::from(id));
+        }
+        let held: usize = catalog.ids.keys().map(Vec::len).sum();
+        assert!((1 << 20..=MAX_CACHED_SERIES_BYTES + (2 << 20)).contains(&held), "{held}");
+        catalog.forget();
+        assert_eq!((catalog.ids.len(), catalog.ids_bytes), (0, 0));
     }
 
     #[test]

@@ -206,6 +206,31 @@ fn oldest_partitions_make_room_for_the_disk_budget() {
 }
 
 #[test]
+fn query_goes_on_while_its_partitions_are_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let all: Vec<_> = (0..4)
+        .flat_map(|hour| [(hour, b'a'), (hour, b'b')])
+        .map(|(hour, body)| profile(&[], HOUR + hour * PARTITION_NS, &[body; 4_096]))
+        .collect();
+    store.commit(&[batch(1, all)]).unwrap();
+    store.compact().unwrap();
+    let mut seen = 0;
+    let visited = store.visit_profiles(&filter("", ALL), &mut |profile| {
+        if seen == 0 {
+            let maintained = store.maintain(u64::MAX).unwrap();
+            assert_eq!(maintained.expired_partitions, 4);
+        }
+        assert_eq!(profile.pprof_gz.len(), 4_096);
+        seen += 1;
+        ControlFlow::Continue(())
+    });
+    visited.unwrap();
+    assert_eq!(seen, 8);
+    assert_eq!(bodies(&store, "", ALL), [""; 0]);
+}
+
+#[test]
 fn newest_partition_is_kept_whatever_the_budget() {
     let dir = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(dir.path(), EmbeddedOptions { max_disk_bytes: 1, ..options() });
