@@ -1,10 +1,11 @@
 //! Which batches have been stored: the memory that makes resending harmless.
 //!
 //! Ids are kept in one keyspace per day of receipt, so that forgetting them is
-//! dropping a keyspace. Every id is known for at least [`KEPT_DAYS`] days after
-//! its batch was acknowledged, which is longer than a sender keeps a batch.
+//! dropping a keyspace. Every id is known for at least [`MIN_KEPT_DAYS`] days after
+//! its batch was acknowledged, and for longer than profiles are kept: a sender may
+//! come back with a batch after any time, but then the batch is refused as too old.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
@@ -12,8 +13,8 @@ use crate::store::BatchId;
 
 const NAME_PREFIX: &str = "batches-";
 const DAY_NS: u64 = 24 * 3_600 * 1_000_000_000;
-/// Full days that an id is kept.
-pub(super) const KEPT_DAYS: u64 = 8;
+/// Full days that an id is kept, when profiles are kept for less.
+const MIN_KEPT_DAYS: u64 = 8;
 const MAX_MEMTABLE_BYTES: u64 = 4 << 20;
 
 /// The ids of stored batches, by day since the epoch.
@@ -66,9 +67,12 @@ impl BatchIds {
     pub(super) fn prune(
         &mut self,
         database: &Database,
+        retention: Duration,
         now_unix_ns: u64,
     ) -> Result<(), fjall::Error> {
-        let keep_from = (now_unix_ns / DAY_NS).saturating_sub(KEPT_DAYS);
+        let retention_ns = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
+        let kept_days = retention_ns.div_ceil(DAY_NS).saturating_add(1).max(MIN_KEPT_DAYS);
+        let keep_from = (now_unix_ns / DAY_NS).saturating_sub(kept_days);
         while let Some(entry) = self.days.first_entry() {
             if *entry.key() >= keep_from {
                 break;
@@ -88,17 +92,30 @@ fn options() -> KeyspaceCreateOptions {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ids_are_kept_a_week_and_then_forgotten() {
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+    fn check(retention: Duration, known_on: &[(u64, bool)]) {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::builder(dir.path()).open().unwrap();
         let mut ids = BatchIds::open(&database).unwrap();
         let first_day = 20_000 * DAY_NS;
         ids.day(&database, first_day).unwrap().insert([7; 16], []).unwrap();
-        for (days_later, known) in [(0, true), (7, true), (8, true), (9, false)] {
-            ids.prune(&database, first_day + days_later * DAY_NS).unwrap();
-            assert_eq!(ids.contains(&[7; 16]).unwrap(), known, "{days_later} days later");
+        for (days_later, known) in known_on {
+            ids.prune(&database, retention, first_day + days_later * DAY_NS).unwrap();
+            assert_eq!(ids.contains(&[7; 16]).unwrap(), *known, "{days_later} days later");
         }
+    }
+
+    #[test]
+    fn ids_are_kept_a_week_and_then_forgotten() {
+        let known_on = [(0, true), (7, true), (8, true), (9, false)];
+        check(WEEK, &known_on);
+        check(Duration::ZERO, &known_on);
+    }
+
+    #[test]
+    fn ids_are_kept_longer_than_profiles() {
+        check(4 * WEEK, &[(9, true), (29, true), (30, false)]);
     }
 
     #[test]
@@ -108,7 +125,7 @@ mod tests {
         let mut ids = BatchIds::open(&database).unwrap();
         ids.day(&database, 20_000 * DAY_NS).unwrap();
         ids.day(&database, 10_000 * DAY_NS).unwrap().insert([7; 16], []).unwrap();
-        ids.prune(&database, 20_000 * DAY_NS).unwrap();
+        ids.prune(&database, WEEK, 20_000 * DAY_NS).unwrap();
         assert!(ids.contains(&[7; 16]).unwrap());
     }
 }

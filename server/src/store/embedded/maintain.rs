@@ -14,7 +14,8 @@ use super::{EmbeddedStore, Open, partition::Partition};
 use crate::store::{Maintained, StoreError};
 
 /// Partitions that were not written to for so long are written to table files, so
-/// that neither memory nor the journal has to keep them.
+/// that neither memory nor the journal has to keep them, and their series are
+/// forgotten: there is a partition for every hour of the retention.
 const IDLE: Duration = Duration::from_secs(600);
 /// Reopening writes to table files what was in memory; with less room than this it
 /// would only fail again.
@@ -28,7 +29,9 @@ pub(super) fn maintain(store: &EmbeddedStore, now_unix_ns: u64) -> Result<Mainta
         let maintained = delete_old(store, open, now_unix_ns).map_err(failed)?;
         {
             let mut batch_ids = open.batch_ids.lock().unwrap_or_else(PoisonError::into_inner);
-            batch_ids.prune(&open.database, now_unix_ns).map_err(failed)?;
+            batch_ids
+                .prune(&open.database, store.options.retention, now_unix_ns)
+                .map_err(failed)?;
         }
         flush_idle(open).map_err(|err| store.engine_error("flush", err))?;
         Ok(Maintained { reopened: u64::from(reopened), ..maintained })
@@ -97,7 +100,11 @@ fn delete(open: &Open, partition: Arc<Partition>) -> Result<(), fjall::Error> {
 
 fn flush_idle(open: &Open) -> Result<(), fjall::Error> {
     for partition in open.partitions() {
-        if partition.can_be_flushed(IDLE) {
+        if !partition.is_idle(IDLE) {
+            continue;
+        }
+        partition.forget_series();
+        if partition.can_be_flushed() {
             partition.keyspace.rotate_memtable()?;
         }
     }
