@@ -9,7 +9,8 @@
 //!
 //! - [`kind`] names what everflame measures and with which sample types;
 //! - [`builder`] makes a profile, [`encode`] writes it;
-//! - [`decode`] reads one within limits and has [`validate`] check it;
+//! - [`decode`] reads one within limits (which [`wire`] estimates) and has [`validate`]
+//!   check it;
 //! - [`merge`] sums profiles into one;
 //! - [`select`] picks the sample type to look at;
 //! - [`top`], [`flame`], [`diff`] and [`fold`] answer questions about it.
@@ -31,7 +32,7 @@ pub mod select;
 mod tables;
 pub mod top;
 pub mod validate;
-mod wire;
+pub mod wire;
 
 pub use everflame_proto::pprof;
 

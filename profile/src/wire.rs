@@ -1,4 +1,4 @@
-//! How much memory a pprof message would take, counted on the wire before it is decoded.
+//! How much memory a message would take, counted on the wire before it is decoded.
 //!
 //! A profile of a few megabytes can be written so that it decodes into gigabytes: an
 //! empty sample is two bytes on the wire and 72 in memory. This walk over the encoding
@@ -60,7 +60,16 @@ fn varints(packed: &[u8]) -> usize {
 
 /// The fields of a message, as number and payload: the content of strings and messages,
 /// the encoded number of anything else.
-struct Fields<'a>(&'a [u8]);
+/// Ends where the message stops making sense.
+#[derive(Clone, Debug)]
+pub struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The fields of an encoded message.
+    pub fn of(message: &'a [u8]) -> Self {
+        Self(message)
+    }
+}
 
 impl<'a> Iterator for Fields<'a> {
     type Item = (u64, &'a [u8]);

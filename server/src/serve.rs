@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use everflame_proto::v1::{ingest_server::IngestServer, query_server::QueryServer};
+use everflame_proto::v1::query_server::QueryServer;
 use tokio::{net::TcpListener, sync::watch, task, time};
 use tonic::service::Routes;
 
@@ -21,7 +21,7 @@ use crate::{
     api::{self, ApiState},
     causes::with_causes,
     config::Config,
-    ingest::{Ingest, grpc::IngestService, writer::Writer},
+    ingest::{Ingest, grpc::IngestService, wire::PushServer, writer::Writer},
     metrics::Metrics,
     query::{engine::Engine, grpc::QueryService, time::now_unix_ns},
     stopping::told_to_stop,
@@ -135,9 +135,7 @@ fn router(
         Arc::clone(metrics),
     );
     let engine = Engine::new(Arc::clone(&store), config.query_limits(cpus), Arc::clone(metrics));
-    let ingest = IngestServer::new(IngestService::new(ingest, stopping))
-        // Checked against the length prefix, before anything is decoded.
-        .max_decoding_message_size(config.max_message_bytes());
+    let ingest = PushServer::new(IngestService::new(ingest, stopping), config.max_message_bytes());
     let query = QueryServer::new(QueryService::new(engine.clone()));
     let grpc = Routes::new(ingest).add_service(query).prepare().into_axum_router();
     let http = api::router(ApiState { engine, store, metrics: Arc::clone(metrics) });

@@ -7,6 +7,7 @@
 pub mod grpc;
 pub mod labels;
 pub mod validate;
+pub mod wire;
 pub mod writer;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::{
 };
 
 use self::{
-    validate::{BatchLimits, validate},
+    validate::{BatchLimits, Refused, validate},
     writer::{Reservation, SubmitError, Writer},
 };
 
@@ -30,6 +31,12 @@ use self::{
 const QUEUE_FULL_RETRY_MS: u32 = 1_000;
 /// How long a sender is asked to wait when the store has failed.
 const STORE_FAILED_RETRY_MS: u32 = 5_000;
+
+/// A reason may quote what was sent; longer ones are cut.
+const MAX_REASON_BYTES: usize = 512;
+/// All reasons of an acknowledgement. Senders do not read messages of any length, and
+/// send a batch again whose acknowledgement they cannot read.
+const MAX_REASONS_BYTES: usize = 1 << 20;
 
 /// What all ingest streams share.
 #[derive(Clone)]
@@ -103,13 +110,7 @@ impl Ingest {
         for refused in &rejected {
             self.metrics.profile_rejected(refused.reason.category());
         }
-        let rejected: Vec<_> = rejected
-            .into_iter()
-            .map(|refused| v1::RejectedProfile {
-                index: refused.index,
-                reason: with_causes(&refused.reason),
-            })
-            .collect();
+        let rejected = describe(&rejected);
         let valid = match result {
             Ok(valid) => valid,
             Err(err) => return Ok(rejected_ack(&with_causes(&err), rejected)),
@@ -158,6 +159,21 @@ impl Ingest {
             Err(err) => Ok(retry(&with_causes(&err), STORE_FAILED_RETRY_MS)),
         }
     }
+}
+
+/// The refused profiles, the first ones with the reason.
+fn describe(refused: &[Refused]) -> Vec<v1::RejectedProfile> {
+    let mut left_bytes = MAX_REASONS_BYTES;
+    let describe = |refused: &Refused| {
+        let mut reason = String::new();
+        if left_bytes > 0 {
+            reason = with_causes(&refused.reason);
+            reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+            left_bytes = left_bytes.saturating_sub(reason.len());
+        }
+        v1::RejectedProfile { index: refused.index, reason }
+    };
+    refused.iter().map(describe).collect()
 }
 
 fn retry(message: &str, retry_after_ms: u32) -> (v1::BatchAck, BatchOutcome) {

@@ -20,6 +20,8 @@ use crate::{
 const MAX_CLOCK_AHEAD: Duration = Duration::from_secs(600);
 /// Windows are seconds long; a longer one than this is a mistake.
 const MAX_WINDOW: Duration = Duration::from_secs(24 * 3_600);
+/// One per process and kind; the acknowledgement may have to name all of them.
+const MAX_PROFILES: usize = 1 << 16;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// How large a batch may be.
@@ -103,6 +105,12 @@ pub enum BatchError {
         /// How long profiles are kept.
         retention_s: u64,
     },
+    /// More than a host has processes.
+    #[error("the batch has {profiles} profiles; at most {MAX_PROFILES} are taken")]
+    TooManyProfiles {
+        /// How many there are.
+        profiles: usize,
+    },
     /// Nothing to store.
     #[error("none of the {profiles} profiles of this batch can be taken")]
     NothingValid {
@@ -180,6 +188,9 @@ fn check(
     labels::check_value(labels::HOST, &batch.host).map_err(|source| BatchError::Host { source })?;
     let window = Window::of(&batch, limits.retention, now_unix_ns)?;
     let sent = batch.profiles.len();
+    if sent > MAX_PROFILES {
+        return Err(BatchError::TooManyProfiles { profiles: sent });
+    }
     let mut left_bytes = limits.max_decompressed_bytes;
     let mut profiles = Vec::with_capacity(sent);
     for (index, record) in (0..).zip(batch.profiles) {
