@@ -1,4 +1,7 @@
 //! Cuts a selector into tokens, each with the column it begins in.
+//!
+//! Values are quoted as in PromQL: in double or single quotes with Go's escapes, or in
+//! backticks without any, which is what regular expressions are best written in.
 
 use std::{iter::Peekable, str::Chars};
 
@@ -69,6 +72,7 @@ impl<'a> Lexer<'a> {
             Some('!') if self.bump_if('=') => TokenKind::NotEqual,
             Some('!') if self.bump_if('~') => TokenKind::NotMatch,
             Some(quote @ ('"' | '\'')) => self.value(column, quote)?,
+            Some('`') => self.raw_value(column)?,
             Some(first) if first.is_ascii_alphabetic() || first == '_' => self.name(first),
             Some(other) => {
                 return Err(SelectorError { column, problem: Problem::UnexpectedCharacter(other) });
@@ -93,18 +97,49 @@ impl<'a> Lexer<'a> {
                 Some(c) if c == quote => return Ok(TokenKind::Value(value)),
                 Some('\\') => {
                     let column = self.column;
-                    match self.bump() {
-                        Some(c @ ('\\' | '"' | '\'')) => value.push(c),
-                        Some('n') => value.push('\n'),
-                        Some('t') => value.push('\t'),
-                        Some(c) => {
-                            return Err(SelectorError { column, problem: Problem::BadEscape(c) });
-                        }
-                        None => break,
-                    }
+                    let Some(escape) = self.bump() else { break };
+                    let escaped = self.escaped(escape);
+                    value.push(
+                        escaped
+                            .ok_or(SelectorError { column, problem: Problem::BadEscape(escape) })?,
+                    );
                 }
                 Some(c) => value.push(c),
                 None => break,
+            }
+        }
+        Err(SelectorError { column: start, problem: Problem::UnterminatedValue })
+    }
+
+    /// What a backslash and this character stand for, after which the digits of a code
+    /// point may follow.
+    fn escaped(&mut self, escape: char) -> Option<char> {
+        let digits = match escape {
+            '\\' | '"' | '\'' => return Some(escape),
+            'a' => return Some('\x07'),
+            'b' => return Some('\x08'),
+            'f' => return Some('\x0c'),
+            'n' => return Some('\n'),
+            'r' => return Some('\r'),
+            't' => return Some('\t'),
+            'v' => return Some('\x0b'),
+            'u' => 4,
+            'U' => 8,
+            _ => return None,
+        };
+        let mut code_point = 0_u32;
+        for _ in 0..digits {
+            code_point = code_point.checked_mul(16)?.checked_add(self.bump()?.to_digit(16)?)?;
+        }
+        char::from_u32(code_point)
+    }
+
+    fn raw_value(&mut self, start: usize) -> Result<TokenKind, SelectorError> {
+        let mut value = String::new();
+        while let Some(c) = self.bump() {
+            match c {
+                '`' => return Ok(TokenKind::Value(value)),
+                c => value.push(c),
             }
         }
         Err(SelectorError { column: start, problem: Problem::UnterminatedValue })

@@ -48,7 +48,9 @@ pub enum Problem {
     #[error("this quoted value has no end")]
     UnterminatedValue,
     /// A backslash before something that needs none.
-    #[error("unknown escape '\\{0}'; write '\\\\' for a backslash")]
+    #[error(
+        "unknown escape '\\{0}'; write '\\\\' for a backslash, or `...` for a value without escapes"
+    )]
     BadEscape(char),
     /// Not a regular expression, or one that is too large.
     #[error("bad regular expression")]
@@ -164,6 +166,9 @@ mod tests {
         check(r#"{service="api}"#, 10, "no end");
         check(r#"{service="a\d"}"#, 12, "unknown escape");
         check("{service#}", 9, "unexpected character '#'");
+        check(r"{a=`b}", 4, "no end");
+        check(r#"{a="\u12"}"#, 5, "unknown escape");
+        check(r#"{a="\ud800"}"#, 5, "unknown escape");
         check("{a!\"b\"}", 3, "unexpected character '!'");
     }
 
@@ -185,8 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_resolved() {
-        let matchers = parse(r#"{a="x\"y\\z"}"#).unwrap();
-        assert!(matchers.iter().all(|matcher| matcher.condition.holds("x\"y\\z")));
+    fn escapes_are_resolved_except_in_backticks() {
+        for (selector, value) in [
+            (r#"{a="x\"y\\z"}"#, "x\"y\\z"),
+            (r#"{a="\r\n\t\u00fc\U0001F525"}"#, "\r\n\tü🔥"),
+            (r#"{a=`x"\n'`}"#, r#"x"\n'"#),
+            (r"{a=~`v4\.\d+`}", "v4.2"),
+        ] {
+            let matchers = parse(selector).unwrap();
+            assert!(matchers.iter().all(|m| m.condition.holds(value)), "{selector}");
+        }
     }
 }
