@@ -149,6 +149,9 @@ async fn http_errors_have_a_code_a_message_and_the_position() {
     check("/api/v1/top?limit=x", 400, "bad_parameter", "limit").await;
     check("/api/v1/merge?format=svg", 400, "bad_parameter", "pprof or flame").await;
     check(r#"/api/v1/top?selector={service="x"}"#, 404, "no_data", "no cpu profiles").await;
+    check("/api/v1/kinds?selector={x}", 400, "bad_parameter", "selector").await;
+    let answer = harness::http::raw(server.address, "GET", "/api/v1/label/%ff/values").await;
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (400, &json!("bad_parameter")));
     check("/api/v1/nothing", 404, "not_found", "").await;
     let answer = request(server.address, "POST", "/api/v1/top").await;
     assert_eq!(answer.status, 405);

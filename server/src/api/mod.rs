@@ -23,7 +23,10 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -33,7 +36,7 @@ use everflame_profile::{DiffTable, TopTable};
 use self::{
     dto::{Kinds, LabelNames, LabelValues, SeriesList},
     error::ApiError,
-    params::{DiffParams, Format, Params},
+    params::{DiffParams, Format, KindsParams, Params},
 };
 use crate::{
     metrics::Metrics,
@@ -95,7 +98,7 @@ fn given<P>(params: Given<P>) -> Result<P, QueryError> {
 
 async fn kinds(
     State(state): State<ApiState>,
-    params: Given<Params>,
+    params: Given<KindsParams>,
 ) -> Result<Json<Kinds>, ApiError> {
     let range = given(params)?.range(time::now_unix_ns())?;
     Ok(Json(Kinds { kinds: state.engine.kinds(range).await? }))
@@ -111,9 +114,11 @@ async fn label_names(
 
 async fn label_values(
     State(state): State<ApiState>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     params: Given<Params>,
 ) -> Result<Json<LabelValues>, ApiError> {
+    let Path(name) =
+        name.map_err(|rejection| QueryError::Parameter { message: rejection.body_text() })?;
     let selection = given(params)?.selection(time::now_unix_ns())?;
     Ok(Json(LabelValues { values: state.engine.label_values(selection.filter, name).await? }))
 }

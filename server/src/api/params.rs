@@ -26,6 +26,14 @@ pub(super) struct Params {
     format: Option<String>,
 }
 
+/// What `/api/v1/kinds` takes.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KindsParams {
+    from: Option<String>,
+    to: Option<String>,
+}
+
 /// What `/api/v1/diff` takes: `base_*` and `compare_*` for what differs between the
 /// sides, the plain names for what they have in common.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -54,9 +62,15 @@ pub(super) enum Format {
     Flame,
 }
 
-impl Params {
+impl KindsParams {
     /// The time range, the last hour when nothing is said.
     pub(super) fn range(&self, now_unix_ns: u64) -> Result<TimeRange, QueryError> {
+        range("from", self.from.as_deref(), "to", self.to.as_deref(), now_unix_ns)
+    }
+}
+
+impl Params {
+    fn range(&self, now_unix_ns: u64) -> Result<TimeRange, QueryError> {
         range("from", self.from.as_deref(), "to", self.to.as_deref(), now_unix_ns)
     }
 

@@ -31,8 +31,12 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 pub(crate) async fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
+    raw(address, method, &encode(path)).await
+}
+
+/// A request for a path that is encoded already.
+pub(crate) async fn raw(address: SocketAddr, method: &str, path: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let path = encode(path);
     let request =
         format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
