@@ -5,6 +5,9 @@
 
 use std::error::Error;
 
+/// Messages quote what was asked, and gRPC clients do not take headers of any length.
+const MAX_BYTES: usize = 2_048;
+
 /// The message of the error, then those of its causes, separated by ": ".
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -17,6 +20,10 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
         text.push_str(message.strip_prefix("error: ").unwrap_or(message));
         cause = error.source();
     }
+    if text.len() > MAX_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_BYTES));
+        text.push('…');
+    }
     text
 }
 
@@ -24,6 +31,13 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
 mod tests {
     use super::*;
     use crate::query::selector::Selector;
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let err = "ü".repeat(MAX_BYTES).parse::<everflame_profile::Kind>().unwrap_err();
+        let text = with_causes(&err);
+        assert!(text.len() <= MAX_BYTES + '…'.len_utf8() && text.ends_with('…'), "{text}");
+    }
 
     #[test]
     fn causes_follow_in_one_line() {
