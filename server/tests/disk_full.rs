@@ -136,6 +136,7 @@ async fn disk_that_fills_up_under_the_engine_is_survived() {
         next += 1;
     }
     let (batch, value) = refused.unwrap();
+    assert_eq!(http::get(server.address, "/healthz").await.status, 503);
     assert_eq!(stored_samples(&server).await, acknowledged);
 
     disk.free();

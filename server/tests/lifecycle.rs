@@ -24,6 +24,26 @@ async fn second_server_on_the_same_directory_is_refused() {
 }
 
 #[tokio::test]
+async fn damaged_journal_is_refused_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    for samples in 1..10 {
+        server.push(batches::bulky("host-a", "api", samples, 20_000)).await.unwrap();
+    }
+    server.kill();
+    let journal = dir.path().join("store/0.jnl");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    // Batches that were acknowledged come after this one; starting without them would
+    // lose them without a word.
+    let middle = bytes.iter().rposition(|byte| *byte != 0).unwrap() / 2;
+    bytes[middle] = !bytes[middle];
+    std::fs::write(&journal, bytes).unwrap();
+    let (code, stderr) = run_to_end(dir.path(), &[]);
+    assert_eq!(code, 74, "{stderr}");
+    assert!(stderr.contains("is damaged") && stderr.contains("backup"), "{stderr}");
+}
+
+#[tokio::test]
 async fn taken_address_is_refused() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = Server::start(first.path());

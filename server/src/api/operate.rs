@@ -29,8 +29,8 @@ pub(super) struct OwnProfileParams {
 /// work either way.
 pub(super) async fn healthz(State(state): State<ApiState>) -> Response {
     let store = state.store;
-    match task::spawn_blocking(move || store.check_room()).await {
-        Ok(Ok(_room)) => "ok\n".into_response(),
+    match task::spawn_blocking(move || store.check_writable()).await {
+        Ok(Ok(())) => "ok\n".into_response(),
         Ok(Err(err)) => (StatusCode::SERVICE_UNAVAILABLE, with_causes(&err) + "\n").into_response(),
         Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, with_causes(&err) + "\n").into_response(),
     }

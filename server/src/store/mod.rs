@@ -163,6 +163,12 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::NoRoom`] when there is not.
     fn check_room(&self) -> Result<Room, StoreError>;
 
+    /// Whether commits work at the moment; may wait for the one that is under way.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRoom`], or what else keeps batches from being stored.
+    fn check_writable(&self) -> Result<(), StoreError>;
+
     /// The profile kinds that have a profile in the range.
     ///
     /// # Errors
@@ -258,6 +264,19 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// What is in the directory does not check out.
+    #[error(
+        "the data in {} is damaged, or another program's; restore it from a backup, or move it \
+         away to begin anew",
+        path.display()
+    )]
+    Unreadable {
+        /// The data directory.
+        path: PathBuf,
+        /// Where it was noticed.
+        #[source]
+        source: Box<fjall::Error>,
+    },
     /// A record that is not what this program writes.
     #[error("a damaged record in partition {partition} of {}: {what}", path.display())]
     Damaged {
@@ -287,6 +306,6 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same request may succeed when it is made again later.
     pub fn is_temporary(&self) -> bool {
-        !matches!(self, Self::Locked { .. } | Self::Format { .. })
+        !matches!(self, Self::Locked { .. } | Self::Format { .. } | Self::Unreadable { .. })
     }
 }

@@ -174,10 +174,16 @@ impl EmbeddedStore {
     }
 
     fn engine_error(&self, action: &'static str, source: fjall::Error) -> StoreError {
-        if matches!(source, fjall::Error::Poisoned) {
-            return self.suspended();
+        use fjall::Error::{
+            InvalidTag, InvalidTrailer, InvalidVersion, JournalRecovery, Poisoned, Unrecoverable,
+        };
+        let (path, source) = (self.data_dir.clone(), Box::new(source));
+        match *source {
+            Poisoned => self.suspended(),
+            JournalRecovery(_) | InvalidVersion(_) | InvalidTrailer | InvalidTag(_)
+            | Unrecoverable => StoreError::Unreadable { path, source },
+            _ => StoreError::Engine { action, path, source },
         }
-        StoreError::Engine { action, path: self.data_dir.clone(), source: Box::new(source) }
     }
 
     fn suspended(&self) -> StoreError {
@@ -219,6 +225,17 @@ impl Store for EmbeddedStore {
 
     fn check_room(&self) -> Result<Room, StoreError> {
         self.check_room_for(0)
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        self.check_room()?;
+        // While it is being reopened, that waits for queries; so do not wait for it.
+        let Ok(open) = self.open.try_read() else { return Err(self.suspended()) };
+        let open = open.as_ref().ok_or_else(|| self.suspended())?;
+        // Fails once a write has failed.
+        open.database
+            .persist(PersistMode::Buffer)
+            .map_err(|err| self.engine_error("check the journal", err))
     }
 
     fn kinds(&self, range: TimeRange) -> Result<Vec<Kind>, StoreError> {
