@@ -379,12 +379,10 @@ mod tests {
         let mut merger = Merger::new();
         merger.add(&small_profile()).unwrap();
         let once = merger.bytes();
-        let samples = 3 * size_of::<everflame_proto::pprof::Sample>();
-        assert!(once > samples + 4 * size_of::<Function>(), "{once}");
         merger.add(&small_profile()).unwrap();
         assert_eq!(merger.bytes(), once);
         merger.add_with_labels(&small_profile(), &[("pid".into(), "1".into())]).unwrap();
-        assert!(merger.bytes() > once + samples);
+        assert!(merger.bytes() > once + 3 * size_of::<everflame_proto::pprof::Sample>());
     }
 
     #[test]
