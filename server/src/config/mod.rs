@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Parser;
 use everflame_profile::DecodeLimits;
 
-use self::quantity::{parse_bytes, parse_duration};
+use self::quantity::{QuantityError, parse_bytes, parse_duration};
 use crate::{
     ingest::{validate::BatchLimits, writer::QueueLimits},
     query::engine::QueryLimits,
@@ -31,7 +31,7 @@ pub struct Config {
     pub retention: Duration,
 
     /// Delete the oldest profiles when there are more than this; the write-ahead log takes up to 192 MiB on top.
-    #[arg(long, env = "EVERFLAME_MAX_DISK_BYTES", value_name = "SIZE", default_value = "20GiB", value_parser = parse_bytes)]
+    #[arg(long, env = "EVERFLAME_MAX_DISK_BYTES", value_name = "SIZE", default_value = "20GiB", value_parser = parse_disk_budget)]
     pub max_disk_bytes: u64,
 
     /// Refuse batches, but answer queries, while less than this is free on the disk.
@@ -156,6 +156,19 @@ impl Config {
     }
 }
 
+/// An eighth of the budget goes into a partition; with less than this there would be
+/// a new one, with files of its own, every few batches.
+const MIN_DISK_BYTES: u64 = 64 << 20;
+
+fn parse_disk_budget(text: &str) -> Result<u64, QuantityError> {
+    match parse_bytes(text)? {
+        bytes if bytes < MIN_DISK_BYTES => {
+            Err(QuantityError::TooSmall { min_mib: MIN_DISK_BYTES >> 20 })
+        }
+        bytes => Ok(bytes),
+    }
+}
+
 fn size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
@@ -164,6 +177,14 @@ fn size(bytes: u64) -> usize {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    #[test]
+    fn disk_budget_has_a_least_size() {
+        assert_eq!(parse_disk_budget("64MiB"), Ok(64 << 20));
+        let error = parse_disk_budget("0").unwrap_err();
+        assert_eq!(error.to_string(), "the least size is 64MiB");
+        assert!(matches!(parse_disk_budget("x"), Err(QuantityError::Size { .. })));
+    }
 
     #[test]
     fn every_flag_can_be_set_in_the_environment() {

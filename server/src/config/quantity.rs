@@ -13,6 +13,12 @@ pub enum QuantityError {
         /// What was given.
         text: String,
     },
+    /// A size that does not work.
+    #[error("the least size is {min_mib}MiB")]
+    TooSmall {
+        /// What works.
+        min_mib: u64,
+    },
     /// Not a duration.
     #[error(
         "cannot read {text:?} as a duration: write numbers with ms, s, m, h, d or w, such as 1h30m"
