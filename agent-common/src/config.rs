@@ -10,18 +10,46 @@ pub struct Config {
     pub target_pid: u32,
     /// The reader polls; it is woken only when this many bytes wait in the ring buffer.
     pub wakeup_bytes: u32,
+    /// Frames that the kernel's own walker gives at most (`kernel.perf_event_max_stack`).
+    pub max_kernel_frames: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<Config>() == 24);
 
 impl Config {
     /// The bytes that the loader puts in place of the programs' global, in the byte order
     /// of the host.
-    pub fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
+    pub fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
         bytes[0..8].copy_from_slice(&self.cpu_period_ns.to_ne_bytes());
         bytes[8..12].copy_from_slice(&self.target_pid.to_ne_bytes());
         bytes[12..16].copy_from_slice(&self.wakeup_bytes.to_ne_bytes());
+        bytes[16..20].copy_from_slice(&self.max_kernel_frames.to_ne_bytes());
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::offset_of;
+
+    #[test]
+    fn bytes_are_where_the_programs_read_them() {
+        let config = Config {
+            cpu_period_ns: 1,
+            target_pid: 2,
+            wakeup_bytes: 3,
+            max_kernel_frames: 4,
+            reserved: 0,
+        };
+        let bytes = config.to_bytes();
+        assert_eq!(bytes.len(), size_of::<Config>());
+        assert_eq!(bytes[offset_of!(Config, cpu_period_ns)..][..8], 1u64.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, target_pid)..][..4], 2u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, wakeup_bytes)..][..4], 3u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, max_kernel_frames)..][..4], 4u32.to_ne_bytes());
     }
 }

@@ -20,17 +20,20 @@ pub enum Stop {
     BrokenChain = 4,
     /// The walker of the kernel failed.
     Failed = 5,
+    /// Code of another word size than the kernel's (32-bit programs), which is not walked.
+    Compat = 6,
 }
 
 impl Stop {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::End,
         Self::Absent,
         Self::DepthLimit,
         Self::Unreadable,
         Self::BrokenChain,
         Self::Failed,
+        Self::Compat,
     ];
 
     /// The reason with this number; unknown numbers read as [`Stop::Failed`].
@@ -41,6 +44,7 @@ impl Stop {
             2 => Self::DepthLimit,
             3 => Self::Unreadable,
             4 => Self::BrokenChain,
+            6 => Self::Compat,
             _ => Self::Failed,
         }
     }
@@ -54,6 +58,7 @@ impl Stop {
             Self::Unreadable => "unreadable",
             Self::BrokenChain => "broken_chain",
             Self::Failed => "failed",
+            Self::Compat => "compat",
         }
     }
 
@@ -72,6 +77,8 @@ pub struct Regs {
     pub sp: u64,
     /// Frame pointer (rbp, x29).
     pub fp: u64,
+    /// Whether the code has another word size than the kernel: a 32-bit program.
+    pub compat: bool,
 }
 
 /// Reads the memory of the walked task.
@@ -90,6 +97,9 @@ pub trait Memory {
 /// records). Stacks grow down, so a frame pointer below the stack pointer is not one.
 #[inline(always)]
 pub fn step_frame_pointer(regs: &mut Regs, memory: &mut impl Memory) -> Result<(), Stop> {
+    if regs.compat {
+        return Err(Stop::Compat);
+    }
     if regs.fp == 0 {
         return Err(Stop::End);
     }
@@ -113,6 +123,10 @@ mod tests {
     use super::*;
 
     const STACK: u64 = 0x7000;
+
+    fn regs(ip: u64, sp: u64, fp: u64) -> Regs {
+        Regs { ip, sp, fp, compat: false }
+    }
 
     struct Stack<'a>(&'a [u64]);
 
@@ -143,29 +157,30 @@ mod tests {
     #[test]
     fn step_follows_the_chain_to_its_end() {
         let stack = [STACK + 16, 0x20, STACK + 32, 0x30, 0, 0x40];
-        check(
-            &stack,
-            Regs { ip: 0x10, sp: STACK, fp: STACK },
-            &[0x10, 0x20, 0x30, 0x40],
-            Stop::End,
-        );
+        check(&stack, regs(0x10, STACK, STACK), &[0x10, 0x20, 0x30, 0x40], Stop::End);
     }
 
     #[test]
     fn step_stops_at_a_zero_return_address() {
-        check(&[STACK + 16, 0], Regs { ip: 0x10, sp: STACK, fp: STACK }, &[0x10], Stop::End);
+        check(&[STACK + 16, 0], regs(0x10, STACK, STACK), &[0x10], Stop::End);
     }
 
     #[test]
     fn step_stops_at_unreadable_stack() {
         let stack = [STACK + 0x1000, 0x20];
-        check(&stack, Regs { ip: 1, sp: STACK, fp: STACK }, &[1, 0x20], Stop::Unreadable);
+        check(&stack, regs(1, STACK, STACK), &[1, 0x20], Stop::Unreadable);
     }
 
     #[test]
     fn step_refuses_a_frame_pointer_that_does_not_rise() {
-        check(&[STACK, 0x20], Regs { ip: 1, sp: STACK, fp: STACK }, &[1, 0x20], Stop::BrokenChain);
-        check(&[], Regs { ip: 1, sp: STACK, fp: STACK - 8 }, &[1], Stop::BrokenChain);
-        check(&[], Regs { ip: 1, sp: STACK, fp: STACK + 4 }, &[1], Stop::BrokenChain);
+        check(&[STACK, 0x20], regs(1, STACK, STACK), &[1, 0x20], Stop::BrokenChain);
+        check(&[], regs(1, STACK, STACK - 8), &[1], Stop::BrokenChain);
+        check(&[], regs(1, STACK, STACK + 4), &[1], Stop::BrokenChain);
+    }
+
+    #[test]
+    fn step_does_not_walk_a_32_bit_program() {
+        let regs = Regs { compat: true, ..regs(0x10, STACK, STACK) };
+        check(&[STACK + 16, 0x20], regs, &[0x10], Stop::Compat);
     }
 }

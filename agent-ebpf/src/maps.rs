@@ -11,8 +11,13 @@ use crate::sample::Scratch;
 
 /// Written by the agent before the programs are loaded.
 #[unsafe(no_mangle)]
-pub static CONFIG: Global<Config> =
-    Global::new(Config { cpu_period_ns: 0, target_pid: 0, wakeup_bytes: 0 });
+pub static CONFIG: Global<Config> = Global::new(Config {
+    cpu_period_ns: 0,
+    target_pid: 0,
+    wakeup_bytes: 0,
+    max_kernel_frames: 0,
+    reserved: 0,
+});
 
 /// Samples on their way to the agent, which sets the real size.
 #[map]

@@ -58,7 +58,10 @@ fn user_mode(saved: &Saved) -> Option<Regs> {
     if saved.cs & PRIVILEGE_MASK != PRIVILEGE_MASK {
         return None;
     }
-    Some(Regs { ip: saved.rip, sp: saved.rsp, fp: saved.rbp })
+    // `__USER32_CS` of arch/x86/include/asm/segment.h.
+    const COMPAT_CODE_SEGMENT: u64 = 0x23;
+    let compat = saved.cs == COMPAT_CODE_SEGMENT;
+    Some(Regs { ip: saved.rip, sp: saved.rsp, fp: saved.rbp, compat })
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
@@ -69,5 +72,8 @@ fn user_mode(saved: &Saved) -> Option<Regs> {
     if saved.pstate & EXCEPTION_LEVEL_MASK != 0 {
         return None;
     }
-    Some(Regs { ip: saved.pc, sp: saved.sp, fp: saved.regs[FRAME_POINTER] })
+    // `PSR_MODE32_BIT` of arch/arm64/include/uapi/asm/ptrace.h.
+    const COMPAT_STATE: u64 = 0x10;
+    let compat = saved.pstate & COMPAT_STATE != 0;
+    Some(Regs { ip: saved.pc, sp: saved.sp, fp: saved.regs[FRAME_POINTER], compat })
 }

@@ -64,7 +64,7 @@ impl Scratch {
         }
         let frames = (written / 8) as u16;
         self.header.kernel_frames = frames;
-        self.header.kernel_stop = if usize::from(frames) == MAX_KERNEL_FRAMES {
+        self.header.kernel_stop = if u32::from(frames) >= CONFIG.load().max_kernel_frames {
             Stop::DepthLimit as u8
         } else {
             Stop::End as u8

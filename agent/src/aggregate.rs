@@ -15,9 +15,9 @@ use crate::identity::ProcessIdentity;
 use crate::object::ObjectFile;
 use crate::process::{Backing, Generation, Process};
 
-/// Different stacks in one window, at most. A window that reaches this is closed early, as a
+/// Memory of the stacks in one window. A window that reaches this is closed early, as a
 /// short window loses nothing.
-const MAX_STACKS: usize = 200_000;
+const MAX_STACK_BYTES: usize = 16 << 20;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
@@ -78,6 +78,8 @@ pub struct Totals {
 pub struct ProcessWindow {
     /// Process id.
     pub pid: u32,
+    /// The main thread's name, as it was last.
+    pub name: String,
     /// The file of its executable.
     pub main_object: Option<Arc<ObjectFile>>,
     /// Who it is.
@@ -99,13 +101,13 @@ pub struct Window {
     pub user_stops: [u64; Stop::ALL.len()],
     /// Kernel stacks by why they end.
     pub kernel_stops: [u64; Stop::ALL.len()],
-    stacks: usize,
+    stack_bytes: usize,
 }
 
 impl Window {
     /// Whether it should be closed before its time.
     pub fn is_full(&self) -> bool {
-        self.stacks >= MAX_STACKS
+        self.stack_bytes >= MAX_STACK_BYTES
     }
 }
 
@@ -116,16 +118,15 @@ pub struct Aggregator {
     process_index: Map<(u32, Generation), usize>,
     /// By object and by the range's start, so that a file that many map is one range.
     range_index: Map<(usize, u64, u64), u32>,
-    identities: Map<(u32, Generation), Arc<ProcessIdentity>>,
 }
 
 impl Aggregator {
-    /// Adds a sample of `process`. `identify` is asked once for each program.
+    /// Adds a sample of `process`. `identify` is asked once in each window.
     pub fn add(
         &mut self,
         sample: Sample,
         process: &mut Process,
-        identify: impl FnOnce(&Process) -> ProcessIdentity,
+        identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
     ) {
         self.window.samples += 1;
         self.window.user_stops[sample.user_stop as usize] += 1;
@@ -149,12 +150,19 @@ impl Aggregator {
             user,
         };
         let index = self.process(sample.pid, process, identify);
-        let stacks = &mut self.window.processes[index].stacks;
-        let before = stacks.len();
-        let totals = stacks.entry(key).or_default();
+        let bytes =
+            size_of_val(&*key.kernel) + size_of_val(&*key.user) + size_of::<(StackKey, Totals)>();
+        let known = &mut self.window.processes[index];
+        if known.name != process.name {
+            known.name.clone_from(&process.name);
+        }
+        let before = known.stacks.len();
+        let totals = known.stacks.entry(key).or_default();
         totals.count += 1;
         totals.value = totals.value.saturating_add(sample.value);
-        self.window.stacks += stacks.len() - before;
+        if known.stacks.len() > before {
+            self.window.stack_bytes += bytes;
+        }
     }
 
     /// Whether the window should be closed before its time.
@@ -169,8 +177,7 @@ impl Aggregator {
 
     /// Hands out the window and begins the next.
     pub fn take(&mut self) -> Window {
-        let seen = std::mem::take(&mut self.process_index);
-        self.identities.retain(|key, _| seen.contains_key(key));
+        self.process_index.clear();
         self.range_index.clear();
         std::mem::take(&mut self.window)
     }
@@ -178,18 +185,19 @@ impl Aggregator {
     fn process(
         &mut self,
         pid: u32,
-        process: &Process,
-        identify: impl FnOnce(&Process) -> ProcessIdentity,
+        process: &mut Process,
+        identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
     ) -> usize {
         let key = (pid, process.generation);
         if let Some(index) = self.process_index.get(&key) {
             return *index;
         }
-        let identity = self.identities.entry(key).or_insert_with(|| Arc::new(identify(process)));
+        let identity = identify(process);
         self.window.processes.push(ProcessWindow {
             pid,
+            name: process.name.clone(),
             main_object: process.main_object().cloned(),
-            identity: Arc::clone(identity),
+            identity,
             stacks: Map::default(),
         });
         let index = self.window.processes.len() - 1;

@@ -111,12 +111,17 @@ metrics! {
     symbol_failures: Counter,
     /// Lookups without lines and inlined functions, as reading those again cost too much.
     symbol_deferrals: Counter,
-    /// Executables that were opened when they were mapped; outcome is opened or failed.
+    /// Executables that were opened when they were mapped; outcome is opened, failed
+    /// or over_limit.
     binaries: Family<OutcomeLabels, Counter>,
     /// Processes that are tracked.
     processes: Gauge,
     /// Executable mappings that are tracked.
     mappings: Gauge,
+    /// Mappings that were not taken note of, as their processes have too many.
+    refused_mappings: Counter,
+    /// Processes that were gone before it could be found out who they are.
+    processes_vanished: Counter,
     /// Records from the kernel that could not be read.
     unreadable_records: Counter,
     /// Times at which the clock that orders events went backwards.
@@ -135,6 +140,8 @@ metrics! {
     spool_dropped_batches: Family<ReasonLabels, Counter>,
     /// Bytes that left the spool undelivered.
     spool_dropped_bytes: Family<ReasonLabels, Counter>,
+    /// Reads of spooled batches that failed for a reason that may pass; they are repeated.
+    spool_read_errors: Counter,
     /// Profiles that were not delivered while the rest of their batch was.
     dropped_profiles: Family<ReasonLabels, Counter>,
     /// Acknowledgements by outcome: stored, duplicate, rejected, retry.

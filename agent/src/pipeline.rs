@@ -163,6 +163,8 @@ fn sample(
         if waiting.is_none() {
             waiting = offer(sender, profiler.take_window(), metrics);
         }
+        let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "windows" });
+        depth.set(i64::from(waiting.is_some()));
     }
     // Sampling ends with the profiler; the rest may wait for the next stage.
     let last = profiler.take_window();
@@ -263,9 +265,12 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     let binaries = |outcome| metrics.binaries.get_or_create_owned(&OutcomeLabels { outcome });
     raise_to(&binaries("opened"), stats.objects.opened);
     raise_to(&binaries("failed"), stats.objects.failed);
-    let (processes, mappings) = profiler.table_len();
-    metrics.processes.set(gauge(processes as u64));
-    metrics.mappings.set(gauge(mappings as u64));
+    raise_to(&binaries("over_limit"), stats.objects.over_limit);
+    let known = profiler.process_stats();
+    metrics.processes.set(gauge(known.processes as u64));
+    metrics.mappings.set(gauge(known.mappings as u64));
+    raise_to(&metrics.refused_mappings, known.refused_mappings);
+    raise_to(&metrics.processes_vanished, known.vanished);
     let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "events" });
     depth.set(gauge(profiler.queue_depth() as u64));
 }

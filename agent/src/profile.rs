@@ -7,7 +7,7 @@
 //! address, to be resolved later.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use everflame_agent_common::event::Kind;
 use everflame_profile::kind::Kind as ProfileKind;
@@ -19,6 +19,7 @@ use foldhash::fast::RandomState;
 
 use crate::aggregate::{Frame, MappedRange, ProcessWindow, StackKey, Totals, Window};
 use crate::object::{BuildId, ObjectFile, ObjectKind};
+use crate::process::kernel_build_id;
 use crate::symbolize::{Line, Symbolizer};
 
 type Map<K, V> = HashMap<K, V, RandomState>;
@@ -157,6 +158,11 @@ fn profile_kind(kind: Kind) -> ProfileKind {
 fn labels(process: &ProcessWindow) -> Vec<(String, String)> {
     let build_id = process.main_object.as_ref().and_then(|object| object.build_id);
     let mut labels = process.identity.labels(build_id.as_ref());
+    if !process.name.is_empty() {
+        // A process can rename itself; who it is was found out when it was first seen.
+        labels.retain(|(name, _)| *name != "comm");
+        labels.push(("comm", process.name.clone()));
+    }
     labels.push(("pid", process.pid.to_string()));
     labels.extend(build_id.map(|build_id| ("build_id", build_id.to_string())));
     labels.sort();
@@ -240,7 +246,7 @@ impl<'a> Assembly<'a> {
                 memory_limit: u64::MAX,
                 file_offset: 0,
                 filename: KERNEL_NAME,
-                build_id: "",
+                build_id: kernel_build_id_hex(),
             })
         });
         let symbols = self.symbols;
@@ -308,6 +314,12 @@ impl<'a> Assembly<'a> {
     fn range(&self, index: u32) -> Option<&'a MappedRange> {
         self.ranges.get(usize::try_from(index).ok()?)
     }
+}
+
+/// Read once: the kernel does not change while it runs.
+fn kernel_build_id_hex() -> &'static str {
+    static HEX: OnceLock<String> = OnceLock::new();
+    HEX.get_or_init(|| kernel_build_id().map(|id| id.to_string()).unwrap_or_default())
 }
 
 fn build_id(object: &ObjectFile) -> String {

@@ -1,6 +1,7 @@
 //! Drives the collector and fills windows: what the agent and a recording have in common.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::aggregate::{Aggregator, Window};
@@ -17,7 +18,10 @@ use crate::target::{Target, TargetFilter};
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A process that ended is remembered this long, for samples that come late.
-const EXITED_GRACE: Duration = Duration::from_secs(1);
+const EXITED_GRACE_NS: u64 = 1_000_000_000;
+
+/// How often processes are looked for whose exit was lost.
+const SWEEP_INTERVAL_NS: u64 = 60_000_000_000;
 
 /// A window that has ended.
 #[derive(Debug)]
@@ -28,6 +32,19 @@ pub struct ClosedWindow {
     pub time: WindowTime,
 }
 
+/// What is known of processes, and what is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessStats {
+    /// Processes that are known.
+    pub processes: usize,
+    /// Their executable mappings.
+    pub mappings: usize,
+    /// Mappings that were not taken note of, as their processes have too many.
+    pub refused_mappings: u64,
+    /// Processes that were gone before it could be found out who they are.
+    pub vanished: u64,
+}
+
 /// Samples and adds up, on the thread that calls it.
 pub struct Profiler {
     collector: Collector,
@@ -36,6 +53,8 @@ pub struct Profiler {
     aggregator: Aggregator,
     period_ns: u64,
     window_start_ns: u64,
+    next_sweep_ns: u64,
+    vanished: u64,
 }
 
 impl Profiler {
@@ -49,6 +68,8 @@ impl Profiler {
             aggregator: Aggregator::default(),
             period_ns: period_ns(config.cpu_rate_hz),
             window_start_ns: monotonic_ns(),
+            next_sweep_ns: monotonic_ns() + SWEEP_INTERVAL_NS,
+            vanished: 0,
         })
     }
 
@@ -114,9 +135,11 @@ impl Profiler {
         self.collector.stats()
     }
 
-    /// Numbers of processes and of mappings that are known.
-    pub fn table_len(&self) -> (usize, usize) {
-        self.processes.len()
+    /// What is known of processes.
+    pub fn process_stats(&self) -> ProcessStats {
+        let (processes, mappings) = self.processes.len();
+        let refused_mappings = self.processes.refused_mappings();
+        ProcessStats { processes, mappings, refused_mappings, vanished: self.vanished }
     }
 
     /// Events that wait for their turn.
@@ -125,7 +148,7 @@ impl Profiler {
     }
 
     fn drain(&mut self) {
-        let Self { collector, processes, filter, aggregator, .. } = self;
+        let Self { collector, processes, filter, aggregator, vanished, .. } = self;
         collector.drain(|time_ns, event| match event {
             Event::Process(event) => {
                 filter.observe(&event);
@@ -135,26 +158,49 @@ impl Profiler {
                 let process = processes.get_mut(sample.pid);
                 if filter.admits(&sample, process) {
                     let pid = sample.pid;
-                    aggregator.add(sample, process, |process| identity_of(pid, process));
+                    aggregator.add(sample, process, |process| identity_of(pid, process, vanished));
                 }
             }
         });
-        let grace_ns = u64::try_from(EXITED_GRACE.as_nanos()).unwrap_or(u64::MAX);
-        let horizon_ns = monotonic_ns().saturating_sub(grace_ns);
-        processes.forget_exited(horizon_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
+        let now_ns = monotonic_ns();
+        processes.forget_exited(now_ns.saturating_sub(EXITED_GRACE_NS), has_other_threads);
+        if now_ns >= self.next_sweep_ns {
+            self.next_sweep_ns = now_ns + SWEEP_INTERVAL_NS;
+            processes.sweep(now_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
+        }
     }
 }
 
-/// What the side-band has seen wins over /proc, which a short-lived process has left.
-fn identity_of(pid: u32, process: &Process) -> ProcessIdentity {
-    let found = identify(Path::new("/proc"), pid);
+/// Whether a process whose main thread has ended goes on in others. Its main thread is still
+/// listed; alone it is a zombie that nobody has waited for.
+fn has_other_threads(pid: u32) -> bool {
+    std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.take(2).count() > 1)
+}
+
+/// Finds out who a process is, once. What the side-band has seen wins over /proc; of a process
+/// that has left /proc already the rest is taken from its parent, as it inherits environment
+/// and control group.
+fn identity_of(pid: u32, process: &mut Process, vanished: &mut u64) -> Arc<ProcessIdentity> {
+    if let Some(identity) = &process.identity {
+        return Arc::clone(identity);
+    }
+    let mut found = identify(Path::new("/proc"), pid);
+    if found.comm.is_none() {
+        *vanished += 1;
+        if let Some(inherited) = &process.inherited {
+            found.otel = inherited.otel.clone();
+            found.cgroup = inherited.cgroup.clone();
+        }
+    }
     let executable = process.executable.as_deref().and_then(|path| path.rsplit('/').next());
-    ProcessIdentity {
+    let identity = Arc::new(ProcessIdentity {
         comm: Some(process.name.clone()).filter(|name| !name.is_empty()).or(found.comm),
         executable: executable.map(str::to_owned).or(found.executable),
         is_kernel_thread: process.kernel_thread || found.is_kernel_thread,
         ..found
-    }
+    });
+    process.identity = Some(Arc::clone(&identity));
+    identity
 }
 
 fn signed(ns: u64) -> i64 {

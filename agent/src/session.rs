@@ -187,12 +187,10 @@ fn sample(
     shared: &Shared,
     targets: &Receiver<Target>,
 ) -> Result<Outcome, CollectError> {
-    const FOREVER: Duration = Duration::from_secs(3600);
     const REPORT_INTERVAL: Duration = Duration::from_millis(250);
     let mut windows = Vec::new();
     let mut samples = 0;
-    let deadline = Instant::now() + FOREVER;
-    while !shared.stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+    while !shared.stop.load(Ordering::Relaxed) {
         for target in targets.try_iter() {
             profiler.retarget(target);
         }

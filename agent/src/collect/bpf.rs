@@ -105,8 +105,12 @@ pub struct ProgramStats {
     pub samples: u64,
     /// Samples lost because the ring buffer was full, by CPU.
     pub ring_full: Vec<u64>,
-    /// Left early for the idle task, another process, or want of scratch memory.
-    pub skipped: u64,
+    /// Left early: the idle task.
+    pub idle: u64,
+    /// Left early: not the process that was asked for.
+    pub filtered: u64,
+    /// Left early for want of scratch memory.
+    pub no_scratch: u64,
 }
 
 impl ProgramStats {
@@ -202,7 +206,9 @@ impl Bpf {
                 Counter::TimedNs => stats.timed_ns = total,
                 Counter::Samples => stats.samples = total,
                 Counter::RingFull => stats.ring_full = values.iter().copied().collect(),
-                Counter::Idle | Counter::Filtered | Counter::NoScratch => stats.skipped += total,
+                Counter::Idle => stats.idle = total,
+                Counter::Filtered => stats.filtered = total,
+                Counter::NoScratch => stats.no_scratch = total,
             }
         }
         Ok(stats)

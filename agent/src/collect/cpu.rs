@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Duration;
 
 use perf_event::events::{Hardware, Software};
-use perf_event::{Builder, Counter};
+use perf_event::{Builder, Counter, ReadFormat};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -32,16 +33,13 @@ impl fmt::Display for Clock {
 /// Why CPUs are not sampled.
 #[derive(Debug, Error)]
 pub enum CpuError {
-    /// The kernel does not offer either clock.
-    #[error(
-        "cannot open a perf event on cpu {cpu}: run as root or with CAP_PERFMON (the sysctl \
-         kernel.perf_event_paranoid is {paranoid})"
-    )]
+    /// The kernel does not open an event.
+    #[error("cannot open a perf event on cpu {cpu}: {way_out}")]
     Open {
         /// The CPU.
         cpu: u32,
-        /// The value of the sysctl, or `unknown`.
-        paranoid: String,
+        /// What helps.
+        way_out: &'static str,
         /// What the kernel says.
         #[source]
         source: io::Error,
@@ -64,7 +62,14 @@ pub enum CpuError {
 pub(super) struct CpuEvents {
     clock: Clock,
     rate_hz: u64,
-    by_cpu: BTreeMap<u32, Counter>,
+    by_cpu: BTreeMap<u32, CpuEvent>,
+}
+
+#[derive(Debug)]
+struct CpuEvent {
+    counter: Counter,
+    /// How long it had been enabled when it was last looked at.
+    enabled: Duration,
 }
 
 impl CpuEvents {
@@ -105,6 +110,25 @@ impl CpuEvents {
         self.by_cpu.keys().copied()
     }
 
+    /// CPUs whose event has stood still since the last time this was asked: they went offline
+    /// and came back in between, which an event does not survive.
+    pub(super) fn stalled(&mut self) -> Vec<u32> {
+        let mut stalled = Vec::new();
+        for (cpu, event) in &mut self.by_cpu {
+            let enabled = event.counter.read_full().ok().and_then(|data| data.time_enabled());
+            match enabled {
+                Some(enabled) if enabled > event.enabled => event.enabled = enabled,
+                _ => stalled.push(*cpu),
+            }
+        }
+        stalled
+    }
+
+    /// Forgets the event of a CPU.
+    pub(super) fn close(&mut self, cpu: u32) {
+        self.by_cpu.remove(&cpu);
+    }
+
     /// Follows CPUs that went or came: an event on a CPU that goes offline is dead, even
     /// when the CPU comes back.
     pub(super) fn follow(&mut self, online: &[u32], program: BorrowedFd<'_>) {
@@ -123,13 +147,22 @@ impl CpuEvents {
     }
 
     fn open(&mut self, cpu: u32, program: BorrowedFd<'_>) -> Result<(), CpuError> {
-        let counter = open(self.clock, self.rate_hz, cpu, program).map_err(|source| {
-            let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
-            let paranoid = paranoid.map_or("unknown".to_owned(), |value| value.trim().to_owned());
-            CpuError::Open { cpu, paranoid, source }
-        })?;
-        self.by_cpu.insert(cpu, counter);
+        let counter = open(self.clock, self.rate_hz, cpu, program)
+            .map_err(|source| CpuError::Open { cpu, way_out: way_out(&source), source })?;
+        self.by_cpu.insert(cpu, CpuEvent { counter, enabled: Duration::ZERO });
         Ok(())
+    }
+}
+
+/// What helps when `perf_event_open` fails.
+pub(super) fn way_out(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "run as root or with CAP_PERFMON, and allow perf_event_open in the seccomp profile"
+        }
+        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
+        Some(libc::ENODEV) => "the cpu went offline meanwhile",
+        _ => "the kernel refuses it",
     }
 }
 
@@ -164,6 +197,7 @@ fn build(clock: Clock, rate_hz: u64, cpu: u32, exclude_idle: bool) -> io::Result
         .one_cpu(usize::try_from(cpu).unwrap_or(usize::MAX))
         .include_kernel()
         .exclude_idle(exclude_idle)
+        .read_format(ReadFormat::TOTAL_TIME_ENABLED)
         .build()
 }
 

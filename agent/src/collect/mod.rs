@@ -12,12 +12,15 @@ mod sideband;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use everflame_agent_common::config::Config;
+use everflame_agent_common::limits::MAX_KERNEL_FRAMES;
 use everflame_agent_common::stats::Program;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
+use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, Timespec};
 use rustix::fd::AsRawFd as _;
 use thiserror::Error;
@@ -28,7 +31,7 @@ pub use cpu::{Clock, CpuError, period_ns};
 pub use event::{Event, ProcessEvent, Sample, ThreadName};
 pub use sideband::SidebandError;
 
-use crate::process::{ObjectCache, ObjectStats, seed};
+use crate::process::{ObjectCache, ObjectStats, running_pids, seed};
 use bpf::Bpf;
 use cpu::CpuEvents;
 use order::Ordering;
@@ -40,6 +43,15 @@ const SIDEBAND_PAUSE: Duration = Duration::from_millis(2);
 
 /// How often the set of online CPUs is looked at.
 const HOTPLUG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is made sure that each CPU's event still runs; reading it interrupts the CPU.
+const STALL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// /proc is read again at most this often when records were lost.
+const RESEED_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The inode of the initial pid namespace: `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// Ring buffer for each CPU; at 97 Hz a CPU fills it in about two seconds of deep stacks.
 const RING_BYTES_PER_CPU: u32 = 128 * 1024;
@@ -80,6 +92,13 @@ pub enum CollectError {
         #[source]
         source: io::Error,
     },
+    /// BPF knows processes by their ids in the initial namespace, perf and /proc by those of
+    /// ours.
+    #[error(
+        "this process runs in a pid namespace of its own, where it cannot tell which process \
+         a sample is from; share the host's (`--pid=host`, `hostPID: true`)"
+    )]
+    PidNamespace,
     /// Waiting for the kernel failed.
     #[error("cannot wait for events")]
     Wait {
@@ -128,6 +147,9 @@ pub struct Collector {
     epoll: OwnedFd,
     wake: OwnedFd,
     next_hotplug_look: Instant,
+    next_stall_look: Instant,
+    next_reseed: Instant,
+    sideband_lost: u64,
     last_drain_ns: u64,
     unreadable: u64,
     clock_backwards: u64,
@@ -136,6 +158,9 @@ pub struct Collector {
 impl Collector {
     /// Starts to sample and to follow processes; those that run already are read from /proc.
     pub fn start(config: &CollectConfig) -> Result<Self, CollectError> {
+        if !is_initial_pid_namespace() {
+            return Err(CollectError::PidNamespace);
+        }
         let cpus = online_cpus()?;
         let ring_bytes = ring_bytes(cpus.len());
         let bpf = Bpf::load(
@@ -143,6 +168,8 @@ impl Collector {
                 cpu_period_ns: period_ns(config.cpu_rate_hz),
                 target_pid: config.target_pid.unwrap_or(0),
                 wakeup_bytes: ring_bytes / 2,
+                max_kernel_frames: max_kernel_frames(),
+                reserved: 0,
             },
             ring_bytes,
         )?;
@@ -152,36 +179,27 @@ impl Collector {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?;
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(wait_error)?;
-        let mut objects = ObjectCache::default();
-        let mut ordering = Ordering::default();
+        // Samples that come while /proc is read are younger than what is read there.
         let seed_time_ns = monotonic_ns();
-        match seed(&mut objects) {
-            Ok(processes) => {
-                info!(processes = processes.len(), "read running processes");
-                for process in processes {
-                    ordering.push(seed_time_ns, Event::Process(ProcessEvent::Seed(process)));
-                }
-            }
-            Err(error) => warn!(
-                error = &error as &dyn std::error::Error,
-                "cannot list /proc: processes that run already stay unnamed"
-            ),
-        }
         let cpu = CpuEvents::start(config.cpu_rate_hz, &cpus, bpf.cpu_program()?)?;
         let mut collector = Self {
             bpf,
             cpu,
             sideband,
-            objects,
-            ordering,
+            objects: ObjectCache::default(),
+            ordering: Ordering::default(),
             epoll,
             wake,
             next_hotplug_look: Instant::now() + HOTPLUG_INTERVAL,
+            next_stall_look: Instant::now() + STALL_INTERVAL,
+            next_reseed: Instant::now() + RESEED_INTERVAL,
+            sideband_lost: 0,
             last_drain_ns: 0,
             unreadable: 0,
             clock_backwards: 0,
         };
         collector.watch_all().map_err(wait_error)?;
+        collector.seed(seed_time_ns);
         Ok(collector)
     }
 
@@ -238,6 +256,7 @@ impl Collector {
         }
         // After the samples: see `order`.
         self.drain_sideband();
+        self.reseed_after_loss();
         while let Some((time_ns, event)) = self.ordering.pop_until(horizon_ns) {
             each(time_ns, event);
         }
@@ -258,6 +277,37 @@ impl Collector {
     /// Events that wait for their turn.
     pub fn queue_depth(&self) -> usize {
         self.ordering.len()
+    }
+
+    /// Reads what runs from /proc, and keeps up with the side-band meanwhile.
+    fn seed(&mut self, time_ns: u64) {
+        let pids = match running_pids() {
+            Ok(pids) => pids,
+            Err(error) => {
+                warn!(%error, "cannot list /proc: processes that run already stay unnamed");
+                return;
+            }
+        };
+        let mut processes = 0;
+        for pid in pids {
+            if let Some(process) = seed(pid, &mut self.objects) {
+                processes += 1;
+                self.ordering.push(time_ns, Event::Process(ProcessEvent::Seed(process)));
+            }
+            self.drain_sideband();
+        }
+        info!(processes, "read running processes");
+    }
+
+    /// After records were lost it is not known what runs where: /proc says it again.
+    fn reseed_after_loss(&mut self) {
+        let lost = self.sideband.lost();
+        if lost > self.sideband_lost && Instant::now() >= self.next_reseed {
+            warn!(lost, "records of processes were lost, reading /proc again");
+            self.sideband_lost = lost;
+            self.seed(monotonic_ns());
+            self.next_reseed = Instant::now() + RESEED_INTERVAL;
+        }
     }
 
     fn drain_sideband(&mut self) {
@@ -285,13 +335,14 @@ impl Collector {
     }
 
     fn watch_all(&mut self) -> rustix::io::Result<()> {
-        watch(&self.epoll, self.wake.as_fd(), WAKER)?;
+        watch(&self.epoll, self.wake.as_fd(), WAKER, EventFlags::IN)?;
         let ring = self.bpf.events_mut().as_raw_fd();
         // SAFETY: the ring buffer is open as long as `self.bpf` is.
         let ring = unsafe { BorrowedFd::borrow_raw(ring) };
-        watch(&self.epoll, ring, RING)?;
+        // Edge-triggered: what waits there below the mark is no reason to wake up.
+        watch(&self.epoll, ring, RING, EventFlags::IN | EventFlags::ET)?;
         for (cpu, descriptor) in self.sideband.descriptors() {
-            watch(&self.epoll, descriptor, u64::from(cpu))?;
+            watch(&self.epoll, descriptor, u64::from(cpu), EventFlags::IN)?;
         }
         Ok(())
     }
@@ -304,14 +355,21 @@ impl Collector {
         }
         self.next_hotplug_look = now + HOTPLUG_INTERVAL;
         let Ok(online) = online_cpus() else { return };
-        if self.cpu.cpus().eq(online.iter().copied()) {
+        let mut gone: Vec<u32> = self.cpu.cpus().filter(|cpu| !online.contains(cpu)).collect();
+        if now >= self.next_stall_look {
+            self.next_stall_look = now + STALL_INTERVAL;
+            gone.extend(self.cpu.stalled());
+        }
+        if gone.is_empty() && self.cpu.cpus().eq(online.iter().copied()) {
             return;
         }
-        let gone: Vec<u32> = self.cpu.cpus().filter(|cpu| !online.contains(cpu)).collect();
         if !gone.is_empty() {
             info!(cpus = ?gone, "cpus went offline");
             self.drain_sideband();
-            gone.into_iter().for_each(|cpu| self.sideband.close(cpu));
+            for cpu in gone {
+                self.sideband.close(cpu);
+                self.cpu.close(cpu);
+            }
         }
         for &cpu in &online {
             if let Err(error) = self.sideband.open(cpu) {
@@ -319,7 +377,7 @@ impl Collector {
             }
         }
         for (cpu, descriptor) in self.sideband.descriptors() {
-            if let Err(error) = watch(&self.epoll, descriptor, u64::from(cpu))
+            if let Err(error) = watch(&self.epoll, descriptor, u64::from(cpu), EventFlags::IN)
                 && error != rustix::io::Errno::EXIST
             {
                 warn!(cpu, %error, "records of this cpu are read late");
@@ -338,8 +396,28 @@ struct Woken {
     interrupted: bool,
 }
 
-fn watch(epoll: &OwnedFd, descriptor: BorrowedFd<'_>, data: u64) -> rustix::io::Result<()> {
-    epoll::add(epoll, descriptor, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
+fn watch(
+    epoll: &OwnedFd,
+    descriptor: BorrowedFd<'_>,
+    data: u64,
+    flags: EventFlags,
+) -> rustix::io::Result<()> {
+    epoll::add(epoll, descriptor, epoll::EventData::new_u64(data), flags)
+}
+
+fn is_initial_pid_namespace() -> bool {
+    // Where /proc is not mounted there are worse problems, with errors of their own.
+    let Ok(namespace) = std::fs::metadata("/proc/self/ns/pid") else { return true };
+    namespace.ino() == INITIAL_PID_NAMESPACE
+}
+
+/// How deep the kernel's own walker goes, as far as a sample has room.
+fn max_kernel_frames() -> u32 {
+    let limit = u32::try_from(MAX_KERNEL_FRAMES).unwrap_or(u32::MAX);
+    std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack")
+        .ok()
+        .and_then(|frames| frames.trim().parse().ok())
+        .map_or(limit, |frames: u32| frames.min(limit))
 }
 
 fn online_cpus() -> Result<Vec<u32>, CollectError> {

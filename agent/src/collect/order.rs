@@ -3,7 +3,9 @@
 //! Samples and process records come from different buffers, but a sample must be seen after
 //! the mapping that it lies in. All carry the same clock. The collector reads the samples
 //! first and the process records after them, so every record older than the moment at which
-//! reading began is here when it ends: events up to that moment are in order and complete.
+//! reading began is here when it ends. A sample carries the time at which the program began
+//! to take it; one that is being taken just then comes with the next reading, which is late
+//! by the microseconds of a stack walk.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -13,6 +13,7 @@ use perf_event::events::Software;
 use perf_event::{Builder, Clock, SampleFlag, Sampler};
 use thiserror::Error;
 
+use super::cpu::way_out;
 use super::event::ProcessEvent;
 use crate::process::{MappedMemory, Mapping, ObjectCache};
 
@@ -29,10 +30,12 @@ const COMM_EXEC: u16 = 1 << 13;
 #[derive(Debug, Error)]
 pub enum SidebandError {
     /// The kernel refuses the event.
-    #[error("cannot follow processes on cpu {cpu}: run as root or with CAP_PERFMON")]
+    #[error("cannot follow processes on cpu {cpu}: {way_out}")]
     Open {
         /// The CPU.
         cpu: u32,
+        /// What helps.
+        way_out: &'static str,
         /// What the kernel says.
         #[source]
         source: io::Error,
@@ -61,7 +64,11 @@ impl Sideband {
         if self.by_cpu.contains_key(&cpu) {
             return Ok(());
         }
-        let sampler = open(cpu).map_err(|source| SidebandError::Open { cpu, source })?;
+        let sampler = open(cpu).map_err(|source| SidebandError::Open {
+            cpu,
+            way_out: way_out(&source),
+            source,
+        })?;
         self.by_cpu.insert(cpu, sampler);
         Ok(())
     }
@@ -135,7 +142,7 @@ fn process_event(
             let memory = MappedMemory {
                 pid: mmap.pid,
                 start_avma: mmap.addr,
-                end_avma: mmap.addr.checked_add(mmap.len)?,
+                end_avma: mmap.addr.saturating_add(mmap.len),
                 file_offset: mmap.pgoff,
                 path,
                 build_id: mmap.build_id().and_then(crate::object::BuildId::new),

@@ -127,7 +127,7 @@ fn executable_name(path: &Path) -> Option<String> {
 /// The name, and whether it is a kernel thread, from `/proc/PID/stat` (proc(5)):
 /// `pid (comm) state ppid pgrp session tty_nr tpgid flags ...`; comm may contain
 /// anything, so the last parenthesis ends it.
-fn parse_stat(stat: &[u8]) -> Option<(Option<String>, bool)> {
+pub(crate) fn parse_stat(stat: &[u8]) -> Option<(Option<String>, bool)> {
     // PF_KTHREAD in include/linux/sched.h.
     const KERNEL_THREAD_FLAG: u64 = 0x0020_0000;
     let open = stat.iter().position(|&byte| byte == b'(')?;

@@ -66,6 +66,9 @@ impl Mapping {
     }
 }
 
+/// Executable mappings of one process, at most; a database or a browser has some hundred.
+const MAX_MAPPINGS: usize = 16 * 1024;
+
 /// The executable mappings of a process, sorted by address, never overlapping.
 #[derive(Clone, Debug, Default)]
 pub struct Mappings {
@@ -74,10 +77,10 @@ pub struct Mappings {
 
 impl Mappings {
     /// Adds a mapping. perf tells of no unmapping, so what it overlaps is gone by now: a
-    /// mapping that is covered in part keeps the rest.
-    pub fn insert(&mut self, mapping: Mapping) {
+    /// mapping that is covered in part keeps the rest. Returns whether there was room for it.
+    pub fn insert(&mut self, mapping: Mapping) -> bool {
         if mapping.start_avma >= mapping.end_avma {
-            return;
+            return true;
         }
         let first = self.sorted.partition_point(|m| m.end_avma <= mapping.start_avma);
         let end = self.sorted.partition_point(|m| m.start_avma < mapping.end_avma);
@@ -96,7 +99,12 @@ impl Mappings {
         });
         replacement.push(mapping);
         replacement.extend(above);
+        // Splitting one mapping in two adds as well, so there may be one more than the limit.
+        if first == end && self.sorted.len() >= MAX_MAPPINGS {
+            return false;
+        }
         self.sorted.splice(first..end, replacement);
+        true
     }
 
     /// The mapping that an address lies in.
@@ -172,6 +180,17 @@ mod tests {
     #[test]
     fn empty_mappings_are_ignored() {
         check(&[(10, 10, 0, "a"), (20, 10, 0, "b")], &[]);
+    }
+
+    #[test]
+    fn too_many_mappings_are_refused() {
+        let mut mappings = Mappings::default();
+        let page = |n: u64| mapping(n * 0x2000, n * 0x2000 + 0x1000, 0, "a");
+        let taken = (0..MAX_MAPPINGS as u64).all(|n| mappings.insert(page(n)));
+        assert!(taken);
+        assert!(!mappings.insert(page(MAX_MAPPINGS as u64)));
+        assert!(mappings.insert(page(7)), "one that replaces another needs no room");
+        assert_eq!(mappings.len(), MAX_MAPPINGS);
     }
 
     #[test]

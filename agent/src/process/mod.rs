@@ -9,6 +9,6 @@ mod seed;
 mod table;
 
 pub use mappings::{Backing, MappedMemory, Mapping, Mappings};
-pub use objects::{ObjectCache, ObjectStats};
-pub use seed::{SeededProcess, seed};
+pub use objects::{ObjectCache, ObjectStats, kernel_build_id};
+pub use seed::{SeededProcess, running_pids, seed};
 pub use table::{Generation, Process, ProcessTable};

@@ -19,14 +19,18 @@ use crate::object::{BuildId, ObjectFile, ObjectKind};
 const SWEEP_AFTER: usize = 256;
 
 /// Names of memory that holds generated code.
-const ANONYMOUS_PREFIXES: [&str; 6] =
-    ["//anon", "[anon", "[heap]", "[stack", "/memfd:", "/dev/zero"];
+const ANONYMOUS_PREFIXES: [&str; 5] = ["//anon", "[anon", "[heap]", "[stack", "/dev/zero"];
+
+/// Memory that has a name but no place in a file system: an executable that runs from it, or
+/// what a runtime generates.
+const MEMFD_PREFIX: &str = "/memfd:";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     /// With the path: copies of a binary under several names keep their names.
     BuildId(BuildId, String),
-    Inode((u32, u32), u64),
+    /// With the path as well: on btrfs, inodes of different subvolumes look alike.
+    Inode((u32, u32), u64, String),
     Path(String),
 }
 
@@ -37,6 +41,8 @@ pub struct ObjectStats {
     pub opened: u64,
     /// Files that could not be opened any more.
     pub failed: u64,
+    /// Files that were left closed because too many are open.
+    pub over_limit: u64,
     /// Files in use.
     pub live: u64,
 }
@@ -46,6 +52,7 @@ pub struct ObjectStats {
 pub struct ObjectCache {
     by_key: HashMap<Key, Weak<ObjectFile>>,
     vdso: Option<Arc<ObjectFile>>,
+    open_files: Vec<Weak<ObjectFile>>,
     sweep_at: usize,
     stats: ObjectStats,
 }
@@ -66,6 +73,13 @@ impl ObjectCache {
         if path.is_empty() || ANONYMOUS_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {
             return Backing::Anonymous;
         }
+        if path.starts_with(MEMFD_PREFIX) && memory.build_id.is_none() {
+            // The kernel gives a build id to whatever is an ELF file; without one it may
+            // still be one on a kernel that gives none.
+            if !open_mapped(memory).is_some_and(|file| is_elf(&file)) {
+                return Backing::Anonymous;
+            }
+        }
         if !path.starts_with('/') {
             let opaque =
                 ObjectFile { path: path.to_owned(), build_id: None, kind: ObjectKind::Opaque };
@@ -76,22 +90,35 @@ impl ObjectCache {
 
     /// What the cache has done so far.
     pub fn stats(&self) -> ObjectStats {
-        let live = self.by_key.values().filter(|object| object.strong_count() > 0).count();
+        let live = self.open_files.iter().filter(|object| object.strong_count() > 0).count();
         ObjectStats { live: live as u64, ..self.stats }
+    }
+
+    /// Whether another file may be opened: half of what the process may open is left for
+    /// everything else.
+    fn has_room(&mut self) -> bool {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX) / 2;
+        if self.open_files.len() >= limit {
+            self.open_files.retain(|object| object.strong_count() > 0);
+        }
+        self.open_files.len() < limit
     }
 
     fn file(&mut self, memory: &MappedMemory) -> Arc<ObjectFile> {
         let by_build_id = |build_id| Key::BuildId(build_id, memory.path.clone());
-        let known = memory
-            .build_id
-            .map(by_build_id)
-            .or_else(|| memory.inode.map(|(device, inode)| Key::Inode(device, inode)));
+        let known = memory.build_id.map(by_build_id).or_else(|| {
+            let (device, inode) = memory.inode?;
+            Some(Key::Inode(device, inode, memory.path.clone()))
+        });
         if let Some(object) = known.as_ref().and_then(|key| self.get(key)) {
             return object;
         }
-        let file = open_mapped(memory);
+        let has_room = self.has_room();
+        let file = has_room.then(|| open_mapped(memory)).flatten();
         match &file {
             Some(_) => self.stats.opened += 1,
+            None if !has_room => self.stats.over_limit += 1,
             None => {
                 self.stats.failed += 1;
                 debug!(pid = memory.pid, path = memory.path, "mapped file is gone");
@@ -111,7 +138,11 @@ impl ObjectCache {
         let by_build_id = build_id.map(by_build_id);
         let object = match by_build_id.as_ref().and_then(|key| self.get(key)) {
             Some(object) => object,
-            None => Arc::new(object),
+            None => {
+                let object = Arc::new(object);
+                self.open_files.push(Arc::downgrade(&object));
+                object
+            }
         };
         for key in [known, by_build_id].into_iter().flatten() {
             self.insert(key, &object);
@@ -135,6 +166,7 @@ impl ObjectCache {
     fn insert(&mut self, key: Key, object: &Arc<ObjectFile>) {
         self.by_key.insert(key, Arc::downgrade(object));
         if self.by_key.len() >= self.sweep_at {
+            self.open_files.retain(|object| object.strong_count() > 0);
             self.by_key.retain(|_, object| object.strong_count() > 0);
             self.sweep_at = self.by_key.len() * 2 + SWEEP_AFTER;
         }
@@ -144,20 +176,24 @@ impl ObjectCache {
 /// Opens the very file that is mapped, whatever happened to its name.
 ///
 /// `map_files` leads to the inode itself, even when it is deleted or lies in another mount
-/// namespace, but needs CAP_CHECKPOINT_RESTORE and a living process. Paths can lead to
-/// another file by now, so they are believed only if the build id agrees.
+/// namespace, but needs CAP_CHECKPOINT_RESTORE and a living process. Any of these ways can
+/// lead to another file by now, so where the kernel told a build id it must agree.
 fn open_mapped(memory: &MappedMemory) -> Option<File> {
-    let MappedMemory { pid, start_avma, end_avma, path, .. } = memory;
-    if let Ok(file) = File::open(format!("/proc/{pid}/map_files/{start_avma:x}-{end_avma:x}")) {
-        return Some(file);
-    }
-    [format!("/proc/{pid}/root{path}"), path.clone()].iter().find_map(|path| {
-        let file = open_regular(path)?;
-        match memory.build_id {
-            Some(expected) => (read_build_id(&file)? == expected).then_some(file),
-            None => same_inode(&file, memory).then_some(file),
-        }
-    })
+    let MappedMemory { pid, start_avma, end_avma, path, build_id, .. } = memory;
+    let agrees = |file: &File| build_id.is_none_or(|id| read_build_id(file) == Some(id));
+    open_regular(&format!("/proc/{pid}/map_files/{start_avma:x}-{end_avma:x}"))
+        .filter(agrees)
+        .or_else(|| {
+            [format!("/proc/{pid}/root{path}"), path.clone()].iter().find_map(|path| {
+                let file = open_regular(path)?;
+                let same = build_id.is_some() || same_inode(&file, memory);
+                (same && agrees(&file)).then_some(file)
+            })
+        })
+}
+
+fn is_elf(file: &File) -> bool {
+    read_at(file, 0, 4).is_some_and(|magic| magic == elf::ELFMAG)
 }
 
 /// Never blocks on a FIFO that has taken the place of a file.
@@ -199,14 +235,29 @@ fn read_build_id(file: &File) -> Option<BuildId> {
             continue;
         }
         let notes = read_at(file, segment.p_offset(endian), segment.p_filesz(endian))?;
-        let notes = NoteIterator::<Header>::new(endian, segment.p_align(endian), &notes).ok()?;
-        for note in notes.filter_map(Result::ok) {
-            if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
-                return BuildId::new(note.desc());
-            }
+        if let Some(build_id) = build_id_of_notes(&notes, segment.p_align(endian)) {
+            return Some(build_id);
         }
     }
     None
+}
+
+/// Finds the build id among notes that are aligned to `align` bytes.
+fn build_id_of_notes(notes: &[u8], align: u64) -> Option<BuildId> {
+    type Header = elf::FileHeader64<Endianness>;
+    let endian = Endianness::default();
+    let notes = NoteIterator::<Header>::new(endian, align, notes).ok()?;
+    notes
+        .filter_map(Result::ok)
+        .find(|note| {
+            note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID
+        })
+        .and_then(|note| BuildId::new(note.desc()))
+}
+
+/// The build id of the running kernel.
+pub fn kernel_build_id() -> Option<BuildId> {
+    build_id_of_notes(&std::fs::read("/sys/kernel/notes").ok()?, 4)
 }
 
 /// Up to `len` bytes from `offset` on, without moving the file's position.
@@ -251,7 +302,7 @@ mod tests {
         };
         assert!(Arc::ptr_eq(&first, &second));
         assert!(matches!(first.kind, ObjectKind::Elf { file: Some(_) }));
-        assert_eq!(objects.stats(), ObjectStats { opened: 1, failed: 0, live: 1 });
+        assert_eq!(objects.stats(), ObjectStats { opened: 1, failed: 0, over_limit: 0, live: 1 });
         drop((first, second));
         assert_eq!(objects.stats().live, 0);
     }

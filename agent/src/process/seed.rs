@@ -1,15 +1,14 @@
-//! What ran before the agent started, read from /proc once.
+//! What runs already, read from /proc: at the start, and again when records were lost.
 //!
 //! The side-band is opened first, so whatever changes while /proc is read is seen there and
 //! replayed on top.
 
 use std::fs;
-
-use procfs::ProcError;
-use procfs::process::{MMPermissions, MMapPath, Process, StatFlags};
-use tracing::debug;
+use std::io;
+use std::path::Path;
 
 use super::{MappedMemory, Mapping, ObjectCache};
+use crate::identity::parse_stat;
 
 /// A process as /proc shows it.
 #[derive(Clone, Debug)]
@@ -26,63 +25,56 @@ pub struct SeededProcess {
     pub executable: Option<String>,
 }
 
-/// Reads all processes. Those that vanish meanwhile are left out.
-pub fn seed(objects: &mut ObjectCache) -> Result<Vec<SeededProcess>, ProcError> {
-    let mut seeded = Vec::new();
-    for process in procfs::process::all_processes()? {
-        let read = process.and_then(|process| read(&process, objects));
-        match read {
-            Ok(process) => seeded.push(process),
-            Err(error) => debug!(%error, "process vanished while it was read"),
-        }
-    }
-    Ok(seeded)
+/// Process ids that /proc shows now.
+pub fn running_pids() -> io::Result<impl Iterator<Item = u32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
-fn read(process: &Process, objects: &mut ObjectCache) -> Result<SeededProcess, ProcError> {
-    let pid = process.pid().unsigned_abs();
-    let stat = process.stat()?;
-    let flags = StatFlags::from_bits_truncate(stat.flags);
-    let mut mappings = Vec::new();
-    for map in process.maps()? {
-        if !map.perms.contains(MMPermissions::EXECUTE) {
-            continue;
-        }
-        let memory = MappedMemory {
-            pid,
-            start_avma: map.address.0,
-            end_avma: map.address.1,
-            file_offset: map.offset,
-            path: path_of(&map.pathname),
-            build_id: None,
-            inode: (map.inode != 0)
-                .then(|| ((map.dev.0.unsigned_abs(), map.dev.1.unsigned_abs()), map.inode)),
-        };
-        mappings.push(Mapping::open(memory, objects));
-    }
-    let executable = fs::read_link(format!("/proc/{pid}/exe"))
+/// Reads one process. `None` if it is gone by now.
+pub fn seed(pid: u32, objects: &mut ObjectCache) -> Option<SeededProcess> {
+    let dir = Path::new("/proc").join(pid.to_string());
+    let (name, kernel_thread) = parse_stat(&fs::read(dir.join("stat")).ok()?)?;
+    // Not UTF-8 as a whole: each path is bytes of the process's choice.
+    let maps = fs::read(dir.join("maps")).unwrap_or_default();
+    let mappings = maps
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| parse_executable(pid, line))
+        .map(|memory| Mapping::open(memory, objects))
+        .collect();
+    let executable = fs::read_link(dir.join("exe"))
         .ok()
         .map(|path| path.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
-    Ok(SeededProcess {
-        pid,
-        name: stat.comm,
-        kernel_thread: flags.contains(StatFlags::PF_KTHREAD),
-        mappings,
-        executable,
-    })
+    Some(SeededProcess { pid, name: name.unwrap_or_default(), kernel_thread, mappings, executable })
 }
 
-fn path_of(path: &MMapPath) -> String {
-    match path {
-        MMapPath::Path(path) => path.to_string_lossy().into_owned(),
-        MMapPath::Vdso => "[vdso]".to_owned(),
-        MMapPath::Vsyscall => "[vsyscall]".to_owned(),
-        MMapPath::Heap => "[heap]".to_owned(),
-        MMapPath::Stack | MMapPath::TStack(_) => "[stack]".to_owned(),
-        MMapPath::Anonymous => String::new(),
-        MMapPath::Other(name) => format!("[{name}]"),
-        _ => String::new(),
+/// A line of /proc/PID/maps, if it is of executable memory (proc_pid_maps(5)):
+///
+/// ```text
+/// 55d4c2a00000-55d4c2a21000 r-xp 00002000 fe:01 1234      /usr/bin/cat
+/// ```
+fn parse_executable(pid: u32, line: &[u8]) -> Option<MappedMemory> {
+    let line = String::from_utf8_lossy(line);
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    let permissions = fields.next()?;
+    let file_offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let device = (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
+    let inode: u64 = fields.next()?.parse().ok()?;
+    let path = fields.next().unwrap_or_default().trim_start();
+    if !permissions.contains('x') {
+        return None;
     }
+    Some(MappedMemory {
+        pid,
+        start_avma: u64::from_str_radix(start, 16).ok()?,
+        end_avma: u64::from_str_radix(end, 16).ok()?,
+        file_offset,
+        path: path.to_owned(),
+        build_id: None,
+        inode: (inode != 0).then_some((device, inode)),
+    })
 }
 
 #[cfg(test)]
@@ -93,8 +85,8 @@ mod tests {
     #[test]
     fn seed_finds_this_process_and_its_executable() {
         let mut objects = ObjectCache::default();
-        let seeded = seed(&mut objects).unwrap();
-        let this = seeded.iter().find(|process| process.pid == std::process::id()).unwrap();
+        assert!(running_pids().unwrap().any(|pid| pid == std::process::id()));
+        let this = seed(std::process::id(), &mut objects).unwrap();
         let executable = std::env::current_exe().unwrap();
         assert_eq!(this.executable.as_deref(), executable.to_str());
         assert!(!this.kernel_thread);
@@ -107,5 +99,21 @@ mod tests {
         let Backing::Object(object) = &mapping.backing else { panic!("code lies in a file") };
         assert_eq!(Some(object.path.as_str()), executable.to_str());
         assert!(object.build_id.is_some());
+    }
+
+    #[test]
+    fn maps_lines_are_read_whatever_the_path_is_made_of() {
+        let line = b"1000-3000 r-xp 00002000 fe:01 77                    /srv/b\xffd dir/prog";
+        let memory = parse_executable(5, line).unwrap();
+        assert_eq!(
+            (memory.start_avma, memory.end_avma, memory.file_offset),
+            (0x1000, 0x3000, 0x2000)
+        );
+        assert_eq!(memory.inode, Some(((0xfe, 1), 77)));
+        assert_eq!(memory.path, "/srv/b\u{fffd}d dir/prog");
+        assert!(parse_executable(5, b"1000-3000 rw-p 00002000 fe:01 77 /srv/prog").is_none());
+        let anonymous = parse_executable(5, b"1000-3000 rwxp 00000000 00:00 0 ").unwrap();
+        assert_eq!((anonymous.path.as_str(), anonymous.inode), ("", None));
+        assert!(parse_executable(5, b"").is_none());
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Backing, Mapping, Mappings, SeededProcess};
 use crate::collect::ProcessEvent;
+use crate::identity::ProcessIdentity;
 use crate::object::{JitProcess, ObjectFile, ObjectKind};
 
 /// The name of code without a file. In brackets, as pprof tools look for no file then.
@@ -30,8 +31,14 @@ pub struct Process {
     pub kernel_thread: bool,
     /// The path of its executable as it sees it.
     pub executable: Option<Arc<str>>,
-    /// Its executable memory.
-    pub mappings: Mappings,
+    /// Its executable memory, shared with the processes that it was copied to until one of
+    /// them changes it.
+    pub mappings: Arc<Mappings>,
+    /// Who it is, once somebody has asked.
+    pub identity: Option<Arc<ProcessIdentity>>,
+    /// Who its parent, or the program that it was before, is: what is left to go by when it
+    /// is gone too soon.
+    pub inherited: Option<Arc<ProcessIdentity>>,
     /// Where symbols of generated code may be; made when a sample first needs it.
     jit: Option<Arc<ObjectFile>>,
     /// When it ended, on CLOCK_MONOTONIC.
@@ -83,6 +90,7 @@ impl Process {
 pub struct ProcessTable {
     by_pid: HashMap<u32, Process>,
     generations: u64,
+    refused_mappings: u64,
 }
 
 impl ProcessTable {
@@ -98,7 +106,12 @@ impl ProcessTable {
             }
             ProcessEvent::Comm { .. } => {}
             ProcessEvent::Mmap { pid, mapping } => self.map(pid, mapping),
-            ProcessEvent::Exit { pid } => self.entry(pid).exited_ns = Some(time_ns),
+            ProcessEvent::Exit { pid } => {
+                // A process that is not known has nothing to keep.
+                if let Some(process) = self.by_pid.get_mut(&pid) {
+                    process.exited_ns = Some(time_ns);
+                }
+            }
         }
     }
 
@@ -117,6 +130,20 @@ impl ProcessTable {
         });
     }
 
+    /// Lets processes that are not there any more end at `now_ns`: their exit was lost.
+    pub fn sweep(&mut self, now_ns: u64, is_there: impl Fn(u32) -> bool) {
+        for (&pid, process) in &mut self.by_pid {
+            if process.exited_ns.is_none() && !is_there(pid) {
+                process.exited_ns = Some(now_ns);
+            }
+        }
+    }
+
+    /// Mappings that were not taken note of, as their processes have too many.
+    pub fn refused_mappings(&self) -> u64 {
+        self.refused_mappings
+    }
+
     /// Numbers of processes and of mappings.
     pub fn len(&self) -> (usize, usize) {
         (self.by_pid.len(), self.by_pid.values().map(|process| process.mappings.len()).sum())
@@ -131,51 +158,71 @@ impl ProcessTable {
                 name: String::new(),
                 kernel_thread: false,
                 executable: None,
-                mappings: Mappings::default(),
+                mappings: Arc::default(),
+                identity: None,
+                inherited: None,
                 jit: None,
                 exited_ns: None,
             }
         })
     }
 
+    /// What /proc says, at the start or after records were lost.
     fn seed(&mut self, seeded: SeededProcess) {
+        let executable: Option<Arc<str>> = seeded.executable.map(Arc::from);
+        if self.by_pid.get(&seeded.pid).is_some_and(|known| known.executable != executable) {
+            // Its exec was lost.
+            self.exec(seeded.pid, String::new());
+        }
+        let mut mappings = Mappings::default();
+        for mapping in seeded.mappings {
+            self.refused_mappings += u64::from(!mappings.insert(mapping));
+        }
         let process = self.entry(seeded.pid);
         process.name = seeded.name;
         process.kernel_thread = seeded.kernel_thread;
-        process.executable = seeded.executable.map(Arc::from);
-        process.mappings = Mappings::default();
-        for mapping in seeded.mappings {
-            process.mappings.insert(mapping);
-        }
+        process.executable = executable;
+        process.mappings = Arc::new(mappings);
     }
 
     fn fork(&mut self, pid: u32, parent: u32) {
         self.generations += 1;
         let generation = Generation(self.generations);
-        let copy = match self.by_pid.get(&parent) {
-            Some(parent) => Process { generation, jit: None, exited_ns: None, ..parent.clone() },
-            None => {
-                self.by_pid.remove(&pid);
-                return;
-            }
+        let Some(known) = self.by_pid.get(&parent) else {
+            self.by_pid.remove(&pid);
+            return;
         };
-        self.by_pid.insert(pid, Process { kernel_thread: parent == KTHREADD, ..copy });
+        let copy = Process {
+            generation,
+            kernel_thread: parent == KTHREADD,
+            identity: None,
+            inherited: known.identity.clone().or_else(|| known.inherited.clone()),
+            jit: None,
+            exited_ns: None,
+            ..known.clone()
+        };
+        self.by_pid.insert(pid, copy);
     }
 
     fn exec(&mut self, pid: u32, name: String) {
-        self.by_pid.remove(&pid);
-        self.entry(pid).name = name;
+        let before = self.by_pid.remove(&pid);
+        let process = self.entry(pid);
+        process.name = name;
+        process.inherited = before.and_then(|before| before.identity.or(before.inherited));
     }
 
     fn map(&mut self, pid: u32, mapping: Mapping) {
         let process = self.entry(pid);
-        // The kernel maps the executable before anything else.
+        // The kernel maps the executable before anything else. The vDSO comes first only
+        // when that record was lost.
         if process.executable.is_none()
             && let Backing::Object(object) = &mapping.backing
+            && matches!(object.kind, ObjectKind::Elf { .. })
         {
             process.executable = Some(Arc::from(object.path.as_str()));
         }
-        process.mappings.insert(mapping);
+        let taken = Arc::make_mut(&mut process.mappings).insert(mapping);
+        self.refused_mappings += u64::from(!taken);
     }
 }
 
@@ -196,7 +243,11 @@ mod tests {
     use super::*;
 
     fn object_mapping(path: &str, start_avma: u64) -> Mapping {
-        let object = ObjectFile { path: path.to_owned(), build_id: None, kind: ObjectKind::Opaque };
+        let object = ObjectFile {
+            path: path.to_owned(),
+            build_id: None,
+            kind: ObjectKind::Elf { file: None },
+        };
         Mapping {
             start_avma,
             end_avma: start_avma + 0x1000,
