@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use everflame_agent::export::{BatchId, Spool, SpoolError};
 use everflame_agent::metrics::{Metrics, ReasonLabels};
@@ -38,6 +40,13 @@ impl Fixture {
         files.retain(|file| file.extension().is_some_and(|extension| extension == "batch"));
         files.sort();
         files
+    }
+
+    fn bad_files(&self) -> usize {
+        let entries = fs::read_dir(self.path()).expect("a directory");
+        entries
+            .filter(|e| e.as_ref().is_ok_and(|e| e.path().extension() == Some("bad".as_ref())))
+            .count()
     }
 
     fn dropped(&self, reason: &'static str) -> u64 {
@@ -127,8 +136,72 @@ fn damaged_files_are_dropped_and_counted_and_the_rest_is_delivered() {
     let spool = fixture.open(PLENTY);
     fs::remove_file(&files[3]).expect("a file");
     assert_eq!(drain(&spool), ["good"]);
-    assert_eq!(fixture.dropped("corrupt"), 4);
+    assert_eq!(fixture.dropped("corrupt"), 3);
+    assert_eq!(fixture.dropped("vanished"), 1);
     assert_eq!(fixture.files().len(), 0);
+    assert_eq!(fixture.bad_files(), 3, "kept, for whoever wants to know what happened");
+}
+
+#[test]
+fn only_a_few_damaged_files_are_kept() {
+    let fixture = Fixture::new();
+    for _ in 0..2 {
+        let spool = fixture.open(PLENTY);
+        for host in ["a", "b", "c", "d"] {
+            spool.push(batch(host));
+        }
+        for file in fixture.files() {
+            fs::write(file, "x").expect("a file");
+        }
+        assert_eq!(drain(&spool), Vec::<String>::new());
+        assert_eq!(fixture.bad_files(), 4);
+    }
+    assert_eq!(fixture.dropped("corrupt"), 8);
+}
+
+#[test]
+fn a_batch_that_cannot_be_read_just_now_is_kept_and_read_later() {
+    let fixture = Fixture::new();
+    let spool = fixture.open(PLENTY);
+    for host in ["a", "b"] {
+        spool.push(batch(host));
+    }
+    // Permissions do not stop root; a directory in place of the file does (EISDIR).
+    let file = fixture.files().remove(0);
+    let aside = fixture.path().join("aside");
+    fs::rename(&file, &aside).expect("the same file system");
+    fs::create_dir(&file).expect("a directory");
+    assert_eq!(drain(&spool), ["b"], "others do not wait for it");
+    assert_eq!(spool.len(), 1);
+    assert_eq!(fixture.metrics.spool_read_errors.get(), 1);
+
+    fs::remove_dir(&file).expect("an empty directory");
+    fs::rename(&aside, &file).expect("the same file system");
+    assert_eq!(drain(&spool), Vec::<String>::new(), "not again at once");
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(drain(&spool), ["a"]);
+    assert_eq!(fixture.dropped("corrupt"), 0);
+}
+
+#[test]
+fn threads_that_fill_and_empty_it_do_not_lose_or_repeat_batches() {
+    const BATCHES: usize = 300;
+    let fixture = Fixture::new();
+    let spool = fixture.open(PLENTY);
+    let mut hosts = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            (0..BATCHES).for_each(|n| {
+                spool.push(batch(&n.to_string()));
+            })
+        });
+        while hosts.len() < BATCHES {
+            hosts.extend(drain(&spool));
+        }
+    });
+    assert_eq!(hosts, (0..BATCHES).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(fixture.files().len(), 0, "files of batches that left while they were written");
+    assert_eq!((spool.len(), fixture.metrics.spool_bytes.get()), (0, 0));
 }
 
 #[test]

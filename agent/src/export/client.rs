@@ -161,12 +161,15 @@ impl Client {
         let receive = receive(channel, batches, ack_sender);
         tokio::pin!(receive);
         loop {
+            // Asked first: what is spooled before the end is then seen by what follows.
+            let stopping = self.is_stopped();
             self.send(progress, &outbound);
             if outbound.is_closed() && progress.in_flight.0.is_empty() {
                 return Err(StreamError::Closed);
             }
-            let stopping = self.is_stopped();
-            if stopping && progress.in_flight.0.is_empty() && self.spool.is_empty() {
+            // With nothing in flight and no pause, what is left cannot be read at present.
+            let idle = progress.in_flight.0.is_empty() && progress.paused_until.is_none();
+            if stopping && (idle || self.spool.is_empty()) {
                 return Ok(());
             }
             let wake_at = self.wake_at(progress);
@@ -215,7 +218,8 @@ impl Client {
     /// When something has to be done although nothing happens.
     fn wake_at(&self, progress: &Progress) -> Instant {
         let oldest = progress.in_flight.0.first().map(|(_, sent)| *sent + self.config.ack_timeout);
-        let wake_at = oldest.into_iter().chain(progress.paused_until).min();
+        let retry = self.spool.next_retry().map(Instant::from_std);
+        let wake_at = oldest.into_iter().chain(progress.paused_until).chain(retry).min();
         wake_at.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
     }
 

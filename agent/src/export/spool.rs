@@ -6,16 +6,21 @@
 //! counted. Spooling never fails towards its caller: when the disk refuses a batch, a
 //! few are kept in memory until it accepts them again, and profiling goes on.
 //!
+//! A file that cannot be read just now (no file descriptors, a disk with trouble) stays
+//! and is tried again; only one that is damaged is given up, and a few of those are kept
+//! beside the spool for whoever wants to know why.
+//!
 //! Invariant: `entries` holds every batch exactly once, oldest first, and the sizes of
-//! those on disk add up to at most the budget.
+//! those on disk add up to at most the budget. Its lock is not held while the disk works,
+//! so the thread that empties the spool does not wait for the one that fills it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use everflame_proto::v1::Batch;
 use prost::bytes::Bytes;
@@ -32,6 +37,12 @@ const LOCK_FILE: &str = "lock";
 /// How many batches are kept in memory while the disk refuses them: half a minute's
 /// worth, since memory is what a profiler must not run away with.
 const MAX_MEMORY_BATCHES: usize = 4;
+
+/// How many damaged files are kept, over all runs; the newest ones.
+const MAX_BAD_FILES: usize = 4;
+
+/// The first and the longest wait before a file that cannot be read is tried again.
+const READ_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
 
 /// Why a spool cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +89,8 @@ pub struct Spool {
     max_bytes: u64,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// Held while batches go from memory to disk, so that the oldest goes first.
+    writer: Mutex<()>,
     trouble: Throttle,
     /// Held, not used: closing it releases the directory.
     _lock: File,
@@ -90,12 +103,39 @@ struct State {
     newest: Option<SpoolName>,
     disk_bytes: u64,
     memory_batches: usize,
+    /// Files of batches that have left, to be deleted when the lock is released.
+    doomed: Vec<SpoolName>,
+    /// Damaged files, oldest first.
+    bad: VecDeque<SpoolName>,
 }
 
 #[derive(Debug)]
 enum Stored {
-    Disk { bytes: u64 },
+    Disk { bytes: u64, unreadable: Option<Unreadable> },
     Memory(Bytes),
+}
+
+/// A file that could not be read for a reason that may pass.
+#[derive(Clone, Copy, Debug)]
+struct Unreadable {
+    retry_at: Instant,
+    wait: Duration,
+}
+
+impl Stored {
+    fn on_disk(bytes: u64) -> Self {
+        Self::Disk { bytes, unreadable: None }
+    }
+
+    /// When it can be tried again, if that is later than `now`.
+    fn retry_after(&self, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Disk { unreadable: Some(unreadable), .. } => {
+                Some(unreadable.retry_at).filter(|retry_at| *retry_at > now)
+            }
+            Self::Disk { unreadable: None, .. } | Self::Memory(_) => None,
+        }
+    }
 }
 
 /// Why a batch leaves the spool without having been delivered.
@@ -107,8 +147,10 @@ enum Loss {
     TooLarge,
     /// The disk refused it, and memory has room for a few only.
     DiskRefused,
-    /// Its file was damaged or vanished.
+    /// Its file is damaged.
     Corrupt,
+    /// Somebody else deleted its file.
+    Vanished,
 }
 
 impl Loss {
@@ -118,6 +160,7 @@ impl Loss {
             Self::TooLarge => "too_large",
             Self::DiskRefused => "disk_refused",
             Self::Corrupt => "corrupt",
+            Self::Vanished => "vanished",
         }
     }
 }
@@ -142,6 +185,7 @@ impl Spool {
             max_bytes,
             metrics,
             state: Mutex::new(list(dir)?),
+            writer: Mutex::default(),
             trouble: Throttle::default(),
             _lock: lock,
         };
@@ -151,8 +195,8 @@ impl Spool {
             info!(batches = state.entries.len(), bytes = state.disk_bytes, dir = %dir.display(),
                 "found batches of an earlier run in the spool");
         }
-        spool.publish(&state);
-        drop(state);
+        spool.release(state);
+        spool.bound_bad_files();
         Ok(spool)
     }
 
@@ -184,7 +228,11 @@ impl Spool {
         // a disk that recovers takes the older ones first.
         state.entries.insert(name, Stored::Memory(content));
         state.memory_batches += 1;
-        if let Err(error) = self.write_out(&mut state)
+        self.release(state);
+
+        let written = self.write_out();
+        let mut state = self.state();
+        if let Err(error) = written
             && self.trouble.allow()
         {
             warn!(
@@ -195,35 +243,44 @@ impl Spool {
             );
         }
         self.enforce_budget(&mut state);
-        self.publish(&state);
+        self.release(state);
         id
     }
 
-    /// The oldest batch for which `skip` is false. Damaged files on the way to it are
-    /// deleted and counted.
+    /// The oldest batch for which `skip` is false. Damaged files on the way to it are set
+    /// aside and counted; files that cannot be read at the moment are passed over for a
+    /// while, see [`Self::next_retry`].
     pub fn oldest(&self, skip: impl Fn(&BatchId) -> bool) -> Option<(BatchId, Batch)> {
-        let mut state = self.state();
         loop {
-            let (&name, stored) = state.entries.iter().find(|(name, _)| !skip(&name.batch_id))?;
-            let batch = match stored {
-                Stored::Disk { .. } => spool_file::read(&self.dir, &name),
-                Stored::Memory(content) => {
-                    spool_file::decode(content.clone(), &name.path(&self.dir))
-                }
+            let now = Instant::now();
+            let state = self.state();
+            let (&name, stored) = state.entries.iter().find(|(name, stored)| {
+                !skip(&name.batch_id) && stored.retry_after(now).is_none()
+            })?;
+            let content = match stored {
+                Stored::Memory(content) => Some(content.clone()),
+                Stored::Disk { .. } => None,
+            };
+            drop(state);
+            let batch = match content {
+                Some(content) => spool_file::decode(content, &name.path(&self.dir)),
+                None => spool_file::read(&self.dir, &name),
             };
             match batch {
-                Ok(batch) => return Some((name.batch_id, batch)),
-                Err(error) => {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "dropping a spooled batch that cannot be read"
-                    );
-                    let bytes = self.remove(&mut state, name);
-                    self.count_loss(Loss::Corrupt, bytes);
-                    self.publish(&state);
+                // Unless its room was needed meanwhile, which has been counted as a loss.
+                Ok(batch) if self.state().entries.contains_key(&name) => {
+                    return Some((name.batch_id, batch));
                 }
+                Ok(_) => {}
+                Err(error) => self.cannot_read(name, &error),
             }
         }
+    }
+
+    /// When a file that could not be read is to be tried again, unless that is now.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.state().entries.values().filter_map(|stored| stored.retry_after(now)).min()
     }
 
     /// Removes a batch that the collector has, or never wants. False when it is not
@@ -231,8 +288,8 @@ impl Spool {
     pub fn acknowledge(&self, id: &BatchId) -> bool {
         let mut state = self.state();
         let Some(&name) = state.names.get(id) else { return false };
-        self.remove(&mut state, name);
-        self.publish(&state);
+        remove(&mut state, name);
+        self.release(state);
         true
     }
 
@@ -256,17 +313,44 @@ impl Spool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends a change: tells the metrics, and deletes files once nobody waits for it.
+    fn release(&self, mut state: MutexGuard<'_, State>) {
+        self.metrics.spool_batches.set(state.entries.len().try_into().unwrap_or(i64::MAX));
+        self.metrics.spool_bytes.set(state.disk_bytes.try_into().unwrap_or(i64::MAX));
+        let doomed = std::mem::take(&mut state.doomed);
+        drop(state);
+        doomed.iter().for_each(|name| delete(&name.path(&self.dir)));
+    }
+
     /// Moves batches from memory to disk, oldest first, until one fails.
-    fn write_out(&self, state: &mut State) -> Result<(), SpoolFileError> {
-        for (name, stored) in &mut state.entries {
-            let Stored::Memory(content) = stored else { continue };
-            spool_file::write(&self.dir, name, content)?;
+    fn write_out(&self) -> Result<(), SpoolFileError> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((name, content)) = self.oldest_in_memory() {
+            spool_file::write(&self.dir, &name, &content)?;
             let bytes = content.len() as u64;
-            *stored = Stored::Disk { bytes };
-            state.disk_bytes += bytes;
-            state.memory_batches -= 1;
+            let mut state = self.state();
+            if let Some(stored) = state.entries.get_mut(&name) {
+                *stored = Stored::on_disk(bytes);
+                state.disk_bytes += bytes;
+                state.memory_batches -= 1;
+            } else {
+                // Delivered from memory, or dropped, while it was written.
+                state.doomed.push(name);
+            }
+            self.release(state);
         }
         Ok(())
+    }
+
+    fn oldest_in_memory(&self) -> Option<(SpoolName, Bytes)> {
+        let state = self.state();
+        if state.memory_batches == 0 {
+            return None;
+        }
+        state.entries.iter().find_map(|(name, stored)| match stored {
+            Stored::Memory(content) => Some((*name, content.clone())),
+            Stored::Disk { .. } => None,
+        })
     }
 
     fn enforce_budget(&self, state: &mut State) {
@@ -281,7 +365,7 @@ impl Spool {
     fn drop_oldest(&self, state: &mut State, loss: Loss, which: impl Fn(&Stored) -> bool) {
         let oldest = state.entries.iter().find(|(_, stored)| which(stored)).map(|(name, _)| *name);
         if let Some(name) = oldest {
-            let bytes = self.remove(state, name);
+            let bytes = remove(state, name);
             self.count_loss(loss, bytes);
             if self.trouble.allow() {
                 warn!(batch = %name.batch_id, reason = loss.name(),
@@ -290,28 +374,68 @@ impl Spool {
         }
     }
 
-    /// Takes a batch out and returns its size.
-    fn remove(&self, state: &mut State, name: SpoolName) -> u64 {
-        state.names.remove(&name.batch_id);
-        match state.entries.remove(&name) {
-            Some(Stored::Disk { bytes }) => {
-                state.disk_bytes -= bytes;
-                let path = name.path(&self.dir);
-                match fs::remove_file(&path) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    // It comes back at the next start and is then a duplicate for the
-                    // collector; no reason to stop.
-                    Err(error) => debug!(path = %path.display(), %error, "cannot delete"),
+    /// Decides what becomes of a batch that was to be read.
+    fn cannot_read(&self, name: SpoolName, error: &SpoolFileError) {
+        let mut state = self.state();
+        let Some(stored) = state.entries.get_mut(&name) else {
+            // Dropped while it was read, and counted.
+            return;
+        };
+        let loss = match error {
+            SpoolFileError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Loss::Vanished
+            }
+            SpoolFileError::Torn { .. }
+            | SpoolFileError::Unknown { .. }
+            | SpoolFileError::Checksum { .. }
+            | SpoolFileError::Decode { .. } => Loss::Corrupt,
+            // Whatever this is, it is not the batch's fault: it may be read later.
+            SpoolFileError::Read { .. } | SpoolFileError::Write { .. } => {
+                if let Stored::Disk { unreadable, .. } = stored {
+                    let (first, longest) = READ_RETRY;
+                    let wait = unreadable.map_or(first, |last| (last.wait * 2).min(longest));
+                    *unreadable = Some(Unreadable { retry_at: Instant::now() + wait, wait });
                 }
-                bytes
+                drop(state);
+                self.metrics.spool_read_errors.inc();
+                if self.trouble.allow() {
+                    warn!(
+                        error = error as &dyn std::error::Error,
+                        "cannot read a spooled batch; it is kept and tried again"
+                    );
+                }
+                return;
             }
-            Some(Stored::Memory(content)) => {
-                state.memory_batches -= 1;
-                content.len() as u64
-            }
-            None => 0,
+        };
+        warn!(
+            error = error as &dyn std::error::Error,
+            "giving up a spooled batch that cannot be read"
+        );
+        let bytes = remove(&mut state, name);
+        self.count_loss(loss, bytes);
+        // Its file is not deleted but set aside, by the thread that is here anyway.
+        state.doomed.retain(|doomed| *doomed != name);
+        if matches!(loss, Loss::Corrupt) {
+            state.bad.push_back(name);
         }
+        self.release(state);
+        if matches!(loss, Loss::Corrupt) {
+            if let Err(error) = fs::rename(name.path(&self.dir), name.bad_path(&self.dir)) {
+                debug!(batch = %name.batch_id, %error, "cannot set a damaged file aside");
+                delete(&name.path(&self.dir));
+            }
+            self.bound_bad_files();
+        }
+    }
+
+    /// Deletes the oldest damaged files when there are too many.
+    fn bound_bad_files(&self) {
+        let excess: Vec<SpoolName> = {
+            let mut state = self.state();
+            let excess = state.bad.len().saturating_sub(MAX_BAD_FILES);
+            state.bad.drain(..excess).collect()
+        };
+        excess.iter().for_each(|name| delete(&name.bad_path(&self.dir)));
     }
 
     fn count_loss(&self, loss: Loss, bytes: u64) {
@@ -319,10 +443,32 @@ impl Spool {
         self.metrics.spool_dropped_batches.get_or_create(&labels).inc();
         self.metrics.spool_dropped_bytes.get_or_create(&labels).inc_by(bytes);
     }
+}
 
-    fn publish(&self, state: &State) {
-        self.metrics.spool_batches.set(state.entries.len().try_into().unwrap_or(i64::MAX));
-        self.metrics.spool_bytes.set(state.disk_bytes.try_into().unwrap_or(i64::MAX));
+/// Takes a batch out and returns its size. Its file, if it has one, is doomed.
+fn remove(state: &mut State, name: SpoolName) -> u64 {
+    state.names.remove(&name.batch_id);
+    match state.entries.remove(&name) {
+        Some(Stored::Disk { bytes, .. }) => {
+            state.disk_bytes -= bytes;
+            state.doomed.push(name);
+            bytes
+        }
+        Some(Stored::Memory(content)) => {
+            state.memory_batches -= 1;
+            content.len() as u64
+        }
+        None => 0,
+    }
+}
+
+fn delete(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // A batch comes back at the next start and is then a duplicate for the collector;
+        // no reason to stop.
+        Err(error) => debug!(path = %path.display(), %error, "cannot delete"),
     }
 }
 
@@ -352,7 +498,7 @@ fn list(dir: &Path) -> Result<State, SpoolError> {
                 if metadata.is_file() && !state.names.contains_key(&name.batch_id) {
                     state.disk_bytes += metadata.len();
                     state.names.insert(name.batch_id, name);
-                    state.entries.insert(name, Stored::Disk { bytes: metadata.len() });
+                    state.entries.insert(name, Stored::on_disk(metadata.len()));
                 }
             }
             FileRole::Temporary => {
@@ -360,9 +506,11 @@ fn list(dir: &Path) -> Result<State, SpoolError> {
                     debug!(path = %file.path().display(), %error, "cannot delete a leftover");
                 }
             }
+            FileRole::Bad(name) => state.bad.push_back(name),
             FileRole::Foreign => {}
         }
     }
+    state.bad.make_contiguous().sort_unstable();
     state.newest = state.entries.keys().next_back().copied();
     Ok(state)
 }

@@ -24,6 +24,7 @@ const VERSION: u32 = 1;
 const HEADER_LEN: usize = 20;
 const SUFFIX: &str = ".batch";
 const TEMPORARY_SUFFIX: &str = ".batch.tmp";
+const BAD_SUFFIX: &str = ".bad";
 
 /// Names a spooled batch. The order of names, as values and as file names, is the
 /// order in which the batches were spooled.
@@ -44,6 +45,8 @@ pub(super) enum FileRole {
     Batch(SpoolName),
     /// Left by an agent that died while it was writing.
     Temporary,
+    /// A damaged batch that was set aside.
+    Bad(SpoolName),
     /// Not ours; left alone.
     Foreign,
 }
@@ -62,6 +65,11 @@ impl SpoolName {
 
     pub(super) fn path(&self, dir: &Path) -> PathBuf {
         dir.join(self.stem() + SUFFIX)
+    }
+
+    /// Where its file goes when it is damaged.
+    pub(super) fn bad_path(&self, dir: &Path) -> PathBuf {
+        dir.join(self.stem() + BAD_SUFFIX)
     }
 
     fn temporary_path(&self, dir: &Path) -> PathBuf {
@@ -93,6 +101,8 @@ impl FileRole {
             Self::Batch(name)
         } else if ours(TEMPORARY_SUFFIX).is_some() {
             Self::Temporary
+        } else if let Some(name) = ours(BAD_SUFFIX) {
+            Self::Bad(name)
         } else {
             Self::Foreign
         }
@@ -222,6 +232,7 @@ mod tests {
         let stem = name.stem();
         assert_eq!(FileRole::of(&format!("{stem}.batch")), FileRole::Batch(name));
         assert_eq!(FileRole::of(&format!("{stem}.batch.tmp")), FileRole::Temporary);
+        assert_eq!(FileRole::of(&format!("{stem}.bad")), FileRole::Bad(name));
         for foreign in ["lock", "notes.batch", "5-3-x.batch", "a.tmp", ".batch", &stem] {
             assert_eq!(FileRole::of(foreign), FileRole::Foreign, "{foreign}");
         }
