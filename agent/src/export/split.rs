@@ -15,9 +15,13 @@ pub struct Split {
 }
 
 /// Splits a batch so that no part encodes to more than `max_bytes`. A batch that fits
-/// is returned as it is; the parts of one that does not get new ids, since each is
-/// acknowledged by itself.
+/// is returned as it is, with an id if it had none; the parts of one that does not get
+/// new ids, since each is acknowledged by itself.
 pub fn split(mut batch: Batch, max_bytes: usize) -> Split {
+    // The id counts too.
+    if BatchId::from_slice(&batch.batch_id).is_err() {
+        batch.batch_id = new_batch_id();
+    }
     if batch.encoded_len() <= max_bytes {
         return Split { batches: vec![batch], too_large: Vec::new() };
     }
@@ -125,6 +129,17 @@ mod tests {
         let split = split(batch(&[300, 300, 300]), limit);
         assert_eq!(split.batches[0].encoded_len(), limit);
         assert_eq!(split.batches.len(), 2);
+    }
+
+    #[test]
+    fn the_id_that_a_batch_gets_counts() {
+        let whole = batch(&[300, 300]);
+        let anonymous = Batch { batch_id: Vec::new(), ..whole.clone() };
+        let limit = whole.encoded_len() - 1;
+        assert!(anonymous.encoded_len() <= limit);
+        let split = split(anonymous, limit);
+        assert_eq!(split.batches.len(), 2);
+        assert!(split.batches.iter().all(|part| part.encoded_len() <= limit));
     }
 
     #[test]
