@@ -152,13 +152,18 @@ impl Client {
         let channel =
             self.endpoint.connect().await.map_err(|source| StreamError::Unreachable { source })?;
         debug!(server = %self.endpoint.uri(), spooled = self.spool.len(), "connected");
-        self.metrics.export_connected.set(1);
-        self.health.set_collector_connected(true);
 
         // Never full: there are at most max_in_flight batches in it.
         let (outbound, batches) = mpsc::channel(self.config.max_in_flight.max(1));
         let (ack_sender, mut acks) = mpsc::channel(self.config.max_in_flight.max(1));
-        let receive = receive(channel, batches, ack_sender);
+        let opened = {
+            let (metrics, health) = (Arc::clone(&self.metrics), Arc::clone(&self.health));
+            move || {
+                metrics.export_connected.set(1);
+                health.set_collector_connected(true);
+            }
+        };
+        let receive = receive(channel, batches, ack_sender, opened);
         tokio::pin!(receive);
         loop {
             // Asked first: what is spooled before the end is then seen by what follows.
@@ -296,13 +301,15 @@ impl Client {
     }
 }
 
-/// Opens the stream and hands on acknowledgements until it ends.
+/// Opens the stream, says so, and hands on acknowledgements until it ends.
 async fn receive(
     channel: Channel,
     batches: mpsc::Receiver<Batch>,
     acks: mpsc::Sender<BatchAck>,
+    opened: impl FnOnce(),
 ) -> Result<(), Status> {
     let response = IngestClient::new(channel).push(ReceiverStream::new(batches)).await?;
+    opened();
     let mut inbound = response.into_inner();
     while let Some(ack) = inbound.message().await? {
         if acks.send(ack).await.is_err() {
