@@ -36,10 +36,10 @@ labels! {
     KindLabels { kind: &'static str }
     /// A kind of profile on one CPU.
     KindCpuLabels { kind: &'static str, cpu: u32 }
-    /// Why a stack ended early (`max_depth`, `bad_frame_pointer` ...), and whether its
-    /// `kernel` or `user` side did.
+    /// Why a stack ended early (`depth_limit`, `broken_chain`, `unreadable`, `failed`,
+    /// `compat`), and whether its `kernel` or `user` side did.
     TruncationLabels { reason: &'static str, side: &'static str }
-    /// Where a frame's code is from (`kernel`, `elf`, `jit`, `vdso` ...), and whether it
+    /// Where a frame's code is from (`kernel`, `file`, `jit`, `unmapped`), and whether it
     /// has a name: `resolved` is `yes` or `no`.
     FrameLabels { origin: &'static str, resolved: &'static str }
     /// How something ended.
@@ -154,7 +154,7 @@ metrics! {
     export_stream_failures: Family<CodeLabels, Counter>,
     /// Whether a stream to the collector is open.
     export_connected: Gauge,
-    /// Runs of a BPF program, estimated from the random 1 in 64 that are timed.
+    /// Runs of a BPF program.
     bpf_program_runs: Family<ProgramLabels, Counter>,
     /// Run time of a BPF program, estimated from the random 1 in 64 that are timed.
     bpf_program_run_seconds: Family<ProgramLabels, SecondsCounter>,
