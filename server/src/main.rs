@@ -1,7 +1,10 @@
 //! `everflame-server`: reads the configuration, starts the collector, stops it.
 #![forbid(unsafe_code)]
 
-use std::{io::stderr, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, stderr},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Parser as _, error::ErrorKind};
@@ -35,7 +38,11 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(err) => return fail(&anyhow::Error::new(err).context("cannot read --log"), EX_USAGE),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(stderr().is_terminal())
+        .with_writer(stderr)
+        .init();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
