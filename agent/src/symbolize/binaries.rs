@@ -132,6 +132,8 @@ impl Binaries {
                 Ok(binary) => {
                     stats.binaries_opened += 1;
                     stats.parse_failures += binary.failures;
+                    let (bytes, elapsed) = (binary.bytes(), started.elapsed());
+                    tracing::debug!(path = object.path, bytes, ?elapsed, "binary read");
                     known.binary = Some(binary);
                 }
                 Err(error) => {
@@ -204,6 +206,7 @@ fn open(object: &ObjectFile, config: &SymbolizeConfig) -> Result<Binary, BinaryE
         inlines: config.inlines,
         source_lines: config.source_lines || config.inlines,
         dwarf_limit: config.dwarf_bytes,
+        max_functions: config.max_functions,
     };
     match &object.kind {
         ObjectKind::Elf { file: Some(file) } => Binary::open(file, &options),

@@ -9,9 +9,8 @@ use thiserror::Error;
 use super::debug_file;
 use super::dwarf::{self, Dwarf, DwarfError, DwarfLine, DwarfOptions};
 use super::elf::{Elf, ElfError, Segments};
-use super::elf_symbols;
+use super::elf_symbols::ElfSymbols;
 use super::line::{Functions, Line};
-use super::symbol_table::SymbolTable;
 use super::vdso::VdsoError;
 use crate::object::BuildId;
 
@@ -40,11 +39,12 @@ pub(super) struct BinaryOptions<'a> {
     pub(super) source_lines: bool,
     /// The most that debug information may take.
     pub(super) dwarf_limit: u64,
+    pub(super) max_functions: usize,
 }
 
 pub(super) struct Binary {
     segments: Segments,
-    symbols: SymbolTable,
+    symbols: ElfSymbols,
     dwarf: Option<Dwarf>,
     /// Whether debug information was dropped to make room, so that lookups now find
     /// less than they could.
@@ -68,11 +68,16 @@ impl Binary {
         let debug = found.as_ref().and_then(|found| Elf::read(&found.file).ok());
 
         let mut failures = 0;
-        let symbols = elf_symbols::read(&main, debug.as_ref()).unwrap_or_else(|error| {
-            tracing::debug!(path = options.path, %error, "symbols cannot be read");
+        let symbols = ElfSymbols::read(&main, debug.as_ref(), options.max_functions)
+            .unwrap_or_else(|error| {
+                tracing::debug!(path = options.path, %error, "symbols cannot be read");
+                failures += 1;
+                ElfSymbols::default()
+            });
+        if symbols.cut {
+            tracing::debug!(path = options.path, "too many functions; the rest has no names");
             failures += 1;
-            SymbolTable::default()
-        });
+        }
         let dwarf = if options.source_lines {
             let installed = found.as_ref().is_some_and(|found| found.installed);
             let (source, installed) = match &debug {
@@ -117,11 +122,11 @@ impl Binary {
         };
         let Some((physical, inlined)) = found.split_last() else {
             return symbol
-                .map(|name| Line::named(functions.intern(name, None, None)))
+                .map(|name| Line::named(functions.intern(&name, None, None)))
                 .into_iter()
                 .collect();
         };
-        let Some(name) = function_name(symbol, physical) else { return Vec::new() };
+        let Some(name) = function_name(symbol.as_deref(), physical) else { return Vec::new() };
         let file_name = physical.file_name.as_deref();
         let physical =
             Line { function: functions.intern(name, None, file_name), line: physical.line };

@@ -79,6 +79,19 @@ impl Segments {
     }
 }
 
+/// First addresses and ends of the executable sections, sorted: a hostile file can have
+/// 65,000 of them, and millions of symbols to be looked for in them.
+pub(super) struct CodeSections(Vec<(u64, u64)>);
+
+impl CodeSections {
+    /// Where the section around `address` ends.
+    pub(super) fn end_around(&self, address: u64) -> Option<u64> {
+        let after = self.0.partition_point(|(start, _)| *start <= address);
+        let (_, end) = *self.0.get(after.checked_sub(1)?)?;
+        (address < end).then_some(end)
+    }
+}
+
 /// An ELF file's headers. The file itself is passed to each call that reads from it.
 pub(super) struct Elf<'f> {
     file: &'f File,
@@ -122,16 +135,13 @@ impl<'f> Elf<'f> {
         self.machine
     }
 
-    /// Where the executable section around `address` ends.
-    pub(super) fn code_end(&self, address: u64) -> Option<u64> {
-        self.sections
-            .iter()
-            .find(|section| {
-                section.is_executable()
-                    && section.address <= address
-                    && address < section.end_address()
-            })
-            .map(Section::end_address)
+    /// Where code is.
+    pub(super) fn code(&self) -> CodeSections {
+        let executable = self.sections.iter().filter(|section| section.is_executable());
+        let mut sorted: Vec<_> =
+            executable.map(|section| (section.address, section.end_address())).collect();
+        sorted.sort_unstable();
+        CodeSections(sorted)
     }
 
     /// A section's bytes as they are in the file.

@@ -31,6 +31,7 @@ mod jitdump;
 mod kallsyms;
 mod kernel;
 mod line;
+mod name_file;
 mod perf_map;
 mod stats;
 mod symbol_table;
@@ -60,6 +61,9 @@ pub struct SymbolizeConfig {
     /// has its functions resolved, but not their lines and inlined functions. While such
     /// a binary is being resolved, up to twice as much can be in memory.
     pub dwarf_bytes: u64,
+    /// The most functions that are read of one binary. Each takes 32 bytes while the binary
+    /// is being read, and 16 as long as it is in use.
+    pub max_functions: usize,
     /// Where separate debug files are installed.
     pub debug_dirs: Vec<PathBuf>,
     /// Whether to look up inlined functions.
@@ -75,6 +79,7 @@ impl Default for SymbolizeConfig {
         Self {
             cache_bytes: 24 << 20,
             dwarf_bytes: 32 << 20,
+            max_functions: 400_000,
             debug_dirs: vec![PathBuf::from("/usr/lib/debug")],
             inlines: true,
             source_lines: true,

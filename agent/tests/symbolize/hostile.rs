@@ -160,6 +160,82 @@ fn minidebuginfo_that_inflates_beyond_the_limit_is_not_read() {
     assert_eq!(symbolizer.stats().parse_failures, 1);
 }
 
+/// Appends a symbol table whose `count` functions of one byte all have one name of `len`
+/// bytes, and makes the file's `.symtab` and `.strtab` that.
+fn with_shared_name(bytes: &mut Vec<u8>, count: u64, len: usize) {
+    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let half = |bytes: &[u8], at: usize| u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap());
+    let file = object::File::parse(&**bytes).unwrap();
+    let text = file.section_by_name(".text").unwrap();
+    let (text, text_size) = (text.address(), text.size());
+    let indices = [".strtab", ".symtab"].map(|name| file.section_by_name(name).unwrap().index().0);
+
+    let strings = bytes.len() as u64;
+    bytes.push(0);
+    bytes.extend(vec![b'A'; len]);
+    bytes.push(0);
+    let symbols = bytes.len() as u64;
+    for index in 0..count {
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend([0x12, 0, 1, 0]);
+        bytes.extend((text + index % text_size).to_le_bytes());
+        bytes.extend(1_u64.to_le_bytes());
+    }
+    let headers = usize::try_from(word(bytes, 0x28)).unwrap();
+    let header_size = usize::from(half(bytes, 0x3a));
+    let places = [(strings, symbols - strings), (symbols, 24 * count)];
+    for (index, (offset, size)) in indices.into_iter().zip(places) {
+        let header = headers + index * header_size;
+        bytes[header + 24..header + 32].copy_from_slice(&offset.to_le_bytes());
+        bytes[header + 32..header + 40].copy_from_slice(&size.to_le_bytes());
+    }
+}
+
+#[test]
+fn long_name_of_many_symbols_takes_its_room_once() {
+    let built = Built::c(&["-g0", "-Wl,--build-id=none"]);
+    let (start, _) = built.function("main");
+    let mut bytes = fs::read(&built.path).unwrap();
+    with_shared_name(&mut bytes, 20_000, 50_000);
+    let object = write_object(&built.path, &bytes);
+    let mut symbolizer = symbolizer();
+    let lines = symbolizer.object(&object, &[start]).remove(0);
+    assert_eq!(describe(&lines), ["A".repeat(4096)], "cut");
+    let stats = symbolizer.stats();
+    assert!(stats.cache_bytes < 1 << 20, "{} bytes", stats.cache_bytes);
+    assert_eq!(stats.parse_failures, 0);
+}
+
+#[test]
+fn functions_beyond_the_limit_are_cut_off_and_counted() {
+    let built = Built::c(&["-g0", "-Wl,--build-id=none"]);
+    let (start, _) = built.function("main");
+    let mut bytes = fs::read(&built.path).unwrap();
+    with_shared_name(&mut bytes, 5000, 10);
+    let object = write_object(&built.path, &bytes);
+    for (max_functions, failures) in [(1000, 1), (5000, 0)] {
+        let config = SymbolizeConfig { max_functions, debug_dirs: vec![], ..Default::default() };
+        let mut symbolizer = Symbolizer::new(config);
+        let lines = symbolizer.object(&object, &[start]).remove(0);
+        assert_eq!(describe(&lines), ["A".repeat(10)]);
+        assert_eq!(symbolizer.stats().parse_failures, failures, "{max_functions}");
+    }
+}
+
+/// Names stay in the file; what replaces them must not be taken for them.
+#[test]
+fn names_of_a_file_that_was_overwritten_are_not_used() {
+    let built = Built::c(&["-g0", "-Wl,--build-id"]);
+    let (start, size) = built.function("main");
+    let object = built.object();
+    let mut symbolizer = symbolizer();
+    assert_eq!(describe(&symbolizer.object(&object, &[start])[0]), ["main"]);
+    let len = fs::metadata(&built.path).unwrap().len();
+    fs::write(&built.path, vec![b'X'; usize::try_from(len).unwrap()]).unwrap();
+    assert!(symbolizer.object(&object, &[start + size - 1])[0].is_empty());
+    assert_eq!(describe(&symbolizer.object(&object, &[start])[0]), ["main"], "known already");
+}
+
 /// A library can be overwritten in place while it is in use; mapping it would raise
 /// SIGBUS.
 #[test]
