@@ -200,9 +200,8 @@ impl Drop for OfflineCpu {
     }
 }
 
-#[test]
-fn cpu_that_comes_back_is_sampled_again() {
-    let Some(_turn) = take_turn() else { return };
+/// Takes a CPU away for a while and expects its samples afterwards.
+fn check_cpu_is_sampled_after(absence: impl FnOnce(&Agent, OfflineCpu)) {
     let dir = TempDir::new().unwrap();
     let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
     let mut agent = Agent::start(&server.url(), &dir.path().join("spool"), WINDOW);
@@ -210,8 +209,7 @@ fn cpu_that_comes_back_is_sampled_again() {
         println!("SKIPPED: cpu 1 cannot be taken offline here");
         return;
     };
-    wait_for("the agent sees that it is gone", || agent.process.log().contains("went offline"));
-    drop(offline);
+    absence(&agent, offline);
     wait_for("the agent samples it again", || agent.process.log().contains("came online"));
     let mut command = Command::new("taskset");
     command.args(["-c", "1"]).arg(workload("burn")).args(["3", "1"]).stdout(Stdio::null());
@@ -221,4 +219,20 @@ fn cpu_that_comes_back_is_sampled_again() {
     let top = ask(&server, &arguments);
     // Three seconds at 97 Hz, all of them on that CPU.
     assert!(top["total_value"].as_i64().unwrap() > 200, "{top:#}");
+}
+
+#[test]
+fn cpu_that_comes_back_is_sampled_again() {
+    let Some(_turn) = take_turn() else { return };
+    check_cpu_is_sampled_after(|agent, offline| {
+        wait_for("the agent sees that it is gone", || agent.process.log().contains("went offline"));
+        drop(offline);
+    });
+}
+
+#[test]
+fn cpu_that_was_away_unseen_is_sampled_again() {
+    let Some(_turn) = take_turn() else { return };
+    // Off and on within less than the agent's second between two looks.
+    check_cpu_is_sampled_after(|_, offline| drop(offline));
 }

@@ -63,6 +63,19 @@ fn kernel_without_btf_is_named_as_the_cause() {
 }
 
 #[test]
+fn pid_namespace_of_its_own_is_refused() {
+    let Some(_turn) = take_turn() else { return };
+    let output = scratch_dir().join("never.pb.gz");
+    let output = output.to_str().unwrap();
+    let recorded = run(
+        &["unshare", "--pid", "--fork", "--mount-proc"],
+        "everflame",
+        &["record", "--duration", "1s", "-o", output],
+    );
+    check(&recorded, 69, &["pid namespace", "hostPID: true"]);
+}
+
+#[test]
 fn rates_that_the_kernel_does_not_allow_are_refused() {
     let Some(_turn) = take_turn() else { return };
     let dir = TempDir::new().unwrap();

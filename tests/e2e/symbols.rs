@@ -1,5 +1,7 @@
 //! Frames get their names wherever the code comes from.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -48,6 +50,19 @@ fn deleted_executable_is_resolved() {
     let burn = Running::start(Command::new(&path).args(["60", "1"]).stdout(Stdio::null()));
     std::thread::sleep(Duration::from_millis(200));
     std::fs::remove_file(&path).unwrap();
+    let samples = record_pid(burn.pid(), &dir.path().join("f.pb.gz"));
+    assert!(share(&samples, "hot_path") > 0.5, "{samples:#?}");
+}
+
+#[test]
+fn executable_with_a_path_that_is_not_text_is_resolved() {
+    let Some(_turn) = take_turn() else { return };
+    let dir = TempDir::new().unwrap();
+    let odd = dir.path().join(OsStr::from_bytes(b"odd \xff name"));
+    std::fs::copy(workload("burn"), &odd).unwrap();
+    // Before the recording, so that it is read from /proc.
+    let burn = Running::start(Command::new(&odd).args(["60", "1"]).stdout(Stdio::null()));
+    std::thread::sleep(Duration::from_millis(200));
     let samples = record_pid(burn.pid(), &dir.path().join("f.pb.gz"));
     assert!(share(&samples, "hot_path") > 0.5, "{samples:#?}");
 }
