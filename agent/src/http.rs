@@ -1,8 +1,11 @@
 //! What the agent answers over HTTP: `/metrics`, `/healthz` and `/debug/pprof/profile`.
 //!
 //! Meant for a loopback address: there is no authentication, and a profile of the agent
-//! costs CPU. The endpoint is served by the export thread's event loop.
+//! costs CPU. The endpoint is served by the export thread's event loop. Whoever connects
+//! cannot take more than a few file descriptors, nor keep them: connections are limited in
+//! number and in time, and carry one request each.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -13,8 +16,13 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 
 use crate::health::{Health, HealthReport};
 use crate::metrics::{self, Metrics};
@@ -22,6 +30,18 @@ use crate::self_profile::{self, SelfProfileError};
 
 /// The longest profile of itself that the agent records.
 const MAX_PROFILE: Duration = Duration::from_secs(60);
+
+/// Connections at a time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 16;
+
+/// How long a client may take to say what it wants.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest life of a connection: the longest profile, and time to fetch it.
+const CONNECTION_TIMEOUT: Duration = MAX_PROFILE.saturating_add(Duration::from_secs(30));
+
+/// The wait after a connection could not be accepted, as for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Why the endpoint cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -88,16 +108,41 @@ impl HttpEndpoint {
             .route("/healthz", get(serve_health))
             .route("/debug/pprof/profile", get(serve_profile))
             .with_state(self.sources);
-        let served = match tokio::net::TcpListener::from_std(self.listener) {
+        match tokio::net::TcpListener::from_std(self.listener) {
             Ok(listener) => {
                 info!("metrics on http://{}/metrics", self.local_addr);
-                axum::serve(listener, router).await
+                match accept_all(&listener, &router).await {}
             }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = served {
-            warn!(%error, address = %self.local_addr, "metrics are not served any more");
+            Err(error) => warn!(%error, address = %self.local_addr, "metrics are not served"),
         }
+    }
+}
+
+async fn accept_all(listener: &tokio::net::TcpListener, router: &Router) -> Infallible {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut http = http1::Builder::new();
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    loop {
+        // Never closed, so there is always a permit to wait for.
+        let permit = Arc::clone(&room).acquire_owned().await;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                debug!(%error, "cannot accept a connection for metrics");
+                sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            let _permit = permit;
+            match timeout(CONNECTION_TIMEOUT, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "a client of the metrics endpoint failed"),
+                Err(_) => debug!("a client of the metrics endpoint took too long"),
+            }
+        });
     }
 }
 

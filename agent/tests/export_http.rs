@@ -93,6 +93,22 @@ fn an_agent_that_does_not_finish_windows_is_unhealthy() {
 }
 
 #[test]
+fn clients_that_connect_and_say_nothing_are_limited_and_sent_away() {
+    let agent = agent(Duration::from_secs(60));
+    let silent: Vec<TcpStream> =
+        (0..50).map(|_| TcpStream::connect(agent.address).expect("a listener")).collect();
+    let mut other = request(agent.address, "/healthz");
+    other.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
+    assert!(other.read(&mut [0]).is_err(), "there is no room for it");
+    // The first of them hold all places until their time is up, then there is room.
+    silent[0].set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
+    let mut answer = Vec::new();
+    (&silent[0]).read_to_end(&mut answer).expect("an end");
+    drop(silent);
+    assert_eq!(get_text(agent.address, "/healthz").0, 200);
+}
+
+#[test]
 fn an_address_that_is_taken_is_named() {
     let agent = agent(Duration::from_secs(60));
     let second = HttpEndpoint::bind(agent.address, Arc::default(), Arc::clone(&agent.health));
