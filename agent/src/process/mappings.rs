@@ -69,10 +69,15 @@ impl Mapping {
 /// Executable mappings of one process, at most; a database or a browser has some hundred.
 const MAX_MAPPINGS: usize = 16 * 1024;
 
+/// One is usual.
+const MAX_JITDUMPS: usize = 8;
+
 /// The executable mappings of a process, sorted by address, never overlapping.
 #[derive(Clone, Debug, Default)]
 pub struct Mappings {
     sorted: Vec<Mapping>,
+    /// Files that were mapped to announce generated code, in this order.
+    jitdumps: Vec<Arc<ObjectFile>>,
 }
 
 impl Mappings {
@@ -82,6 +87,7 @@ impl Mappings {
         if mapping.start_avma >= mapping.end_avma {
             return true;
         }
+        self.note_jitdump(&mapping);
         let first = self.sorted.partition_point(|m| m.end_avma <= mapping.start_avma);
         let end = self.sorted.partition_point(|m| m.start_avma < mapping.end_avma);
         let mut replacement = Vec::with_capacity(3);
@@ -107,6 +113,21 @@ impl Mappings {
         true
     }
 
+    fn note_jitdump(&mut self, mapping: &Mapping) {
+        if self.jitdumps.len() < MAX_JITDUMPS
+            && is_jitdump(&mapping.path)
+            && let Backing::Object(object) = &mapping.backing
+            && !self.jitdumps.iter().any(|known| Arc::ptr_eq(known, object))
+        {
+            self.jitdumps.push(Arc::clone(object));
+        }
+    }
+
+    /// The jitdump files that the process has mapped so far.
+    pub fn jitdumps(&self) -> &[Arc<ObjectFile>] {
+        &self.jitdumps
+    }
+
     /// The mapping that an address lies in.
     pub fn find(&self, avma: u64) -> Option<&Mapping> {
         let at = self.sorted.partition_point(|m| m.end_avma <= avma);
@@ -127,6 +148,11 @@ impl Mappings {
     pub fn is_empty(&self) -> bool {
         self.sorted.is_empty()
     }
+}
+
+/// `perf` convention: a runtime maps a page of `jit-PID.dump` to announce it.
+fn is_jitdump(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.starts_with("jit-") && name.ends_with(".dump"))
 }
 
 #[cfg(test)]
@@ -201,5 +227,21 @@ mod tests {
         assert_eq!(mappings.find(0x1000).map(|m| m.offset_of(0x1000)), Some(0x500));
         assert_eq!(mappings.find(0x1fff).map(|m| m.offset_of(0x1fff)), Some(0x14ff));
         assert!(mappings.find(0x2000).is_none());
+    }
+
+    #[test]
+    fn jitdump_is_known_once_even_after_its_mapping_is_gone() {
+        let object = Arc::new(ObjectFile {
+            path: "/tmp/jit-7.dump".to_owned(),
+            build_id: None,
+            kind: crate::object::ObjectKind::Elf { file: None },
+        });
+        let mut mappings = Mappings::default();
+        for (start, path) in [(10, "/tmp/jit-7.dump"), (30, "/tmp/jit-7.dump"), (50, "/bin/jit")] {
+            let backing = Backing::Object(Arc::clone(&object));
+            mappings.insert(Mapping { backing, ..mapping(start, start + 10, 0, path) });
+        }
+        mappings.insert(mapping(0, 100, 0, "other"));
+        assert_eq!((mappings.len(), mappings.jitdumps().len()), (1, 1));
     }
 }
