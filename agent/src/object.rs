@@ -6,7 +6,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// The identity that a linker gave a binary (the `.note.gnu.build-id` note), usually
 /// a 20-byte SHA-1.
@@ -66,17 +67,22 @@ pub enum ObjectKind {
     Opaque,
 }
 
-/// Where to look for what a runtime says about its generated code.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Where to look for what a runtime says about its generated code. What is open here is
+/// there when the process is gone.
+#[derive(Clone, Debug)]
 pub struct JitProcess {
     /// The process id as the agent sees it.
     pub pid: u32,
+    /// Tells apart the programs that this process id has stood for.
+    pub generation: u64,
     /// The process id in the process's own pid namespace, which names its perf map.
     pub namespace_pid: u32,
-    /// The process's root directory as the agent can reach it, `/proc/PID/root` or `/`.
-    pub root: PathBuf,
-    /// jitdump files (`jit-PID.dump`) that the process has mapped, openable by the agent.
-    pub jitdumps: Vec<PathBuf>,
+    /// The user that it runs as: files of others, root excepted, say nothing about it.
+    pub uid: u32,
+    /// The process's root directory (`O_PATH`), unless it was gone too soon.
+    pub root: Option<Arc<OwnedFd>>,
+    /// jitdump files (`jit-PID.dump`) that the process has mapped.
+    pub jitdumps: Vec<Arc<ObjectFile>>,
 }
 
 /// A file (or file-like thing) that code is mapped from. Two mappings of the same file

@@ -3,6 +3,7 @@
 //! Fed by the collector in order of time; answers for each sample which process it belongs
 //! to and which file each address comes from.
 
+mod jit;
 mod mappings;
 mod objects;
 mod seed;

@@ -1,16 +1,13 @@
 //! All processes, kept up to date by events in order of time.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::jit;
 use super::{Backing, Mapping, Mappings, SeededProcess};
 use crate::collect::ProcessEvent;
 use crate::identity::ProcessIdentity;
-use crate::object::{JitProcess, ObjectFile, ObjectKind};
-
-/// The name of code without a file. In brackets, as pprof tools look for no file then.
-const JIT_PATH: &str = "[anon]";
+use crate::object::{ObjectFile, ObjectKind};
 
 /// The process id of the kernel's thread that starts all other threads of the kernel.
 const KTHREADD: u32 = 2;
@@ -57,29 +54,7 @@ impl Process {
 
     /// The object that stands for code which this process generated.
     pub fn jit_object(&mut self, pid: u32) -> Arc<ObjectFile> {
-        let jitdumps = self.mappings.iter().filter(|m| is_jitdump(&m.path)).count();
-        if let Some(jit) = &self.jit
-            && matches!(&jit.kind, ObjectKind::Jit(process) if process.jitdumps.len() == jitdumps)
-        {
-            return Arc::clone(jit);
-        }
-        let root = PathBuf::from(format!("/proc/{pid}/root"));
-        let jitdumps = self
-            .mappings
-            .iter()
-            .filter(|mapping| is_jitdump(&mapping.path))
-            .map(|mapping| root.join(mapping.path.trim_start_matches('/')))
-            .collect();
-        let jit = Arc::new(ObjectFile {
-            path: JIT_PATH.to_owned(),
-            build_id: None,
-            kind: ObjectKind::Jit(JitProcess {
-                pid,
-                namespace_pid: namespace_pid(pid).unwrap_or(pid),
-                root,
-                jitdumps,
-            }),
-        });
+        let jit = jit::object(self.jit.as_ref(), pid, self.generation.0, self.mappings.jitdumps());
         self.jit = Some(Arc::clone(&jit));
         jit
     }
@@ -224,18 +199,6 @@ impl ProcessTable {
         let taken = Arc::make_mut(&mut process.mappings).insert(mapping);
         self.refused_mappings += u64::from(!taken);
     }
-}
-
-/// `perf` convention: a runtime maps a page of `jit-PID.dump` to announce it.
-fn is_jitdump(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|name| name.starts_with("jit-") && name.ends_with(".dump"))
-}
-
-/// The process id in the innermost pid namespace, from `NSpid` of /proc/PID/status.
-fn namespace_pid(pid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_whitespace().next_back()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -23,12 +23,15 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 
 /// Opens a file below `root`, which symbolic links are not followed out of: `/proc/PID/root`
 /// does not keep an absolute link from leading to the agent's own files.
-pub(super) fn open_within(root: &Path, path: &Path) -> io::Result<File> {
-    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(root, directory, Mode::empty())?;
+pub(super) fn open_within(root: &OwnedFd, path: &Path) -> io::Result<File> {
     let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = rustix::fs::openat2(root.as_fd(), path, read_flags(), Mode::empty(), within)?;
+    let file = rustix::fs::openat2(root, path, read_flags(), Mode::empty(), within)?;
     regular(File::from(file))
+}
+
+/// Whether `uid` or root wrote the file. In /tmp anybody can write a file about anybody.
+pub(super) fn is_by(file: &File, uid: u32) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.uid() == uid || metadata.uid() == 0)
 }
 
 fn read_flags() -> OFlags {

@@ -6,7 +6,6 @@
 //! its memory is reused.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
@@ -122,7 +121,7 @@ pub(super) struct Jit {
     number: u32,
     code: CodeMap,
     perf_map: PerfMap,
-    dumps: HashMap<PathBuf, JitDump>,
+    dumps: Vec<JitDump>,
     used: u32,
     full_counted: bool,
 }
@@ -149,9 +148,13 @@ impl Jit {
         if self.perf_map.read(process, &mut self.code) {
             stats.parse_failures += 1;
         }
-        for path in process.jitdumps.iter().take(MAX_DUMPS) {
-            let dump = self.dumps.entry(path.clone()).or_default();
-            if dump.read(path, &mut self.code) {
+        for object in process.jitdumps.iter().take(MAX_DUMPS) {
+            if !self.dumps.iter().any(|dump| dump.is_of(object)) {
+                self.dumps.push(JitDump::new(object));
+            }
+        }
+        for dump in &mut self.dumps {
+            if dump.read(process.uid, &mut self.code) {
                 stats.parse_failures += 1;
             }
         }
@@ -163,12 +166,11 @@ impl Jit {
     }
 }
 
-/// A process id can be reused, but hardly with the same root and namespace.
-#[derive(Clone, PartialEq, Eq, Hash)]
+/// A process id can be reused, and a process can become another program.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Process {
     pid: u32,
-    namespace_pid: u32,
-    root: PathBuf,
+    generation: u64,
 }
 
 pub(super) struct Jits {
@@ -184,15 +186,14 @@ impl Jits {
 
     /// The process's generated code as of now.
     pub(super) fn refreshed(&mut self, process: &JitProcess, stats: &mut SymbolizeStats) -> &Jit {
-        let JitProcess { pid, namespace_pid, root, .. } = process;
-        let key = Process { pid: *pid, namespace_pid: *namespace_pid, root: root.clone() };
+        let key = Process { pid: process.pid, generation: process.generation };
         let jit = self.processes.entry(key).or_insert_with(|| {
             self.next_number += 1;
             Jit {
                 number: self.next_number,
                 code: CodeMap::default(),
                 perf_map: PerfMap::default(),
-                dumps: HashMap::new(),
+                dumps: Vec::new(),
                 used: 0,
                 full_counted: false,
             }
@@ -208,7 +209,7 @@ impl Jits {
         let mut dropped = 0;
         while self.bytes() > budget {
             let oldest = self.processes.iter().min_by_key(|(_, jit)| jit.used);
-            let Some(oldest) = oldest.map(|(process, _)| process.clone()) else { break };
+            let Some(oldest) = oldest.map(|(process, _)| *process) else { break };
             self.processes.remove(&oldest);
             dropped += 1;
         }

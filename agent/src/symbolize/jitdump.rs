@@ -7,13 +7,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::foreign_file::{self, FileRange};
 use super::jit::{CodeMap, SourceRow};
+use crate::object::{ObjectFile, ObjectKind};
 
 /// Why a jitdump file is not read any further.
 #[derive(Debug, Error)]
@@ -41,10 +41,8 @@ const MAX_NAME_BYTES: u64 = 4096;
 const MAX_DEBUG_INFO_BYTES: u64 = 4 << 20;
 
 /// How far a jitdump file has been read.
-#[derive(Default)]
 pub(super) struct JitDump {
-    /// Open, so that what is added is found even if the process is gone by then.
-    file: Option<File>,
+    object: Arc<ObjectFile>,
     /// Where the next record begins; 0 before the header has been read.
     position: u64,
     /// Lines of the code whose `JIT_CODE_LOAD` follows.
@@ -53,30 +51,36 @@ pub(super) struct JitDump {
 }
 
 impl JitDump {
-    /// Adds the code of the records written since the last call. Returns whether that
-    /// failed for the first time.
-    pub(super) fn read(&mut self, path: &Path, code: &mut CodeMap) -> bool {
-        if let Ok(file) = foreign_file::open(path)
-            && !self.file.as_ref().is_some_and(|known| foreign_file::is_same(known, &file))
-        {
-            *self = Self { file: Some(file), ..Self::default() };
-        }
+    pub(super) fn new(object: &Arc<ObjectFile>) -> Self {
+        Self { object: Arc::clone(object), position: 0, lines: None, failed: false }
+    }
+
+    pub(super) fn is_of(&self, object: &Arc<ObjectFile>) -> bool {
+        Arc::ptr_eq(&self.object, object)
+    }
+
+    /// Adds the code of the records written since the last call, if `uid` or root writes
+    /// the file. Returns whether that failed for the first time.
+    pub(super) fn read(&mut self, uid: u32, code: &mut CodeMap) -> bool {
         if self.failed {
             return false;
         }
-        match self.read_added(code) {
+        match self.read_added(uid, code) {
             Ok(()) => false,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::debug!(path = %path.display(), error, "jitdump file is read no further");
+                tracing::debug!(path = self.object.path, error, "jitdump file is read no further");
                 self.failed = true;
                 true
             }
         }
     }
 
-    fn read_added(&mut self, code: &mut CodeMap) -> Result<(), JitDumpError> {
-        let Some(file) = &self.file else { return Ok(()) };
+    fn read_added(&mut self, uid: u32, code: &mut CodeMap) -> Result<(), JitDumpError> {
+        let ObjectKind::Elf { file: Some(file) } = &self.object.kind else { return Ok(()) };
+        if !foreign_file::is_by(file, uid) {
+            return Ok(());
+        }
         let len = file.metadata()?.len();
         if self.position == 0 {
             if len < HEADER_BYTES {

@@ -1,7 +1,8 @@
 //! `/tmp/perf-PID.map`: a line `START SIZE name` (hexadecimal) for each piece of code
 //! that a runtime generated (tools/perf/Documentation/jit-interface.txt in the kernel).
 //!
-//! PID is the process's own idea of its id, and `/tmp` is below the process's root.
+//! PID is the process's own idea of its id, and `/tmp` is below the process's root. Maps by
+//! other users, who could name a process's code as they like, are not read.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -30,7 +31,9 @@ impl PerfMap {
     /// first time; that there is no map is not a failure.
     pub(super) fn read(&mut self, process: &JitProcess, code: &mut CodeMap) -> bool {
         let name = format!("tmp/perf-{}.map", process.namespace_pid);
-        if let Ok(file) = foreign_file::open_within(&process.root, Path::new(&name))
+        if let Some(root) = &process.root
+            && let Ok(file) = foreign_file::open_within(root, Path::new(&name))
+            && foreign_file::is_by(&file, process.uid)
             && !self.file.as_ref().is_some_and(|known| foreign_file::is_same(known, &file))
         {
             if self.file.is_some() {

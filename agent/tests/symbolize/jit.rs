@@ -2,13 +2,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use everflame_agent::object::JitProcess;
 use everflame_agent::symbolize::Symbolizer;
 use tempfile::TempDir;
 
-use crate::binary::{describe, symbolizer};
+use crate::binary::{self, describe, symbolizer};
 
 /// A process in a root directory of its own.
 struct Process {
@@ -21,8 +23,14 @@ impl Process {
     fn new() -> Self {
         let root = TempDir::new().unwrap();
         fs::create_dir(root.path().join("tmp")).unwrap();
-        let path = root.path().to_owned();
-        let jit = JitProcess { pid: 4711, namespace_pid: 7, root: path, jitdumps: vec![] };
+        let jit = JitProcess {
+            pid: 4711,
+            generation: 1,
+            namespace_pid: 7,
+            uid: fs::metadata(root.path()).unwrap().uid(),
+            root: Some(Arc::new(File::open(root.path()).unwrap().into())),
+            jitdumps: vec![],
+        };
         Self { root, jit, symbolizer: symbolizer() }
     }
 
@@ -34,6 +42,14 @@ impl Process {
         let mut options = OpenOptions::new();
         let mut file = options.create(true).append(true).open(self.perf_map()).unwrap();
         file.write_all(bytes).unwrap();
+    }
+
+    /// Makes `file` another user's than the process, in one way or the other.
+    fn disown(&mut self, file: &Path) {
+        match self.jit.uid {
+            0 => chown(file, Some(12345), None).unwrap(),
+            uid => self.jit.uid = uid + 1,
+        }
     }
 
     fn check(&mut self, address: u64, expected: &[&str]) {
@@ -78,6 +94,44 @@ fn perf_map_link_does_not_lead_out_of_the_processes_root() {
     let map = outside.path().join("map");
     fs::write(&map, "1000 10 outside\n").unwrap();
     std::os::unix::fs::symlink(&map, process.perf_map()).unwrap();
+    process.check(0x1000, &[]);
+}
+
+#[test]
+fn perf_map_by_another_user_is_not_read() {
+    let mut process = Process::new();
+    process.append(b"1000 10 forged\n");
+    process.disown(&process.perf_map());
+    process.check(0x1000, &[]);
+}
+
+#[test]
+fn jitdump_by_another_user_is_not_read() {
+    let mut process = Process::new();
+    let path = process.root.path().join("jit-7.dump");
+    Dump::create(&path).record(0, &load(0x1000, 0x20, "forged"));
+    process.jit.jitdumps.push(binary::object(&path));
+    process.disown(&path);
+    process.check(0x1000, &[]);
+}
+
+/// The root is held open, so that its path may be gone.
+#[test]
+fn perf_map_is_found_after_the_process_has_ended() {
+    let mut process = Process::new();
+    process.append(b"1000 10 brief\n");
+    let moved = TempDir::new().unwrap();
+    fs::rename(process.root.path(), moved.path().join("root")).unwrap();
+    process.check(0x1000, &["brief"]);
+}
+
+#[test]
+fn reused_process_id_has_no_names_of_its_former_owner() {
+    let mut process = Process::new();
+    process.append(b"1000 10 old\n");
+    process.check(0x1000, &["old"]);
+    fs::remove_file(process.perf_map()).unwrap();
+    process.jit.generation += 1;
     process.check(0x1000, &[]);
 }
 
@@ -144,7 +198,7 @@ fn jitdump_gives_names_and_lines() {
     let mut process = Process::new();
     let path = process.root.path().join("jit-7.dump");
     let mut dump = Dump::create(&path);
-    process.jit.jitdumps.push(path);
+    process.jit.jitdumps.push(binary::object(&path));
     let rows: [(u64, u32, &[u8]); 2] = [(0x1000, 3, b"/src/a.js"), (0x1008, 4, b"\xff")];
     dump.record(2, &debug_info(0x1000, &rows));
     dump.record(0, &load(0x1000, 0x20, "compute"));
@@ -175,7 +229,7 @@ fn hostile_jitdump_is_read_no_further() {
         let mut process = Process::new();
         let path = process.root.path().join("jit-7.dump");
         let mut dump = Dump::create(&path);
-        process.jit.jitdumps.push(path);
+        process.jit.jitdumps.push(binary::object(&path));
         dump.record(0, &load(0x1000, 0x10, "good"));
         dump.0.write_all(&bad).unwrap();
         dump.record(0, &load(0x3000, 0x10, "after"));
