@@ -19,7 +19,8 @@ Examples:
       what the agent has sampled, lost and used
 
 The agent needs root, or CAP_BPF and CAP_PERFMON; `everflame-agent capabilities` says what
-others give. Exit codes: 0 success, 64 usage, 69 unavailable, 77 permission denied.";
+others give. Exit codes: 0 success, 64 usage, 69 unavailable, 70 failed while running,
+77 permission denied.";
 
 /// Samples this host with eBPF, all the time, and delivers profiles to a collector.
 #[derive(Debug, Parser)]

@@ -5,10 +5,15 @@
 //! the spool, and restarting it would help nobody.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+use crate::lifecycle::{End, Ending, ThreadEnd};
 
 /// Shared by the stages that report and the endpoint that answers.
 #[derive(Debug)]
@@ -24,6 +29,7 @@ struct State {
     last_acknowledgement: Option<Instant>,
     connected: bool,
     running: BTreeMap<&'static str, bool>,
+    endings: Option<Sender<Ending>>,
 }
 
 /// The answer to "how are you?".
@@ -48,6 +54,7 @@ pub struct HealthReport {
 pub struct Heart {
     health: Arc<Health>,
     name: &'static str,
+    failure: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl Health {
@@ -61,7 +68,17 @@ impl Health {
     #[must_use = "the thread counts as dead when this is dropped"]
     pub fn watch(self: &Arc<Self>, name: &'static str) -> Heart {
         self.with(|state| state.running.insert(name, true));
-        Heart { health: Arc::clone(self), name }
+        Heart { health: Arc::clone(self), name, failure: None }
+    }
+
+    /// Whether a thread was declared and has not ended.
+    pub fn is_running(&self, name: &str) -> bool {
+        self.with(|state| state.running.get(name).copied().unwrap_or(false))
+    }
+
+    /// Reports ends of threads from now on.
+    pub(crate) fn report_ends_to(&self, endings: Sender<Ending>) {
+        self.with(|state| state.endings = Some(endings));
     }
 
     /// A window was finished, be it empty.
@@ -115,9 +132,27 @@ impl Health {
     }
 }
 
+impl Heart {
+    /// The thread ends because of this error.
+    pub fn fail(mut self, error: impl Into<Box<dyn Error + Send + Sync>>) {
+        self.failure = Some(error.into());
+    }
+}
+
 impl Drop for Heart {
     fn drop(&mut self) {
-        self.health.with(|state| state.running.insert(self.name, false));
+        let end = match self.failure.take() {
+            Some(error) => End::Failed(error),
+            None if thread::panicking() => End::Panicked,
+            None => End::Returned,
+        };
+        self.health.with(|state| {
+            state.running.insert(self.name, false);
+            if let Some(endings) = &state.endings {
+                // Nobody listens when the agent is ending already.
+                let _ = endings.send(Ending::Thread(ThreadEnd { name: self.name, end }));
+            }
+        });
     }
 }
 

@@ -1,9 +1,10 @@
 //! `everflame-agent`: wires the stages together and stops them in order.
 
+use std::convert::Infallible;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
@@ -13,21 +14,25 @@ use everflame_agent::export::{ExportConfig, Exporter};
 use everflame_agent::health::Health;
 use everflame_agent::http::HttpEndpoint;
 use everflame_agent::identity::host_name;
+use everflame_agent::lifecycle::{Ending, Lifecycle};
 use everflame_agent::metrics::Metrics;
 use everflame_agent::pipeline::{Pipeline, PipelineConfig};
 use everflame_agent::symbolize::SymbolizeConfig;
 use everflame_profile::kind::Kind;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use tracing::{info, warn};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-/// sysexits.h: wrong usage, something needed is unavailable, no permission.
+/// sysexits.h: wrong usage, something needed is unavailable, a bug, no permission.
 const EX_USAGE: u8 = 64;
 const EX_UNAVAILABLE: u8 = 69;
+const EX_SOFTWARE: u8 = 70;
 const EX_NOPERM: u8 = 77;
 
-/// How long the last window may take to be delivered.
+/// How long the agent may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much of that the last window may take to be delivered.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Without a finished window for this many windows, the agent is not healthy.
@@ -60,7 +65,7 @@ fn main() -> ExitCode {
                 .with_writer(std::io::stderr)
                 .init();
             match run(cli.run) {
-                Ok(()) => ExitCode::SUCCESS,
+                Ok(never) => match never {},
                 Err(error) => {
                     tracing::error!("{error:#}");
                     let missing = capabilities::find()
@@ -73,12 +78,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: RunArgs) -> Result<()> {
-    // Before any thread starts, so that no signal is missed.
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+fn run(args: RunArgs) -> Result<Infallible> {
+    raise_open_files();
     let metrics = Arc::new(Metrics::new());
     report_missing(&metrics);
     let health = Arc::new(Health::new(args.window * STALE_WINDOWS));
+    // Before other threads start, so that neither a signal nor an end is missed.
+    let lifecycle = Lifecycle::start(Arc::clone(&health)).context("cannot handle signals")?;
     let http = match args.metrics {
         MetricsAddress::Off => None,
         MetricsAddress::At(address) => {
@@ -104,14 +110,48 @@ fn run(args: RunArgs) -> Result<()> {
     info!(host = config.host, "everflame-agent {}", env!("CARGO_PKG_VERSION"));
     let pipeline = Pipeline::start(config, Arc::clone(&exporter), metrics, health)?;
 
-    if let Some(signal) = signals.forever().next() {
-        info!(signal, "stopping");
+    let code = match lifecycle.wait() {
+        Ending::Signal(signal) => {
+            info!(signal, "stopping; a second signal ends the agent at once");
+            0
+        }
+        Ending::Thread(end) => {
+            error!("{end}; the agent ends, to be started again by its supervisor");
+            EX_SOFTWARE
+        }
+    };
+    stop(&lifecycle, &pipeline, &exporter);
+    // Not by returning: that would wait for a thread that did not end in time.
+    std::process::exit(code.into())
+}
+
+/// Spools and delivers what there is, within [`STOP_TIMEOUT`].
+fn stop(lifecycle: &Lifecycle, pipeline: &Pipeline, exporter: &Exporter) {
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    pipeline.stop();
+    if !lifecycle.wait_for(&Pipeline::THREADS, deadline) {
+        warn!("the last window was not ready in time and is lost");
     }
-    pipeline.stop()?;
-    if let Some(exporter) = Arc::into_inner(exporter) {
-        exporter.shutdown(FLUSH_TIMEOUT);
+    exporter.finish(FLUSH_TIMEOUT.min(deadline.saturating_duration_since(Instant::now())));
+    // A moment more than it has, so that it can say what became of it.
+    if !lifecycle.wait_for(&[Exporter::THREAD], deadline + Duration::from_millis(500)) {
+        warn!("the export thread did not end in time");
     }
-    Ok(())
+    let left = exporter.spool().len();
+    if left > 0 {
+        info!(batches = left, "undelivered batches stay in the spool for the next start");
+    }
+}
+
+/// Descriptors are held for executables that are running, of which a host can have more
+/// than the usual 1024.
+fn raise_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        debug!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// Names what is off for want of a right.

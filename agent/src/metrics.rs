@@ -130,6 +130,8 @@ metrics! {
     windows: Counter,
     /// Windows that were extended because the next stage was busy.
     windows_extended: Counter,
+    /// Windows that were lost because the next stage had ended.
+    windows_dropped: Counter,
     /// Items waiting between two stages.
     queue_depth: Family<QueueLabels, Gauge>,
     /// Batches waiting for the collector.

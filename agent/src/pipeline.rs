@@ -12,7 +12,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use everflame_agent_common::stats::Program;
@@ -21,7 +21,7 @@ use everflame_profile::encode_gz;
 use everflame_profile::kind::Kind;
 use everflame_proto::v1::{Batch, Label, ProfileRecord};
 use thiserror::Error;
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, Waker};
 use crate::export::Exporter;
@@ -64,16 +64,18 @@ pub enum PipelineError {
     },
 }
 
-/// A running agent.
+/// A running agent. Its threads are called [`Pipeline::THREADS`] in `health`, which hears
+/// of their end.
 #[derive(Debug)]
 pub struct Pipeline {
     stop: Arc<AtomicBool>,
     waker: Waker,
-    sampling: JoinHandle<Result<(), CollectError>>,
-    symbolizing: JoinHandle<()>,
 }
 
 impl Pipeline {
+    /// The stages' threads.
+    pub const THREADS: [&str; 2] = ["sampling", "symbolizing"];
+
     /// Starts to profile this host. Finished windows go to `exporter`.
     pub fn start(
         config: PipelineConfig,
@@ -91,44 +93,35 @@ impl Pipeline {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = sync_channel(1);
         let thread_error = |source| PipelineError::Thread { source };
-        let sampling = {
+        let [sampling, symbolizing] = Self::THREADS;
+        {
             let (stop, metrics) = (Arc::clone(&stop), Arc::clone(&metrics));
             let window = config.window;
-            let heart = health.watch("sampling");
+            let heart = health.watch(sampling);
             thread::Builder::new()
-                .name("sampling".to_owned())
-                .spawn(move || {
-                    let _heart = heart;
-                    sample(profiler, window, &sender, &stop, &metrics)
+                .name(sampling.to_owned())
+                .spawn(move || match sample(profiler, window, &sender, &stop, &metrics) {
+                    Ok(()) => drop(heart),
+                    Err(error) => heart.fail(error),
                 })
-                .map_err(thread_error)?
-        };
-        let heart = health.watch("symbolizing");
-        let symbolizing = thread::Builder::new()
-            .name("symbolizing".to_owned())
+                .map_err(thread_error)?;
+        }
+        let heart = health.watch(symbolizing);
+        thread::Builder::new()
+            .name(symbolizing.to_owned())
             .spawn(move || {
                 let _heart = heart;
                 symbolize(&config, &receiver, &exporter, &metrics, &health);
             })
             .map_err(thread_error)?;
-        Ok(Self { stop, waker, sampling, symbolizing })
+        Ok(Self { stop, waker })
     }
 
-    /// Ends sampling and hands the last window to the exporter.
-    pub fn stop(self) -> Result<(), PipelineError> {
+    /// Tells the threads to finish: sampling ends, and the last window goes to the
+    /// exporter. Does not wait for that.
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.waker.wake();
-        let sampled = self.sampling.join();
-        if self.symbolizing.join().is_err() {
-            error!("the symbolising thread had panicked; its last window is lost");
-        }
-        match sampled {
-            Ok(result) => Ok(result?),
-            Err(_) => {
-                error!("the sampling thread had panicked");
-                Ok(())
-            }
-        }
     }
 }
 
@@ -142,8 +135,12 @@ fn sample(
 ) -> Result<(), CollectError> {
     let mut deadline = Instant::now() + window;
     let mut waiting: Option<ClosedWindow> = None;
+    let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
-        profiler.run_until(deadline)?;
+        result = profiler.run_until(deadline);
+        if result.is_err() {
+            break;
+        }
         if Instant::now() < deadline && !profiler.is_full() {
             continue;
         }
@@ -155,7 +152,8 @@ fn sample(
         // that is full too, sampling waits: the ring buffer overflows, and counts.
         if let Some(closed) = waiting.take() {
             waiting = if profiler.is_full() {
-                sender.send(closed).err().map(|refused| refused.0)
+                hand_over(sender, closed, metrics);
+                None
             } else {
                 offer(sender, closed, metrics)
             };
@@ -170,11 +168,16 @@ fn sample(
     let last = profiler.take_window();
     drop(profiler);
     for closed in waiting.into_iter().chain([last]) {
-        if sender.send(closed).is_err() {
-            debug!("the symbolising thread is gone");
-        }
+        hand_over(sender, closed, metrics);
     }
-    Ok(())
+    result
+}
+
+/// Waits for the next stage to have room.
+fn hand_over(sender: &SyncSender<ClosedWindow>, closed: ClosedWindow, metrics: &Metrics) {
+    if sender.send(closed).is_err() {
+        metrics.windows_dropped.inc();
+    }
 }
 
 /// Gives the window back if the next stage has no room for it.
@@ -189,7 +192,10 @@ fn offer(
             metrics.windows_extended.inc();
             Some(closed)
         }
-        Err(TrySendError::Disconnected(_)) => None,
+        Err(TrySendError::Disconnected(_)) => {
+            metrics.windows_dropped.inc();
+            None
+        }
     }
 }
 

@@ -112,6 +112,9 @@ pub struct Exporter {
 }
 
 impl Exporter {
+    /// The name of the thread, as `health` knows it.
+    pub const THREAD: &str = "export";
+
     /// Opens the spool and starts the thread, which serves `http` as well.
     ///
     /// # Errors
@@ -141,9 +144,9 @@ impl Exporter {
             .enable_all()
             .build()
             .map_err(|source| ExportError::Thread { source })?;
-        let heart = health.watch("export");
+        let heart = health.watch(Self::THREAD);
         let thread = thread::Builder::new()
-            .name("export".into())
+            .name(Self::THREAD.into())
             .spawn(move || {
                 let _heart = heart;
                 runtime.block_on(run(client, http, stopped));
@@ -180,6 +183,11 @@ impl Exporter {
         &self.spool
     }
 
+    /// Tells the thread to deliver what is spooled, for at most `timeout`, and to end.
+    pub fn finish(&self, timeout: Duration) {
+        self.stop.send_replace(Some(timeout));
+    }
+
     /// Delivers what is spooled, for at most `timeout`, and ends the thread. Returns how
     /// many batches are left in the spool for the next start. With a collector that
     /// cannot be reached it returns at once.
@@ -193,7 +201,7 @@ impl Exporter {
     }
 
     fn stop(&mut self, timeout: Duration) {
-        self.stop.send_replace(Some(timeout));
+        self.finish(timeout);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
