@@ -34,6 +34,18 @@ pub struct Cli {
     pub run: RunArgs,
 }
 
+/// The longest name and value of a label that a collector takes.
+const MAX_LABEL_NAME_BYTES: usize = 128;
+const MAX_LABEL_VALUE_BYTES: usize = 1024;
+
+/// How many labels there may be, and how long all together: collectors take 63 labels and
+/// 16 KiB, and what is found out needs its part.
+const MAX_LABELS: usize = 48;
+const MAX_LABELS_BYTES: usize = 8 << 10;
+
+/// Labels that tell processes and hosts apart, which one value for all would undo.
+const RESERVED_LABELS: [&str; 5] = ["host", "pid", "comm", "container_id", "unit"];
+
 /// What the agent can do beside profiling.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -121,6 +133,32 @@ impl std::str::FromStr for MetricsAddress {
     }
 }
 
+impl RunArgs {
+    /// Checks what no flag can know by itself.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(kind) = self.kinds.iter().find(|kind| **kind != Kind::Cpu) {
+            return Err(format!("profiles of kind `{kind}` are not there yet; use --kinds cpu"));
+        }
+        for (position, (name, _)) in self.labels.iter().enumerate() {
+            if self.labels[..position].iter().any(|(other, _)| other == name) {
+                return Err(format!("the label `{name}` is given twice; give it one value"));
+            }
+        }
+        let bytes: usize = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if self.labels.len() > MAX_LABELS || bytes > MAX_LABELS_BYTES {
+            return Err(format!(
+                "{} labels with {bytes} bytes are too much; at most {MAX_LABELS} labels with \
+                 {MAX_LABELS_BYTES} bytes can be given",
+                self.labels.len()
+            ));
+        }
+        Ok(())
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a label looks like key=value")?;
     let mut bytes = key.bytes();
@@ -129,6 +167,21 @@ fn label(text: &str) -> Result<(String, String), String> {
         return Err(format!(
             "`{key}` is not a label name: letters, digits and underscores, no digit first"
         ));
+    }
+    if RESERVED_LABELS.contains(&key) {
+        let instead = if key == "host" { "; use --host" } else { "" };
+        return Err(format!("the label `{key}` is set by the agent{instead}"));
+    }
+    if key.len() > MAX_LABEL_NAME_BYTES {
+        return Err(format!("the name of a label has at most {MAX_LABEL_NAME_BYTES} bytes"));
+    }
+    if value.len() > MAX_LABEL_VALUE_BYTES {
+        return Err(format!(
+            "the value of label `{key}` is longer than {MAX_LABEL_VALUE_BYTES} bytes"
+        ));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(format!("the value of label `{key}` has control characters"));
     }
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -208,9 +261,36 @@ mod tests {
         };
         assert!(error(&["--label", "env"]).contains("key=value"));
         assert!(error(&["--label", "9x=1"]).contains("not a label name"));
+        assert!(error(&["--label", "host=a"]).contains("use --host"));
+        assert!(error(&["--label", "pid=1"]).contains("set by the agent"));
+        assert!(error(&["--label", "a=b\nc"]).contains("control characters"));
+        assert!(error(&["--label", &format!("{}=a", "x".repeat(129))]).contains("128 bytes"));
+        assert!(error(&["--label", &format!("a={}", "x".repeat(1025))]).contains("1024 bytes"));
         assert!(error(&["--window", "10"]).contains("10s or 1m"));
         assert!(error(&["--spool-max-bytes", "9XB"]).contains("KiB, MiB or GiB"));
         assert!(error(&["--metrics", "here"]).contains("127.0.0.1:4041"));
         assert!(error(&["--kinds", "cpux"]).contains("the kinds are cpu"));
+    }
+
+    fn check(args: &[&str]) -> Result<(), String> {
+        let args = ["everflame-agent"].iter().chain(args);
+        Cli::try_parse_from(args).unwrap().run.check()
+    }
+
+    #[test]
+    fn labels_that_a_collector_would_refuse_are_refused_at_once() {
+        let largest = format!("{}={}", "x".repeat(128), "y".repeat(1024));
+        assert_eq!(check(&["--label", &largest, "--label", "service=a,version="]), Ok(()));
+        let twice = check(&["--label", "env=prod,zone=a", "--label", "env=test"]);
+        assert!(twice.unwrap_err().contains("`env` is given twice"));
+        let many: Vec<String> = (0..49).map(|n| format!("l{n}=x")).collect();
+        assert!(check(&["--label", &many.join(",")]).unwrap_err().contains("at most 48 labels"));
+        let long: Vec<String> = (0..9).map(|n| format!("l{n}={}", "x".repeat(1000))).collect();
+        assert!(check(&["--label", &long.join(",")]).unwrap_err().contains("8192 bytes"));
+    }
+
+    #[test]
+    fn kinds_that_are_not_there_yet_are_named() {
+        assert!(check(&["--kinds", "offcpu"]).unwrap_err().contains("`offcpu`"));
     }
 }

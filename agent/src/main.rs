@@ -18,7 +18,6 @@ use everflame_agent::lifecycle::{Ending, Lifecycle};
 use everflame_agent::metrics::Metrics;
 use everflame_agent::pipeline::{Pipeline, PipelineConfig};
 use everflame_agent::symbolize::SymbolizeConfig;
-use everflame_profile::kind::Kind;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -51,10 +50,8 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::Capabilities) => show_capabilities(),
         None => {
-            if let Some(kind) = cli.run.kinds.iter().find(|kind| **kind != Kind::Cpu) {
-                return usage(&format!(
-                    "profiles of kind `{kind}` are not there yet; use --kinds cpu"
-                ));
+            if let Err(message) = cli.run.check() {
+                return usage(&message);
             }
             tracing_subscriber::fmt()
                 .with_env_filter(
