@@ -7,16 +7,15 @@
 mod bpf;
 mod cpu;
 mod event;
+mod host;
 mod order;
 mod sideband;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use everflame_agent_common::config::Config;
-use everflame_agent_common::limits::MAX_KERNEL_FRAMES;
 use everflame_agent_common::stats::Program;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -29,11 +28,13 @@ use tracing::{debug, info, warn};
 pub use bpf::{BpfError, ProgramStats};
 pub use cpu::{Clock, CpuError, period_ns};
 pub use event::{Event, ProcessEvent, Sample, ThreadName};
+pub use host::monotonic_ns;
 pub use sideband::SidebandError;
 
 use crate::process::{ObjectCache, ObjectStats, running_pids, seed};
 use bpf::Bpf;
 use cpu::CpuEvents;
+use host::{is_initial_pid_namespace, max_kernel_frames, ring_bytes};
 use order::Ordering;
 use sideband::Sideband;
 
@@ -49,14 +50,6 @@ const STALL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The inode of the initial pid namespace: `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
-const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-
-/// Ring buffer for each CPU; at 97 Hz a CPU fills it in about two seconds of deep stacks.
-const RING_BYTES_PER_CPU: u32 = 128 * 1024;
-const RING_BYTES_MIN: u32 = 512 * 1024;
-const RING_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
@@ -405,36 +398,6 @@ fn watch(
     epoll::add(epoll, descriptor, epoll::EventData::new_u64(data), flags)
 }
 
-fn is_initial_pid_namespace() -> bool {
-    // Where /proc is not mounted there are worse problems, with errors of their own.
-    let Ok(namespace) = std::fs::metadata("/proc/self/ns/pid") else { return true };
-    namespace.ino() == INITIAL_PID_NAMESPACE
-}
-
-/// How deep the kernel's own walker goes, as far as a sample has room.
-fn max_kernel_frames() -> u32 {
-    let limit = u32::try_from(MAX_KERNEL_FRAMES).unwrap_or(u32::MAX);
-    std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack")
-        .ok()
-        .and_then(|frames| frames.trim().parse().ok())
-        .map_or(limit, |frames: u32| frames.min(limit))
-}
-
 fn online_cpus() -> Result<Vec<u32>, CollectError> {
     aya::util::online_cpus().map_err(|(path, source)| CollectError::OnlineCpus { path, source })
-}
-
-fn ring_bytes(cpus: usize) -> u32 {
-    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
-    RING_BYTES_PER_CPU
-        .saturating_mul(cpus)
-        .checked_next_power_of_two()
-        .unwrap_or(RING_BYTES_MAX)
-        .clamp(RING_BYTES_MIN, RING_BYTES_MAX)
-}
-
-/// Now, on the clock that events carry.
-pub fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

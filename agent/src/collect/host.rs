@@ -1,0 +1,46 @@
+//! What the host is like: its CPUs, its clock, and limits that collection depends on.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use everflame_agent_common::limits::MAX_KERNEL_FRAMES;
+
+/// The inode of the initial pid namespace: `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Ring buffer for each CPU: half a second of the deepest stacks at 97 Hz. It is emptied four
+/// times a second, and as soon as it is half full.
+const RING_BYTES_PER_CPU: u32 = 128 * 1024;
+const RING_BYTES_MIN: u32 = 512 * 1024;
+const RING_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// Bytes of ring buffer for this many CPUs.
+pub(super) fn ring_bytes(cpus: usize) -> u32 {
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    RING_BYTES_PER_CPU
+        .saturating_mul(cpus)
+        .checked_next_power_of_two()
+        .unwrap_or(RING_BYTES_MAX)
+        .clamp(RING_BYTES_MIN, RING_BYTES_MAX)
+}
+
+/// Whether process ids mean the same to this process as to the kernel.
+pub(super) fn is_initial_pid_namespace() -> bool {
+    // Where /proc is not mounted there are worse problems, with errors of their own.
+    let Ok(namespace) = std::fs::metadata("/proc/self/ns/pid") else { return true };
+    namespace.ino() == INITIAL_PID_NAMESPACE
+}
+
+/// How deep the kernel's own walker goes, as far as a sample has room.
+pub(super) fn max_kernel_frames() -> u32 {
+    let limit = u32::try_from(MAX_KERNEL_FRAMES).unwrap_or(u32::MAX);
+    std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack")
+        .ok()
+        .and_then(|frames| frames.trim().parse().ok())
+        .map_or(limit, |frames: u32| frames.min(limit))
+}
+
+/// Now, on the clock that events carry.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
