@@ -155,6 +155,7 @@ impl Session {
         let mut symbolizer = Symbolizer::new(SymbolizeConfig {
             cache_bytes: RECORDING_SYMBOL_BYTES,
             dwarf_bytes: RECORDING_SYMBOL_BYTES as u64,
+            max_functions: RECORDING_SYMBOL_BYTES / 64,
             ..SymbolizeConfig::default()
         });
         let mut merger = Merger::new();
