@@ -33,6 +33,8 @@ pub(super) enum DwarfError {
     Memory(#[from] io::Error),
     #[error("inlined functions are nested more than {limit} deep")]
     Nesting { limit: isize },
+    #[error("so many {what} for so little debug information are no compiler's work")]
+    Disproportionate { what: &'static str },
     #[error("malformed debug information")]
     Gimli(#[from] gimli::Error),
     #[error("malformed debug information")]

@@ -130,6 +130,31 @@ info_end:
     assert_eq!(symbolizer.stats().parse_failures, 1);
 }
 
+/// Debug information that takes a hundred times its size once parsed, or is parsed again
+/// and again.
+#[test]
+fn units_beyond_proportion_are_not_read() {
+    let unit =
+        |abbreviations: &str| format!(".long 8; .value 4; .long {abbreviations}; .byte 8, 1\n");
+    let many = unit("0").repeat(100_000);
+    let overlapping: String = (0..200).map(|index| unit(&(index * 5).to_string())).collect();
+    let table = ".byte 1, 0x11, 0, 0, 0\n".repeat(1000) + ".byte 0\n";
+    let good = unit("0").repeat(200);
+    for (units, failures) in [(many, 1), (overlapping, 1), (good, 0)] {
+        let source = format!(
+            ".text; .globl victim; .type victim, @function\nvictim: nop; ret; .size victim, 2\n\
+             .section .debug_abbrev,\"\",@progbits\n{table}\
+             .section .debug_info,\"\",@progbits\n{units}"
+        );
+        let built = Built::new("units.s", &source, &["gcc", "-shared", "-nostdlib"]);
+        let (start, _) = built.function("victim");
+        let mut symbolizer = symbolizer();
+        let lines = symbolizer.object(&built.object(), &[start]).remove(0);
+        assert_eq!(describe(&lines), ["victim"]);
+        assert_eq!(symbolizer.stats().parse_failures, failures);
+    }
+}
+
 #[test]
 fn debug_information_that_inflates_beyond_the_limit_is_not_read() {
     let zeros = "asm(\".section .debug_info,\\\"\\\",@progbits; .fill 67108864; .text\");\n";
