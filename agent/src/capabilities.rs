@@ -72,6 +72,27 @@ pub struct Finding {
     pub present: bool,
 }
 
+/// Something is missing without which there is nothing to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "BPF is not permitted, as {missing} is missing: run as root, or with CAP_BPF and CAP_PERFMON \
+     (in a container, add these capabilities and allow the bpf system call in the seccomp profile)"
+)]
+pub struct NotPermitted {
+    missing: Capability,
+}
+
+/// Whether profiling makes sense at all.
+///
+/// # Errors
+/// When a required capability is missing.
+pub fn require(findings: &[Finding]) -> Result<(), NotPermitted> {
+    match findings.iter().find(|finding| finding.need.required && !finding.present) {
+        Some(finding) => Err(NotPermitted { missing: finding.need.capability }),
+        None => Ok(()),
+    }
+}
+
 /// Looks at the effective capabilities of this process.
 pub fn find() -> Vec<Finding> {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
@@ -82,4 +103,21 @@ pub fn find() -> Vec<Finding> {
             Finding { need, present }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(present: impl Fn(&Need) -> bool) -> Vec<Finding> {
+        NEEDS.into_iter().map(|need| Finding { need, present: present(&need) }).collect()
+    }
+
+    #[test]
+    fn only_what_is_required_is_a_reason_not_to_start() {
+        assert_eq!(require(&findings(|need| need.required)), Ok(()));
+        let without_perfmon = findings(|need| need.capability != Capability::CAP_PERFMON);
+        let message = require(&without_perfmon).unwrap_err().to_string();
+        assert!(message.contains("as CAP_PERFMON is missing: run as root"), "{message}");
+    }
 }

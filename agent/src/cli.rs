@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use everflame_profile::kind::Kind;
 
+use crate::export::{self, ExportError};
+
 const EXAMPLES: &str = "\
 Examples:
   everflame-agent --server http://collector:4040
@@ -57,7 +59,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The collector; without one, profiles are kept in the spool
-    #[arg(long, value_name = "URL", env = "EVERFLAME_SERVER")]
+    #[arg(long, value_name = "URL", value_parser = server, env = "EVERFLAME_SERVER")]
     pub server: Option<String>,
     /// Kinds of profile to take; only cpu for now
     #[arg(
@@ -69,7 +71,7 @@ pub struct RunArgs {
     )]
     pub kinds: Vec<Kind>,
     /// CPU samples a second on each CPU
-    #[arg(long, value_name = "N", default_value_t = 19, env = "EVERFLAME_CPU_RATE_HZ")]
+    #[arg(long, value_name = "N", default_value_t = 19, value_parser = clap::value_parser!(u64).range(1..), env = "EVERFLAME_CPU_RATE_HZ")]
     pub cpu_rate_hz: u64,
     /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4041", env = "EVERFLAME_METRICS")]
@@ -157,6 +159,10 @@ impl RunArgs {
         }
         Ok(())
     }
+}
+
+fn server(text: &str) -> Result<String, ExportError> {
+    export::check_address(text).map(|()| text.to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -259,6 +265,9 @@ mod tests {
             let args = ["everflame-agent"].iter().chain(args);
             Cli::try_parse_from(args).unwrap_err().to_string()
         };
+        assert!(error(&["--server", "collector:4040"]).contains("looks like http://HOST:4040"));
+        assert!(error(&["--server", "https://collector"]).contains("TLS is not supported yet"));
+        assert!(error(&["--cpu-rate-hz", "0"]).contains("0 is not in 1.."));
         assert!(error(&["--label", "env"]).contains("key=value"));
         assert!(error(&["--label", "9x=1"]).contains("not a label name"));
         assert!(error(&["--label", "host=a"]).contains("use --host"));

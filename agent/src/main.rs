@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
-use everflame_agent::capabilities::{self, Finding};
+use everflame_agent::capabilities::{self, Finding, NotPermitted};
 use everflame_agent::cli::{Cli, Command, MetricsAddress, RunArgs};
+use everflame_agent::collect::{BpfError, CollectError, CpuError};
 use everflame_agent::export::{ExportConfig, Exporter};
 use everflame_agent::health::Health;
 use everflame_agent::http::HttpEndpoint;
 use everflame_agent::identity::host_name;
 use everflame_agent::lifecycle::{Ending, Lifecycle};
 use everflame_agent::metrics::Metrics;
-use everflame_agent::pipeline::{Pipeline, PipelineConfig};
+use everflame_agent::pipeline::{Pipeline, PipelineConfig, PipelineError};
 use everflame_agent::symbolize::SymbolizeConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, warn};
@@ -27,6 +28,9 @@ const EX_USAGE: u8 = 64;
 const EX_UNAVAILABLE: u8 = 69;
 const EX_SOFTWARE: u8 = 70;
 const EX_NOPERM: u8 = 77;
+
+/// What is logged.
+const LOG_VARIABLE: &str = "EVERFLAME_LOG";
 
 /// How long the agent may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,32 +57,61 @@ fn main() -> ExitCode {
             if let Err(message) = cli.run.check() {
                 return usage(&message);
             }
+            let filter = match log_filter() {
+                Ok(filter) => filter,
+                Err(message) => return usage(&message),
+            };
             tracing_subscriber::fmt()
-                .with_env_filter(
-                    EnvFilter::try_from_env("EVERFLAME_LOG")
-                        .unwrap_or_else(|_| EnvFilter::new("info")),
-                )
+                .with_env_filter(filter)
                 .with_ansi(std::io::stderr().is_terminal())
                 .with_writer(std::io::stderr)
                 .init();
             match run(cli.run) {
                 Ok(never) => match never {},
                 Err(error) => {
-                    tracing::error!("{error:#}");
-                    let missing = capabilities::find()
-                        .iter()
-                        .any(|finding| finding.need.required && !finding.present);
-                    ExitCode::from(if missing { EX_NOPERM } else { EX_UNAVAILABLE })
+                    error!("{error:#}");
+                    ExitCode::from(exit_code(&error))
                 }
             }
         }
     }
 }
 
+/// Or what to say about one that cannot be read.
+fn log_filter() -> Result<EnvFilter, String> {
+    let text = std::env::var_os(LOG_VARIABLE).unwrap_or_default();
+    let text = text.to_string_lossy();
+    if text.is_empty() {
+        return Ok(EnvFilter::new("info"));
+    }
+    EnvFilter::builder().parse(&text).map_err(|_cause| {
+        format!(
+            "`{text}` in {LOG_VARIABLE} is not a log filter; it looks like `debug` or \
+             `info,everflame_agent::collect=debug`"
+        )
+    })
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<NotPermitted>() {
+        return EX_NOPERM;
+    }
+    match error.downcast_ref() {
+        // A seccomp profile can refuse what capabilities allow.
+        Some(PipelineError::Collect(CollectError::Bpf(BpfError::NotPermitted { .. }))) => EX_NOPERM,
+        // The kernel knows what rates it allows.
+        Some(PipelineError::Collect(CollectError::Cpu(CpuError::Rate { .. }))) => EX_USAGE,
+        _ => EX_UNAVAILABLE,
+    }
+}
+
 fn run(args: RunArgs) -> Result<Infallible> {
     raise_open_files();
     let metrics = Arc::new(Metrics::new());
-    report_missing(&metrics);
+    let findings = capabilities::find();
+    report_missing(&findings, &metrics);
+    // Before the metrics' address and the spool are taken, which an agent that works may want.
+    capabilities::require(&findings)?;
     let health = Arc::new(Health::new(args.window * STALE_WINDOWS));
     // Before other threads start, so that neither a signal nor an end is missed.
     let lifecycle = Lifecycle::start(Arc::clone(&health)).context("cannot handle signals")?;
@@ -152,8 +185,8 @@ fn raise_open_files() {
 }
 
 /// Names what is off for want of a right.
-fn report_missing(metrics: &Metrics) {
-    for Finding { need, present } in capabilities::find() {
+fn report_missing(findings: &[Finding], metrics: &Metrics) {
+    for Finding { need, present } in findings {
         if !present {
             warn!("{} is missing: {}", need.capability, need.without);
             metrics.set_capability_off(need.gives, &format!("{} is missing", need.capability));

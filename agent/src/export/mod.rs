@@ -242,6 +242,14 @@ async fn run(
     }
 }
 
+/// Whether this can be the address of a collector, which need not be there.
+///
+/// # Errors
+/// What is wrong with it: [`ExportError::Address`] or [`ExportError::Tls`].
+pub fn check_address(server: &str) -> Result<(), ExportError> {
+    endpoint(server).map(drop)
+}
+
 fn endpoint(server: &str) -> Result<Endpoint, ExportError> {
     let not_an_address = |source| ExportError::Address { server: server.to_owned(), source };
     let endpoint =
@@ -255,10 +263,8 @@ fn endpoint(server: &str) -> Result<Endpoint, ExportError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     fn check_address(server: &str, expected: Result<(), &str>) {
-        let actual = endpoint(server).map(drop).map_err(|error| error.to_string());
+        let actual = super::check_address(server).map_err(|error| error.to_string());
         match expected {
             Ok(()) => assert_eq!(actual, Ok(()), "{server}"),
             Err(part) => assert!(actual.as_ref().is_err_and(|e| e.contains(part)), "{actual:?}"),
