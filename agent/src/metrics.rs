@@ -44,7 +44,7 @@ labels! {
     FrameLabels { origin: &'static str, resolved: &'static str }
     /// How something ended.
     OutcomeLabels { outcome: &'static str }
-    /// Why something was lost.
+    /// Why something was lost, or left out.
     ReasonLabels { reason: &'static str }
     /// A gRPC status code, or `unreachable`, `closed`, `ack_timeout`.
     CodeLabels { code: &'static str }
@@ -93,6 +93,9 @@ metrics! {
     samples: Family<KindLabels, Counter>,
     /// Samples that were lost because a ring buffer was full.
     lost_samples: Family<KindCpuLabels, Counter>,
+    /// Samples that were not taken; reason is idle, filtered (not a process that was asked
+    /// for) or no_scratch (for want of memory).
+    skipped_samples: Family<ReasonLabels, Counter>,
     /// Process and mapping records that perf could not deliver.
     sideband_lost: Counter,
     /// Stacks that end before their outermost frame.

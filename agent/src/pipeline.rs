@@ -27,7 +27,8 @@ use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, Waker};
 use crate::export::Exporter;
 use crate::health::Health;
 use crate::metrics::{
-    FrameLabels, KindLabels, Metrics, OutcomeLabels, QueueLabels, TruncationLabels, raise_to,
+    FrameLabels, KindLabels, Metrics, OutcomeLabels, QueueLabels, ReasonLabels, TruncationLabels,
+    raise_to,
 };
 use crate::profile::{FrameStats, Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
@@ -261,6 +262,14 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     let kind = Kind::Cpu.name();
     for (cpu, &lost) in stats.cpu.ring_full.iter().enumerate() {
         metrics.set_lost_samples(kind, u32::try_from(cpu).unwrap_or(u32::MAX), lost);
+    }
+    let skipped = [
+        ("idle", stats.cpu.idle),
+        ("filtered", stats.cpu.filtered),
+        ("no_scratch", stats.cpu.no_scratch),
+    ];
+    for (reason, count) in skipped {
+        raise_to(&metrics.skipped_samples.get_or_create_owned(&ReasonLabels { reason }), count);
     }
     let run_time_ns = stats.cpu.estimated_run_time_ns();
     metrics.set_bpf_program(Program::Cpu.name(), stats.cpu.runs, run_time_ns);
