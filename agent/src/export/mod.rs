@@ -10,6 +10,7 @@ mod retry;
 mod split;
 mod spool;
 mod spool_file;
+mod spool_index;
 mod throttle;
 
 use std::io;

@@ -14,7 +14,6 @@
 //! those on disk add up to at most the budget. Its lock is not held while the disk works,
 //! so the thread that empties the spool does not wait for the one that fills it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -27,7 +26,8 @@ use prost::bytes::Bytes;
 use tracing::{debug, info, warn};
 
 use super::BatchId;
-use super::spool_file::{self, FileRole, SpoolFileError, SpoolName};
+use super::spool_file::{self, SpoolFileError, SpoolName};
+use super::spool_index::{Index, Stored, Unreadable};
 use super::throttle::Throttle;
 use crate::metrics::{Metrics, ReasonLabels};
 
@@ -88,54 +88,12 @@ pub struct Spool {
     dir: PathBuf,
     max_bytes: u64,
     metrics: Arc<Metrics>,
-    state: Mutex<State>,
+    state: Mutex<Index>,
     /// Held while batches go from memory to disk, so that the oldest goes first.
     writer: Mutex<()>,
     trouble: Throttle,
     /// Held, not used: closing it releases the directory.
     _lock: File,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    entries: BTreeMap<SpoolName, Stored>,
-    names: HashMap<BatchId, SpoolName>,
-    newest: Option<SpoolName>,
-    disk_bytes: u64,
-    memory_batches: usize,
-    /// Files of batches that have left, to be deleted when the lock is released.
-    doomed: Vec<SpoolName>,
-    /// Damaged files, oldest first.
-    bad: VecDeque<SpoolName>,
-}
-
-#[derive(Debug)]
-enum Stored {
-    Disk { bytes: u64, unreadable: Option<Unreadable> },
-    Memory(Bytes),
-}
-
-/// A file that could not be read for a reason that may pass.
-#[derive(Clone, Copy, Debug)]
-struct Unreadable {
-    retry_at: Instant,
-    wait: Duration,
-}
-
-impl Stored {
-    fn on_disk(bytes: u64) -> Self {
-        Self::Disk { bytes, unreadable: None }
-    }
-
-    /// When it can be tried again, if that is later than `now`.
-    fn retry_after(&self, now: Instant) -> Option<Instant> {
-        match self {
-            Self::Disk { unreadable: Some(unreadable), .. } => {
-                Some(unreadable.retry_at).filter(|retry_at| *retry_at > now)
-            }
-            Self::Disk { unreadable: None, .. } | Self::Memory(_) => None,
-        }
-    }
 }
 
 /// Why a batch leaves the spool without having been delivered.
@@ -184,7 +142,10 @@ impl Spool {
             dir: dir.to_path_buf(),
             max_bytes,
             metrics,
-            state: Mutex::new(list(dir)?),
+            state: Mutex::new(
+                Index::read(dir)
+                    .map_err(|source| SpoolError::List { path: dir.to_path_buf(), source })?,
+            ),
             writer: Mutex::default(),
             trouble: Throttle::default(),
             _lock: lock,
@@ -288,7 +249,7 @@ impl Spool {
     pub fn acknowledge(&self, id: &BatchId) -> bool {
         let mut state = self.state();
         let Some(&name) = state.names.get(id) else { return false };
-        remove(&mut state, name);
+        state.remove(name);
         self.release(state);
         true
     }
@@ -308,13 +269,13 @@ impl Spool {
         self.state().entries.keys().map(|name| name.batch_id).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Index> {
         // No step leaves the state half-changed, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends a change: tells the metrics, and deletes files once nobody waits for it.
-    fn release(&self, mut state: MutexGuard<'_, State>) {
+    fn release(&self, mut state: MutexGuard<'_, Index>) {
         self.metrics.spool_batches.set(state.entries.len().try_into().unwrap_or(i64::MAX));
         self.metrics.spool_bytes.set(state.disk_bytes.try_into().unwrap_or(i64::MAX));
         let doomed = std::mem::take(&mut state.doomed);
@@ -353,7 +314,7 @@ impl Spool {
         })
     }
 
-    fn enforce_budget(&self, state: &mut State) {
+    fn enforce_budget(&self, state: &mut Index) {
         while state.disk_bytes > self.max_bytes {
             self.drop_oldest(state, Loss::Budget, |stored| matches!(stored, Stored::Disk { .. }));
         }
@@ -362,10 +323,10 @@ impl Spool {
         }
     }
 
-    fn drop_oldest(&self, state: &mut State, loss: Loss, which: impl Fn(&Stored) -> bool) {
+    fn drop_oldest(&self, state: &mut Index, loss: Loss, which: impl Fn(&Stored) -> bool) {
         let oldest = state.entries.iter().find(|(_, stored)| which(stored)).map(|(name, _)| *name);
         if let Some(name) = oldest {
-            let bytes = remove(state, name);
+            let bytes = state.remove(name);
             self.count_loss(loss, bytes);
             if self.trouble.allow() {
                 warn!(batch = %name.batch_id, reason = loss.name(),
@@ -411,7 +372,7 @@ impl Spool {
             error = error as &dyn std::error::Error,
             "giving up a spooled batch that cannot be read"
         );
-        let bytes = remove(&mut state, name);
+        let bytes = state.remove(name);
         self.count_loss(loss, bytes);
         // Its file is not deleted but set aside, by the thread that is here anyway.
         state.doomed.retain(|doomed| *doomed != name);
@@ -445,23 +406,6 @@ impl Spool {
     }
 }
 
-/// Takes a batch out and returns its size. Its file, if it has one, is doomed.
-fn remove(state: &mut State, name: SpoolName) -> u64 {
-    state.names.remove(&name.batch_id);
-    match state.entries.remove(&name) {
-        Some(Stored::Disk { bytes, .. }) => {
-            state.disk_bytes -= bytes;
-            state.doomed.push(name);
-            bytes
-        }
-        Some(Stored::Memory(content)) => {
-            state.memory_batches -= 1;
-            content.len() as u64
-        }
-        None => 0,
-    }
-}
-
 fn delete(path: &Path) {
     match fs::remove_file(path) {
         Ok(()) => {}
@@ -483,36 +427,6 @@ fn lock(dir: &Path) -> Result<File, SpoolError> {
         Err(TryLockError::WouldBlock) => Err(SpoolError::InUse { path: dir.to_path_buf() }),
         Err(TryLockError::Error(source)) => Err(SpoolError::Lock { path, source }),
     }
-}
-
-/// What is in the directory; removes what a dying agent left half-written.
-fn list(dir: &Path) -> Result<State, SpoolError> {
-    let error = |source| SpoolError::List { path: dir.to_path_buf(), source };
-    let mut state = State::default();
-    for file in fs::read_dir(dir).map_err(error)? {
-        let file = file.map_err(error)?;
-        match file.file_name().to_str().map_or(FileRole::Foreign, FileRole::of) {
-            FileRole::Batch(name) => {
-                let Ok(metadata) = file.metadata() else { continue };
-                // The same batch twice would mean a copied file; the first one counts.
-                if metadata.is_file() && !state.names.contains_key(&name.batch_id) {
-                    state.disk_bytes += metadata.len();
-                    state.names.insert(name.batch_id, name);
-                    state.entries.insert(name, Stored::on_disk(metadata.len()));
-                }
-            }
-            FileRole::Temporary => {
-                if let Err(error) = fs::remove_file(file.path()) {
-                    debug!(path = %file.path().display(), %error, "cannot delete a leftover");
-                }
-            }
-            FileRole::Bad(name) => state.bad.push_back(name),
-            FileRole::Foreign => {}
-        }
-    }
-    state.bad.make_contiguous().sort_unstable();
-    state.newest = state.entries.keys().next_back().copied();
-    Ok(state)
 }
 
 fn unix_ns_now() -> u64 {
