@@ -103,6 +103,24 @@ fn generated_code_is_named_by_the_perf_map() {
 }
 
 #[test]
+fn generated_code_is_named_after_its_process_has_ended() {
+    let Some(_turn) = take_turn() else { return };
+    let dir = TempDir::new().unwrap();
+    let output = dir.path().join("f.pb.gz");
+    let recorded = everflame()
+        .args(["record", "--rate-hz", "97", "-o"])
+        .arg(&output)
+        .arg("--")
+        .arg(workload("jit"))
+        .arg("2")
+        .output()
+        .unwrap();
+    assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
+    let samples = profile::read(&output).1;
+    assert!(share(&samples, "jitted_loop") > 0.9, "{samples:#?}");
+}
+
+#[test]
 fn stripped_executable_keeps_build_id_and_offsets_for_later() {
     let Some(_turn) = take_turn() else { return };
     let dir = TempDir::new().unwrap();
