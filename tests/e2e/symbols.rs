@@ -117,6 +117,7 @@ fn generated_code_is_named_after_its_process_has_ended() {
         .unwrap();
     assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
     let samples = profile::read(&output).1;
+    let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", samples[0].label("pid")));
     assert!(share(&samples, "jitted_loop") > 0.9, "{samples:#?}");
 }
 
