@@ -1,5 +1,6 @@
 //! Agent, collector and command line together.
 
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use everflame_tests::program::{Agent, Running, Server, everflame, http_get, wait_for};
@@ -206,7 +207,7 @@ fn check_cpu_is_sampled_after(absence: impl FnOnce(&Agent, OfflineCpu)) {
     let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
     let mut agent = Agent::start(&server.url(), &dir.path().join("spool"), WINDOW);
     let Some(offline) = OfflineCpu::take("/sys/devices/system/cpu/cpu1/online") else {
-        println!("SKIPPED: cpu 1 cannot be taken offline here");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: cpu 1 cannot be taken offline here");
         return;
     };
     absence(&agent, offline);
