@@ -303,6 +303,40 @@ mod tests {
     }
 
     #[test]
+    fn process_whose_exit_was_lost_is_swept_and_then_forgotten() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/gone");
+        exec(&mut table, 11, "/bin/there");
+        table.sweep(500, |pid| pid == 11);
+        table.forget_exited(500, |_| false);
+        assert_eq!(table.get_mut(10).name, "gone", "late samples still find it");
+        table.forget_exited(501, |_| false);
+        assert_eq!(table.get_mut(10).name, "");
+        assert_eq!(table.get_mut(11).name, "there");
+    }
+
+    #[test]
+    fn seed_repairs_a_process_whose_exec_was_lost() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/sh");
+        let before = table.get_mut(10).generation;
+        let seeded = |path: &str| SeededProcess {
+            pid: 10,
+            name: "server".to_owned(),
+            kernel_thread: false,
+            mappings: vec![object_mapping(path, 0x1000)],
+            executable: Some(path.to_owned()),
+        };
+        table.apply(1, ProcessEvent::Seed(seeded("/bin/server")));
+        let process = table.get_mut(10);
+        let generation = process.generation;
+        assert!(generation > before, "another program, with an identity of its own");
+        assert_eq!((process.name.as_str(), process.mappings.len()), ("server", 1));
+        table.apply(2, ProcessEvent::Seed(seeded("/bin/server")));
+        assert_eq!(table.get_mut(10).generation, generation, "nothing was lost");
+    }
+
+    #[test]
     fn threads_of_the_kernel_come_from_kthreadd() {
         let mut table = ProcessTable::default();
         let kthreadd = SeededProcess {
