@@ -1,4 +1,7 @@
-//! Programs with known answers, compiled from C on first use.
+//! Programs with known answers, compiled on first use.
+//!
+//! How a C program is compiled is part of its answer (with frame pointers or without), so it
+//! says so itself: the last line of the comment at its top is the command, and is what is run.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,30 +10,76 @@ use std::sync::{LazyLock, Mutex};
 
 use crate::program::scratch_dir;
 
-/// How the workloads are compiled: with frame pointers and source lines.
-pub const FLAGS: [&str; 5] =
-    ["-O2", "-g", "-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-pthread"];
-
 /// The program of `tests/workloads/NAME.c`.
 pub fn workload(name: &str) -> PathBuf {
-    static COMPILED: LazyLock<Mutex<HashMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
-    let mut compiled = COMPILED.lock().expect("no compilation has panicked");
-    compiled
-        .entry(name.to_owned())
-        .or_insert_with(|| compile(name, &scratch_dir().join(name)))
-        .clone()
+    once(name, |output| {
+        compile(name, output);
+    })
+}
+
+/// The program of `tests/workloads/NAME.go`.
+pub fn go_workload(name: &str) -> PathBuf {
+    once(&format!("go-{name}"), |output| {
+        let mut go = Command::new("go");
+        // A file of its own, that needs nothing from elsewhere.
+        go.env("GO111MODULE", "off").args(["build", "-o"]).arg(output);
+        run(go.arg(source(&format!("{name}.go"))), "go")
+    })
+}
+
+/// The directory with the class of `tests/workloads/NAME.java`.
+pub fn java_workload(name: &str) -> PathBuf {
+    once(&format!("java-{name}"), |output| {
+        run(
+            Command::new("javac").arg("-d").arg(output).arg(source(&format!("{name}.java"))),
+            "javac",
+        )
+    })
 }
 
 /// Compiles a workload to a path of the caller's choice.
 pub fn compile(name: &str, output: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("workloads/{name}.c"));
-    let compiled = Command::new("cc")
-        .args(FLAGS)
-        .arg(&source)
-        .arg("-o")
-        .arg(output)
-        .output()
-        .expect("a C compiler; `cargo xtask setup --tests` installs one");
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    compile_with(name, &[], output);
     output.to_owned()
+}
+
+/// Compiles a workload with further arguments, which win over its own.
+pub fn compile_with(name: &str, arguments: &[&str], output: &Path) {
+    let source = source(&format!("{name}.c"));
+    let mut cc = Command::new("cc");
+    cc.args(own_arguments(&source)).args(arguments).arg(&source).arg("-o").arg(output);
+    run(&mut cc, "cc");
+}
+
+/// A file of `tests/workloads`.
+pub fn source(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(file)
+}
+
+/// `-O2` and so on, of ` * cc -O2 ... NAME.c -o NAME`.
+fn own_arguments(source: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(source)
+        .unwrap_or_else(|error| panic!("{}: {error}", source.display()));
+    let command = text.lines().find_map(|line| line.strip_prefix(" * cc "));
+    let words = command.unwrap_or_else(|| panic!("{} names no command", source.display()));
+    words.split_whitespace().take_while(|word| word.starts_with('-')).map(str::to_owned).collect()
+}
+
+fn once(name: &str, build: impl FnOnce(&Path)) -> PathBuf {
+    static BUILT: LazyLock<Mutex<HashMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
+    let mut built = BUILT.lock().expect("no compilation has panicked");
+    if let Some(output) = built.get(name) {
+        return output.clone();
+    }
+    let output = scratch_dir().join(name);
+    build(&output);
+    built.insert(name.to_owned(), output.clone());
+    output
+}
+
+fn run(command: &mut Command, program: &str) {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{program} (`cargo xtask setup --tests` installs it): {error}")
+    });
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
