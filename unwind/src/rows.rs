@@ -1,0 +1,124 @@
+//! Runs the programs of functions and fills the gaps between them.
+
+use everflame_agent_common::unwind::Rule;
+
+use crate::elf::Arch;
+use crate::entries::{Budget, Entry, Reader};
+use crate::error::CompileError;
+use crate::extents::Extent;
+use crate::limits::Limits;
+use crate::pages::Builder;
+use crate::program::{Effect, Machine, Malformed};
+use crate::rules::{Cause, Context};
+use crate::stats::TableStats;
+
+/// Gaps below this are alignment behind a function, which is never executed: the function's
+/// last rule goes on.
+const MAX_PADDING: u32 = 16;
+
+/// Gaps from this on are code that somebody generated without call frame information, such
+/// as V8's builtins, and that keeps frame pointers.
+const MIN_FRAME_POINTER_CODE: u32 = 64 << 10;
+
+/// Turns functions, in order of file offset, into rows.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    arch: Arch,
+    /// All code outside functions keeps frame pointers: Go, or a file that says nothing.
+    keeps_frame_pointers: bool,
+    machine: Machine,
+    pub(crate) builder: Builder,
+}
+
+impl Rows {
+    pub(crate) fn new(arch: Arch, keeps_frame_pointers: bool, builder: Builder) -> Self {
+        Self { arch, keeps_frame_pointers, machine: Machine::new(arch.columns()), builder }
+    }
+
+    /// The code from `start` to `end` belongs to no function.
+    pub(crate) fn gap(&mut self, start: u32, end: u32, is_behind_function: bool) {
+        let size = end - start;
+        if size == 0 || (size < MAX_PADDING && is_behind_function) {
+            return;
+        }
+        let rule = if self.keeps_frame_pointers || size >= MIN_FRAME_POINTER_CODE {
+            Rule::FRAME_POINTER
+        } else {
+            Rule::NO_INFO
+        };
+        self.builder.push(start, rule);
+    }
+
+    /// Runs the program of one function.
+    pub(crate) fn function(
+        &mut self,
+        reader: &mut Reader<'_>,
+        extent: Extent,
+        limits: &Limits,
+        budget: &mut Budget,
+        stats: &mut TableStats,
+    ) -> Result<(), CompileError> {
+        // It has been read before, and lies in memory.
+        let Entry::Function(function) = reader.entry(extent.entry as usize, budget)? else {
+            return Ok(());
+        };
+        let context = Context {
+            arch: self.arch,
+            encoding: function.fde.cie().encoding(),
+            section: reader.bytes(),
+            is_signal_frame: function.fde.is_signal_trampoline(),
+        };
+        let first_svma = function.fde.initial_address();
+        let end_svma = first_svma + u64::from(extent.end - extent.start);
+        let mut svma = first_svma;
+        let mut rule = Err(Cause::Malformed);
+        let mut is_changed = true;
+        let mut has_rule = false;
+        let mut executed = 0;
+        self.machine.begin(function.start);
+        let mut instructions = reader.instructions(&function);
+        while svma < end_svma {
+            let effect = match instructions.next() {
+                Ok(Some(instruction)) => self.machine.execute(svma, &instruction),
+                Ok(None) => Ok(Effect::Advanced(end_svma)),
+                Err(_) => Err(Malformed),
+            };
+            executed += 1;
+            let next = match effect {
+                Ok(Effect::None) => continue,
+                Ok(Effect::Changed) => {
+                    is_changed = true;
+                    continue;
+                }
+                Ok(Effect::Advanced(next)) if next == svma => continue,
+                Ok(Effect::Advanced(next)) => {
+                    if is_changed {
+                        rule = context.rule(&self.machine.state);
+                        is_changed = false;
+                    }
+                    next
+                }
+                Err(Malformed) => {
+                    rule = Err(Cause::Malformed);
+                    end_svma
+                }
+            };
+            stats.rows_read += 1;
+            match rule {
+                Ok(_) => has_rule = true,
+                Err(cause) => stats.unsupported[cause as usize] += 1,
+            }
+            // Fits: within the extent, see above.
+            let offset = extent.start + (svma - first_svma) as u32;
+            self.builder.push(offset, rule.unwrap_or(Rule::UNSUPPORTED));
+            svma = next;
+        }
+        stats.functions_without_rule += u64::from(!has_rule);
+        budget.spend(executed)?;
+        if stats.rows_read > u64::from(limits.rows) {
+            let (found, limit) = (stats.rows_read, u64::from(limits.rows));
+            return Err(CompileError::TooLarge { what: "rows", found, limit });
+        }
+        Ok(())
+    }
+}
