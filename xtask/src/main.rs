@@ -14,6 +14,7 @@ mod programs;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ enum Task {
     Test(test::Args),
     /// Measure what the agent costs or what the collector takes in
     Bench(bench::Args),
+    /// Boot other kernels in qemu and try the agent on each
+    Vm(vm::Args),
     /// Formatting, clippy, dependency policy and file conventions
     Check,
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Vm(args) => vm::run(&args),
         Task::Check => check::run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

@@ -8,10 +8,15 @@ use crate::command::{cargo, run, target_dir};
 
 /// Builds agent, collector and command line; a second time costs nothing.
 pub(crate) fn build() -> Result<()> {
+    build_with(&[])
+}
+
+/// Builds them together with the programs of other packages.
+pub(crate) fn build_with(others: &[&str]) -> Result<()> {
     let packages = ["everflame-agent", "everflame-server", "everflame"];
     let mut build = cargo();
     build.args(["build", "--release", "--bins"]);
-    for package in packages {
+    for package in packages.iter().chain(others) {
         build.args(["--package", package]);
     }
     run(&mut build)

@@ -63,12 +63,29 @@ pub(super) fn install(step: &str, packages: &[&str]) -> Result<()> {
     run(&mut install).with_context(|| format!("cannot install {}", packages.join(", ")))
 }
 
+/// Lets packages of another architecture be installed beside those of the machine's own.
+pub(super) fn add_architecture(arch: &str) -> Result<()> {
+    let present = ask(command("dpkg").arg("--print-foreign-architectures")).unwrap_or_default();
+    if present.lines().any(|line| line == arch) {
+        return Ok(());
+    }
+    say("architectures", &format!("adding {arch}"));
+    run(as_root("dpkg")?.args(["--add-architecture", arch]))
+        .with_context(|| format!("cannot add the architecture {arch}"))?;
+    // Whatever was fetched before has none of its packages.
+    fetch_lists()
+}
+
 /// Fetches new package lists, once: a package that they do not have will not appear.
 fn update() -> Result<()> {
     static UPDATED: AtomicBool = AtomicBool::new(false);
     if UPDATED.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
+    fetch_lists()
+}
+
+fn fetch_lists() -> Result<()> {
     say("package lists", "updating");
     run(apt_get()?.args(["update", "--quiet"])).context("cannot fetch apt's package lists")
 }

@@ -16,7 +16,7 @@ use super::{apt, say};
 use crate::command::{ask, cargo, command, find, line, run};
 
 /// Debian's compiler, which exists beside rustup's.
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+pub(super) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 const BPF_TARGET: &str = "bpfel-unknown-none";
 const BPF_LINKER: &str = "0.13.0";

@@ -6,10 +6,14 @@
 
 mod apt;
 mod bpf;
+mod vm;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::command::{self, ask, cargo, command, find};
+use crate::vm::Machine;
+
+pub(crate) use self::vm::cross_rustc;
 
 /// The cargo-deny that is known to build with the workspace's compiler.
 const CARGO_DENY: &str = "0.20.2";
@@ -22,6 +26,9 @@ pub(crate) struct Args {
     /// Also what `cargo xtask check` runs: rustfmt, clippy, cargo-deny
     #[arg(long)]
     pub(crate) checks: bool,
+    /// Also what `cargo xtask vm` runs: qemu, compilers for aarch64
+    #[arg(long)]
+    pub(crate) vm: bool,
 }
 
 /// The subcommand.
@@ -48,7 +55,15 @@ pub(crate) fn require(args: &Args) -> Result<()> {
         require_component("clippy", "clippy")?;
         require_cargo_deny()?;
     }
+    if args.vm {
+        require_vm(&[Machine::X86_64, Machine::Aarch64])?;
+    }
     Ok(())
+}
+
+/// What it takes to build for `machines` and to emulate them.
+pub(crate) fn require_vm(machines: &[Machine]) -> Result<()> {
+    vm::set_up(machines)
 }
 
 /// One line per step, so that a log shows what was changed and what was there.

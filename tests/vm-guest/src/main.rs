@@ -1,0 +1,112 @@
+//! The init of the machines that `cargo xtask vm` boots: tries the agent on their kernel.
+//!
+//! Each check prints one line, `VM: ok CHECK: detail` or `VM: fail CHECK: detail`, and
+//! `VM: done` comes last; the host decides from these. Whatever happens, the machine is
+//! powered off at the end, because the host waits for that.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the console is the only way out")]
+
+mod chain;
+mod machine;
+mod recording;
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use tracing_subscriber::EnvFilter;
+
+use self::chain::Share;
+
+/// How many of the samples in a leaf function must show its whole stack.
+const MIN_COMPLETE_PERCENT: u64 = 95;
+
+fn main() {
+    if std::process::id() != 1 {
+        println!("this is the init of a virtual machine; run `cargo xtask vm`");
+        std::process::exit(64);
+    }
+    match machine::mount_all() {
+        Ok(()) => check_all(),
+        Err(error) => println!("VM: fail boot: {error:#}"),
+    }
+    println!("VM: done");
+    machine::power_off();
+}
+
+fn check_all() {
+    println!("VM: note {}", machine::kernel());
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("warn"))
+        .with_ansi(false)
+        .with_writer(std::io::stdout)
+        .init();
+    check("capabilities", show_capabilities());
+
+    let recording = match recording::start() {
+        Ok(recording) => recording,
+        Err(error) => return check("load", Err(error)),
+    };
+    check("load", Ok(format!("in {:.1?}", recording.load_time())));
+    match recording.finish() {
+        Ok(recorded) => {
+            check("samples", enough(recorded.samples, recorded.expected));
+            for note in &recorded.notes {
+                println!("VM: note {note}");
+            }
+            for (name, share) in chain::check_all(&recorded.stacks) {
+                check(name, complete(&share));
+                for (stack, samples) in share.wrong {
+                    println!("VM: note {name}: {samples} samples of {stack}");
+                }
+            }
+        }
+        Err(error) => check("samples", Err(error)),
+    }
+}
+
+fn check(name: &str, result: Result<String>) {
+    match result {
+        Ok(detail) => println!("VM: ok {name}: {detail}"),
+        Err(error) => {
+            // What the verifier says is many lines long.
+            let text = format!("{error:#}");
+            let mut lines = text.lines();
+            println!("VM: fail {name}: {}", lines.next().unwrap_or_default());
+            for line in lines {
+                println!("  {line}");
+            }
+        }
+    }
+}
+
+/// Features that the kernel lacks are listed, and no reason to fail.
+fn show_capabilities() -> Result<String> {
+    let output = Command::new("/bin/everflame-agent")
+        .arg("capabilities")
+        .output()
+        .context("cannot run the agent")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    for line in text.lines() {
+        println!("VM: note   {line}");
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {}", output.status, errors.trim());
+    ensure!(!text.trim().is_empty(), "it says nothing");
+    Ok(output.status.to_string())
+}
+
+/// Half of what the rate promises: an emulated machine is late at times.
+fn enough(samples: u64, expected: u64) -> Result<String> {
+    let detail = format!("{samples} of {expected}");
+    ensure!(samples >= expected / 2, "{detail}");
+    Ok(detail)
+}
+
+fn complete(share: &Share) -> Result<String> {
+    let Share { complete, all, .. } = share;
+    ensure!(*all > 0, "no sample of it");
+    let detail = format!("{complete} of {all} complete");
+    ensure!(complete * 100 >= all * MIN_COMPLETE_PERCENT, "{detail}");
+    Ok(detail)
+}

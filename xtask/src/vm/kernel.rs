@@ -1,0 +1,109 @@
+//! Which kernels are tried, and where their images are kept.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::archive::Archive;
+use super::machine::Machine;
+use super::say;
+use crate::command::{command, run};
+
+/// A kernel that Debian builds, in the flavour for virtual machines.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Kernel {
+    /// What `--kernel` calls it.
+    pub(super) name: &'static str,
+    pub(super) machine: Machine,
+    /// The start of its version.
+    pub(super) series: &'static str,
+    /// The part of Debian's archive that has it. Those with security updates are small and
+    /// have the newest builds.
+    pub(super) suite: &'static str,
+}
+
+/// From the oldest that is supported to the newest that Debian has.
+pub(super) const KERNELS: [Kernel; 5] = [
+    Kernel { name: "5.10", machine: Machine::X86_64, series: "5.10", suite: "bullseye-security" },
+    Kernel { name: "6.1", machine: Machine::X86_64, series: "6.1", suite: "bookworm-security" },
+    Kernel { name: "6.12", machine: Machine::X86_64, series: "6.12", suite: "bookworm-backports" },
+    Kernel { name: "7", machine: Machine::X86_64, series: "7", suite: "trixie-backports" },
+    Kernel {
+        name: "6.1-aarch64",
+        machine: Machine::Aarch64,
+        series: "6.1",
+        suite: "bookworm-security",
+    },
+];
+
+/// For the command line.
+pub(super) fn parse(name: &str) -> Result<&'static Kernel, String> {
+    KERNELS.iter().find(|kernel| kernel.name == name).ok_or_else(|| {
+        let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        format!("there are {}", names.join(", "))
+    })
+}
+
+impl Kernel {
+    /// Where its image is once it has been fetched.
+    pub(super) fn image(&self, cache: &Path) -> PathBuf {
+        cache.join("kernels").join(self.name).join("vmlinuz")
+    }
+
+    /// Puts its image into the cache, unless there is one and `update` does not ask for the
+    /// newest.
+    pub(super) fn fetch(&self, cache: &Path, archive: &mut Archive, update: bool) -> Result<()> {
+        let image = self.image(cache);
+        let label = image.with_file_name("package");
+        let present = fs::read_to_string(&label).ok().filter(|_| image.is_file());
+        if let Some(present) = present.as_deref().filter(|_| !update) {
+            say(&format!("{}: {present}, cached", self.name));
+            return Ok(());
+        }
+        let package = archive
+            .newest_kernel(self)
+            .with_context(|| format!("cannot find kernel {} in {}", self.name, self.suite))?;
+        if present.as_deref() == Some(&package) {
+            say(&format!("{}: {package} is still the newest", self.name));
+            return Ok(());
+        }
+        say(&format!("{}: downloading {package}", self.name));
+        let folder = image.parent().unwrap_or(cache);
+        // Replaced as a whole, so that an interrupted download leaves nothing half done.
+        let new = folder.with_extension("new");
+        remove(&new)?;
+        fs::create_dir_all(&new).with_context(|| format!("cannot make {}", new.display()))?;
+        let deb = archive.download(&package, self.machine, &new)?;
+        let files = new.join("files");
+        run(command("dpkg-deb").arg("--extract").arg(&deb).arg(&files))?;
+        let found = vmlinuz(&files.join("boot"))
+            .with_context(|| format!("{package} has no kernel image"))?;
+        fs::rename(found, new.join("vmlinuz")).context("cannot keep the kernel image")?;
+        fs::write(new.join("package"), &package).context("cannot write to the cache")?;
+        remove(&files)?;
+        fs::remove_file(deb).context("cannot remove the package")?;
+        remove(folder)?;
+        fs::rename(&new, folder).with_context(|| format!("cannot make {}", folder.display()))
+    }
+}
+
+fn vmlinuz(boot: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(boot).with_context(|| format!("cannot list {}", boot.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", boot.display()))?;
+        if entry.file_name().to_string_lossy().starts_with("vmlinuz") {
+            return Ok(entry.path());
+        }
+    }
+    bail!("no vmlinuz in {}", boot.display())
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
