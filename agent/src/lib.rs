@@ -24,6 +24,7 @@ pub mod export;
 pub mod health;
 pub mod http;
 pub mod identity;
+pub mod kernel;
 pub mod lifecycle;
 pub mod metrics;
 pub mod object;

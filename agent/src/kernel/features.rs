@@ -1,0 +1,239 @@
+//! What the agent can use of a kernel, what for, and what it does without.
+
+use std::io;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::{lift_memlock_limit, probe::probe};
+
+/// Something that a kernel may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// Its own types, in BTF.
+    KernelTypes,
+    /// BPF programs on perf events.
+    PerfEventPrograms,
+    /// The helper `bpf_probe_read_user`.
+    ProbeReadUser,
+    /// The helper `bpf_probe_read_kernel`.
+    ProbeReadKernel,
+    /// Ring buffers.
+    RingBuffer,
+    /// Arrays of maps.
+    MapInMap,
+    /// The helper `bpf_loop`.
+    BpfLoop,
+    /// The helpers `bpf_task_pt_regs` and `bpf_get_current_task_btf`.
+    TaskPtRegs,
+    /// Build ids in the records of new mappings.
+    BuildIdRecords,
+}
+
+impl Feature {
+    /// All of them, first what nothing works without.
+    pub const ALL: [Self; 9] = [
+        Self::KernelTypes,
+        Self::PerfEventPrograms,
+        Self::ProbeReadUser,
+        Self::ProbeReadKernel,
+        Self::RingBuffer,
+        Self::MapInMap,
+        Self::BpfLoop,
+        Self::TaskPtRegs,
+        Self::BuildIdRecords,
+    ];
+
+    /// What people know it as.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KernelTypes => "BTF",
+            Self::PerfEventPrograms => "perf_event programs",
+            Self::ProbeReadUser => "bpf_probe_read_user",
+            Self::ProbeReadKernel => "bpf_probe_read_kernel",
+            Self::RingBuffer => "ring buffers",
+            Self::MapInMap => "arrays of maps",
+            Self::BpfLoop => "bpf_loop",
+            Self::TaskPtRegs => "bpf_task_pt_regs",
+            Self::BuildIdRecords => "build ids in records",
+        }
+    }
+
+    /// The version of Linux that brought it. A kernel can have it earlier, or be built
+    /// without.
+    pub const fn since(self) -> &'static str {
+        match self {
+            Self::KernelTypes => "5.4",
+            Self::PerfEventPrograms => "4.9",
+            Self::ProbeReadUser | Self::ProbeReadKernel => "5.5",
+            Self::RingBuffer => "5.8",
+            Self::MapInMap => "4.12",
+            Self::BpfLoop => "5.17",
+            Self::TaskPtRegs => "5.15",
+            Self::BuildIdRecords => "5.12",
+        }
+    }
+
+    /// What it is good for.
+    pub const fn gives(self) -> &'static str {
+        match self {
+            Self::KernelTypes => "finding the kernel's data",
+            Self::PerfEventPrograms => "sampling CPUs",
+            Self::ProbeReadUser => "reading the stacks of programs",
+            Self::ProbeReadKernel => "reading the registers of programs that are in the kernel",
+            Self::RingBuffer => "handing samples to the agent",
+            Self::MapInMap => "adding unwind tables while sampling",
+            Self::BpfLoop => "walking user stacks in few instructions",
+            Self::TaskPtRegs => "finding the registers of programs that are in the kernel",
+            Self::BuildIdRecords => "telling executables apart without opening them",
+        }
+    }
+
+    /// What becomes of the agent without it.
+    pub const fn without(self) -> &'static str {
+        match self {
+            Self::KernelTypes => "nothing can be sampled; CONFIG_DEBUG_INFO_BTF=y switches it on",
+            Self::ProbeReadKernel => {
+                "nothing can be sampled; kernel lockdown in confidentiality mode switches it off"
+            }
+            Self::PerfEventPrograms | Self::ProbeReadUser | Self::RingBuffer | Self::MapInMap => {
+                "nothing can be sampled"
+            }
+            Self::BpfLoop => "user stacks are walked by a bounded loop",
+            Self::TaskPtRegs => "they are computed from the layout of the kernel's types",
+            Self::BuildIdRecords => {
+                "executables are told apart by device and inode, and build ids read from the files"
+            }
+        }
+    }
+
+    /// Whether there is nothing to do without it.
+    pub const fn is_required(self) -> bool {
+        !matches!(self, Self::BpfLoop | Self::TaskPtRegs | Self::BuildIdRecords)
+    }
+}
+
+/// Whether a kernel has a feature.
+#[derive(Clone, Debug)]
+pub enum Support {
+    /// It was used.
+    Present,
+    /// The kernel does not know it, or it is switched off.
+    Absent,
+    /// It could not be tried, mostly for want of a right.
+    Unknown(Arc<io::Error>),
+}
+
+/// The form of the programs that walk user stacks. What they use is chosen together, so that
+/// there are two forms to build and to test, not four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwinder {
+    /// Steps are called by `bpf_loop`, and `bpf_task_pt_regs` finds the user's registers when
+    /// the event hit the kernel.
+    Recent,
+    /// Steps are taken in a loop that the verifier follows to its end, and those registers are
+    /// at [`super::pt_regs_location`].
+    Old,
+}
+
+/// The kernel lacks something without which there is nothing to do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the kernel has no {} (Linux {} or newer): {}",
+    .feature.name(),
+    .feature.since(),
+    .feature.without()
+)]
+pub struct MissingFeature {
+    /// What it lacks.
+    pub feature: Feature,
+}
+
+/// What the running kernel can do.
+#[derive(Clone, Debug)]
+pub struct KernelFeatures {
+    support: [Support; Feature::ALL.len()],
+}
+
+impl KernelFeatures {
+    /// Tries everything. Takes some milliseconds, and leaves nothing in the kernel.
+    pub fn probe() -> Self {
+        lift_memlock_limit();
+        Self::from_fn(|feature| match probe(feature) {
+            Ok(true) => Support::Present,
+            Ok(false) => Support::Absent,
+            Err(error) => Support::Unknown(Arc::new(error)),
+        })
+    }
+
+    /// A kernel that was not asked.
+    pub(crate) fn from_fn(support: impl FnMut(Feature) -> Support) -> Self {
+        Self { support: Feature::ALL.map(support) }
+    }
+
+    /// What was found of each.
+    pub fn iter(&self) -> impl Iterator<Item = (Feature, &Support)> {
+        Feature::ALL.into_iter().zip(&self.support)
+    }
+
+    /// Whether a feature is there for sure.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.iter().any(|(each, support)| each == feature && matches!(support, Support::Present))
+    }
+
+    /// Whether profiling makes sense at all on this kernel. What is unknown is no reason to
+    /// give up: loading the programs will tell.
+    ///
+    /// # Errors
+    /// When a required feature is absent.
+    pub fn require(&self) -> Result<(), MissingFeature> {
+        let missing = self
+            .iter()
+            .find(|(feature, support)| feature.is_required() && matches!(support, Support::Absent));
+        missing.map_or(Ok(()), |(feature, _)| Err(MissingFeature { feature }))
+    }
+
+    /// How user stacks are walked here.
+    pub fn unwinder(&self) -> Unwinder {
+        if self.has(Feature::BpfLoop) && self.has(Feature::TaskPtRegs) {
+            Unwinder::Recent
+        } else {
+            Unwinder::Old
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(lacks: &[Feature]) -> KernelFeatures {
+        KernelFeatures::from_fn(|feature| {
+            if lacks.contains(&feature) { Support::Absent } else { Support::Present }
+        })
+    }
+
+    #[test]
+    fn older_kernels_get_the_older_form() {
+        assert_eq!(kernel(&[]).unwinder(), Unwinder::Recent);
+        assert_eq!(kernel(&[Feature::BpfLoop]).unwinder(), Unwinder::Old);
+        let oldest = kernel(&[Feature::BpfLoop, Feature::TaskPtRegs, Feature::BuildIdRecords]);
+        assert_eq!(oldest.unwinder(), Unwinder::Old);
+        assert_eq!(oldest.require(), Ok(()));
+    }
+
+    #[test]
+    fn only_what_is_required_and_known_to_be_absent_is_a_reason_not_to_start() {
+        let message = kernel(&[Feature::RingBuffer]).require().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "the kernel has no ring buffers (Linux 5.8 or newer): nothing can be sampled"
+        );
+        let unknown = KernelFeatures::from_fn(|_| {
+            Support::Unknown(Arc::new(io::Error::from_raw_os_error(libc::EPERM)))
+        });
+        assert_eq!(unknown.require(), Ok(()));
+        assert!(!unknown.has(Feature::RingBuffer));
+        assert_eq!(unknown.unwinder(), Unwinder::Old);
+    }
+}

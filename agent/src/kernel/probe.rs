@@ -1,0 +1,78 @@
+//! Tries one feature of the kernel at a time: loads a program of two instructions, creates a
+//! map of one entry, opens an event that never fires. All are gone when it returns.
+//!
+//! `Ok(false)` is the kernel's own word that it does not know something; whatever else goes
+//! wrong, such as a missing right, is an error.
+
+use std::error::Error;
+use std::fs::File;
+use std::io;
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
+use perf_event::Builder;
+use perf_event::events::Software;
+
+use super::Feature;
+
+pub(super) fn probe(feature: Feature) -> io::Result<bool> {
+    match feature {
+        Feature::KernelTypes => has_kernel_types(),
+        Feature::PerfEventPrograms => {
+            is_program_supported(ProgramType::PerfEvent).map_err(into_io_error)
+        }
+        Feature::ProbeReadUser => has_helper(BpfHelper::BPF_FUNC_probe_read_user),
+        Feature::ProbeReadKernel => has_helper(BpfHelper::BPF_FUNC_probe_read_kernel),
+        Feature::RingBuffer => has_map(MapType::RingBuf),
+        Feature::MapInMap => has_map(MapType::ArrayOfMaps),
+        Feature::BpfLoop => has_helper(BpfHelper::BPF_FUNC_loop),
+        Feature::TaskPtRegs => Ok(has_helper(BpfHelper::BPF_FUNC_get_current_task_btf)?
+            && has_helper(BpfHelper::BPF_FUNC_task_pt_regs)?),
+        Feature::BuildIdRecords => has_build_id_records(),
+    }
+}
+
+fn has_kernel_types() -> io::Result<bool> {
+    match File::open(super::btf::KERNEL_BTF) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asked for the kind of program that samples; other kinds have other helpers.
+fn has_helper(helper: BpfHelper) -> io::Result<bool> {
+    is_helper_supported(ProgramType::PerfEvent, helper).map_err(into_io_error)
+}
+
+fn has_map(map: MapType) -> io::Result<bool> {
+    is_map_supported(map).map_err(|error| error.io_error)
+}
+
+fn has_build_id_records() -> io::Result<bool> {
+    let open = |build_id| {
+        Builder::new(Software::DUMMY).observe_self().mmap2(true).build_id(build_id).build()
+    };
+    // Whatever refuses the same event without build ids has nothing to do with them.
+    open(false)?;
+    match open(true) {
+        Ok(_) => Ok(true),
+        // Flags that a kernel does not know are invalid arguments.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the kernel said, where it did.
+fn into_io_error(error: impl Error + Send + Sync + 'static) -> io::Error {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(each) = cause {
+        let said = each.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if let Some(errno) = said {
+            return io::Error::from_raw_os_error(errno);
+        }
+        cause = each.source();
+    }
+    io::Error::other(error)
+}
