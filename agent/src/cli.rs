@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::kind::Kind;
 
 use crate::export::{self, ExportError};
@@ -16,7 +16,7 @@ Examples:
   everflame-agent --server http://collector:4040 --label env=prod --cpu-rate-hz 49
       with a label on every profile, and more samples
   everflame-agent capabilities
-      what this process may do, and what is off because it may not
+      what this process may do and this kernel can, and what is off because it may not
   curl http://127.0.0.1:4041/metrics
       what the agent has sampled, lost and used
 
@@ -51,8 +51,21 @@ const RESERVED_LABELS: [&str; 5] = ["host", "pid", "comm", "container_id", "unit
 /// What the agent can do beside profiling.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Shows which rights this process has, and what they are for
-    Capabilities,
+    /// Shows what this process may do and what this kernel can, and what is off without
+    Capabilities {
+        /// As what to show it
+        #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+        format: ReportFormat,
+    },
+}
+
+/// For whom a report is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// Settings of a profiling agent.

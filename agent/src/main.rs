@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
-use everflame_agent::capabilities::{self, Finding, NotPermitted};
-use everflame_agent::cli::{Cli, Command, MetricsAddress, RunArgs};
+use everflame_agent::capabilities::{self, Finding, NotPermitted, Report};
+use everflame_agent::cli::{Cli, Command, MetricsAddress, ReportFormat, RunArgs};
 use everflame_agent::collect::{BpfError, CollectError, CpuError};
 use everflame_agent::export::{ExportConfig, Exporter};
 use everflame_agent::health::Health;
 use everflame_agent::http::HttpEndpoint;
 use everflame_agent::identity::host_name;
+use everflame_agent::kernel::KernelFeatures;
 use everflame_agent::lifecycle::{Ending, Lifecycle};
 use everflame_agent::metrics::Metrics;
 use everflame_agent::pipeline::{Pipeline, PipelineConfig, PipelineError};
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Some(Command::Capabilities) => show_capabilities(),
+        Some(Command::Capabilities { format }) => show_capabilities(format),
         None => {
             if let Err(message) = cli.run.check() {
                 return usage(&message);
@@ -201,19 +202,17 @@ fn usage(message: &str) -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
-fn show_capabilities() -> ExitCode {
+fn show_capabilities(format: ReportFormat) -> ExitCode {
     let findings = capabilities::find();
-    for Finding { need, present } in &findings {
-        let state = match (present, need.required) {
-            (true, _) => "yes",
-            (false, true) => "NO",
-            (false, false) => "no",
-        };
-        println!("{:<24} {state:<4} {}", need.capability.to_string(), need.gives);
-        if !present {
-            println!("{:<24}      without it: {}", "", need.without);
-        }
+    let features = KernelFeatures::probe();
+    let report = Report::new(&findings, &features);
+    match format {
+        ReportFormat::Text => print!("{report}"),
+        ReportFormat::Json => println!("{:#}", serde_json::json!(report)),
     }
-    let usable = findings.iter().all(|finding| finding.present || !finding.need.required);
-    ExitCode::from(if usable { 0 } else { EX_NOPERM })
+    ExitCode::from(match (capabilities::require(&findings), features.require()) {
+        (Err(_), _) => EX_NOPERM,
+        (Ok(()), Err(_)) => EX_UNAVAILABLE,
+        (Ok(()), Ok(())) => 0,
+    })
 }

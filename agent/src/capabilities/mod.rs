@@ -1,6 +1,10 @@
 //! What this process may do, and what is switched off because it may not.
 
+mod report;
+
 use caps::{CapSet, Capability};
+
+pub use report::Report;
 
 /// A right that the agent uses, and what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
