@@ -12,12 +12,13 @@
 //! - [`extents`] sorts functions by the code that they cover;
 //! - [`program`] runs a function's program, [`rules`] packs each of its rows;
 //! - [`rows`] does so for function after function and fills the gaps;
-//! - [`pages`] packs rows into the pages of a [`Table`].
+//! - [`pages`] packs rows into the pages of a [`Table`], which [`cache`] keeps on disk.
 //!
 //! Files are anyone's: every size and all work is bounded by [`Limits`], nothing panics, and
 //! what is damaged is an error or counted.
 #![forbid(unsafe_code)]
 
+pub mod cache;
 mod compile;
 mod display;
 mod elf;

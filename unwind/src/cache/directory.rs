@@ -4,12 +4,13 @@
 //! It is opened once and everything happens relative to that, so that nobody can exchange it
 //! for another one after it was checked.
 
-use std::fs::DirBuilder;
-use std::io::{self, BufWriter, Read, Write};
+use std::collections::hash_map::RandomState;
+use std::fs::{DirBuilder, File};
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
@@ -29,8 +30,6 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
-    /// Tells this agent's temporary files apart.
-    written: AtomicU64,
 }
 
 /// A file of the cache.
@@ -57,21 +56,21 @@ impl Directory {
                 mode: stat.st_mode & 0o7777,
             });
         }
-        Ok(Self { fd, written: AtomicU64::new(0) })
+        Ok(Self { fd })
     }
 
     /// `None` if there is none of this name.
-    pub(super) fn open_file(&self, name: &str) -> io::Result<Option<OwnedFd>> {
+    pub(super) fn open_file(&self, name: &str) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match openat(&self.fd, name, flags, Mode::empty()) {
-            Ok(file) => Ok(Some(file)),
+            Ok(fd) => Ok(Some(fd.into())),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Notes that a file was used.
-    pub(super) fn touch(&self, file: &OwnedFd) {
+    pub(super) fn touch(&self, file: &File) {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         // Without it (a read-only disk) the order of deletion is another one.
         let _ = futimens(file, &Timestamps { last_access: now, last_modification: now });
@@ -83,19 +82,12 @@ impl Directory {
         name: &str,
         content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        let number = self.written.fetch_add(1, Relaxed);
-        let temporary = format!("{}-{number}{TEMPORARY_SUFFIX}", std::process::id());
+        // Process ids are not enough: agents in several containers can share a directory.
+        let random = RandomState::new().build_hasher().finish();
+        let temporary = format!("{random:016x}{TEMPORARY_SUFFIX}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let create = || openat(&self.fd, &temporary, flags, Mode::RUSR | Mode::WUSR);
-        let fd = match create() {
-            // Left by an agent that died and had the same process id.
-            Err(Errno::EXIST) => {
-                unlinkat(&self.fd, &temporary, AtFlags::empty())?;
-                create()?
-            }
-            created => created?,
-        };
-        let mut file = BufWriter::new(Writer(&fd));
+        let fd = openat(&self.fd, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
+        let mut file = BufWriter::new(File::from(fd));
         let written = content(&mut file)
             .and_then(|()| file.flush())
             .and_then(|()| Ok(renameat(&self.fd, &temporary, &self.fd, name)?));
@@ -118,7 +110,7 @@ impl Directory {
         let mut files = Vec::new();
         self.each_file(|name, stat| {
             if is_file_name(name) {
-                let used = (stat.st_mtime as i64, stat.st_mtime_nsec as u64);
+                let used = (stat.st_mtime, stat.st_mtime_nsec);
                 files.push(Listed { name: name.to_owned(), len: len(stat), used });
             }
         });
@@ -159,26 +151,4 @@ impl Directory {
 
 fn len(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
-}
-
-/// Reads a borrowed descriptor.
-pub(super) struct Reader<'a>(pub(super) &'a OwnedFd);
-
-impl Read for Reader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(self.0, buffer)?)
-    }
-}
-
-/// Writes to a borrowed descriptor.
-struct Writer<'a>(&'a OwnedFd);
-
-impl Write for Writer<'_> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        Ok(rustix::io::write(self.0, buffer)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

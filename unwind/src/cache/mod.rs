@@ -14,13 +14,12 @@ pub mod entry;
 mod key;
 mod stats;
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{FileType, fstat};
 use thiserror::Error;
 
 use crate::table::Table;
@@ -135,8 +134,7 @@ impl Cache {
                 None
             }
         };
-        let counter =
-            if found.is_some() { &self.counters.hits } else { &self.counters.misses };
+        let counter = if found.is_some() { &self.counters.hits } else { &self.counters.misses };
         counter.fetch_add(1, Relaxed);
         found
     }
@@ -224,11 +222,10 @@ impl Cache {
     }
 }
 
-fn read(file: &OwnedFd, key: &CacheKey) -> Result<Table, EntryError> {
-    let stat = fstat(file).map_err(|error| EntryError::Read(error.into()))?;
-    let len = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || len > MAX_ENTRY_BYTES {
+fn read(mut file: &File, key: &CacheKey) -> Result<Table, EntryError> {
+    let metadata = file.metadata().map_err(EntryError::Read)?;
+    if !metadata.is_file() || metadata.len() > MAX_ENTRY_BYTES {
         return Err(EntryError::Malformed { what: "kind of file" });
     }
-    entry::read(key, len, &mut directory::Reader(file))
+    entry::read(key, metadata.len(), &mut file)
 }
