@@ -12,21 +12,29 @@ pub struct Config {
     pub wakeup_bytes: u32,
     /// Frames that the kernel's own walker gives at most (`kernel.perf_event_max_stack`).
     pub max_kernel_frames: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Copies of stacks a second, on each CPU, at most; see [`crate::event`].
+    pub stack_copies_per_second: u32,
+    /// Offset of `task_struct.stack`, and of the saved user registers in what it points to,
+    /// for kernels that have no helper to find them.
+    pub task_stack_offset: u32,
+    /// See `task_stack_offset`.
+    pub stack_registers_offset: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 24);
+const _: () = assert!(size_of::<Config>() == 32);
 
 impl Config {
     /// The bytes that the loader puts in place of the programs' global, in the byte order
     /// of the host.
-    pub fn to_bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
         bytes[0..8].copy_from_slice(&self.cpu_period_ns.to_ne_bytes());
         bytes[8..12].copy_from_slice(&self.target_pid.to_ne_bytes());
         bytes[12..16].copy_from_slice(&self.wakeup_bytes.to_ne_bytes());
         bytes[16..20].copy_from_slice(&self.max_kernel_frames.to_ne_bytes());
+        bytes[20..24].copy_from_slice(&self.stack_copies_per_second.to_ne_bytes());
+        bytes[24..28].copy_from_slice(&self.task_stack_offset.to_ne_bytes());
+        bytes[28..32].copy_from_slice(&self.stack_registers_offset.to_ne_bytes());
         bytes
     }
 }
@@ -43,7 +51,9 @@ mod tests {
             target_pid: 2,
             wakeup_bytes: 3,
             max_kernel_frames: 4,
-            reserved: 0,
+            stack_copies_per_second: 5,
+            task_stack_offset: 6,
+            stack_registers_offset: 7,
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -51,5 +61,8 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, target_pid)..][..4], 2u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, wakeup_bytes)..][..4], 3u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, max_kernel_frames)..][..4], 4u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, stack_copies_per_second)..][..4], 5u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_stack_offset)..][..4], 6u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, stack_registers_offset)..][..4], 7u32.to_ne_bytes());
     }
 }

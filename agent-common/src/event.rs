@@ -3,6 +3,20 @@
 //! A record is a [`SampleHeader`] followed by `kernel_frames` and then `user_frames`
 //! addresses of 8 bytes, leaf first, in the byte order of the host. New kinds of profile
 //! use the same record with another [`Kind`].
+//!
+//! An address of a caller is its return address: one less lies in the instruction that
+//! called. Of a function that a signal interrupted it is one more than its instruction
+//! pointer, so that this holds for all but the leaf.
+//!
+//! A walk that meets a file whose rules are not loaded ([`Stop::NoTable`]) leaves a copy of
+//! the stack behind the addresses, for which room is kept: the [`Registers`] of the frame
+//! that it got to, whose address is the last one (at [`REGISTERS_AT`]), and `stack_bytes`
+//! bytes from its stack pointer on (at [`STACK_AT`]).
+//!
+//! [`Stop::NoTable`]: crate::unwind::Stop::NoTable
+
+use crate::limits::FRAME_SLOTS;
+use crate::unwind::Registers;
 
 /// Which profile a sample belongs to, in [`SampleHeader::kind`].
 #[repr(u16)]
@@ -49,8 +63,8 @@ pub struct SampleHeader {
     pub kernel_stop: u8,
     /// Why the user stack ends where it does.
     pub user_stop: u8,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Bytes of the stack that follow. 0: neither stack nor registers do.
+    pub stack_bytes: u32,
     /// The thread's name, padded with zeros.
     pub thread_name: [u8; THREAD_NAME_LEN],
 }
@@ -78,7 +92,7 @@ impl SampleHeader {
             user_frames: u16_at(bytes, 32)?,
             kernel_stop: *bytes.get(34)?,
             user_stop: *bytes.get(35)?,
-            reserved: u32_at(bytes, 36)?,
+            stack_bytes: u32_at(bytes, 36)?,
             thread_name,
         })
     }
@@ -94,6 +108,36 @@ impl SampleHeader {
         let kernel = record.get(Self::SIZE..kernel_end)?;
         let user = record.get(kernel_end..user_end)?;
         Some((addresses(kernel), addresses(user)))
+    }
+}
+
+/// Where the registers lie in a record with a copy of the stack.
+pub const REGISTERS_AT: usize = SampleHeader::SIZE + FRAME_SLOTS * 8;
+
+/// Where the copy of the stack lies.
+pub const STACK_AT: usize = REGISTERS_AT + size_of::<Registers>();
+
+/// A walk that stopped at code whose rules are not loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StackCopy<'a> {
+    /// Of the frame that it got to.
+    pub registers: Registers,
+    /// Memory from `registers.sp` on.
+    pub stack: &'a [u8],
+}
+
+impl<'a> StackCopy<'a> {
+    /// The copy behind a header, if there is one. `None` also for records that are too short.
+    pub fn read(header: &SampleHeader, record: &'a [u8]) -> Option<Self> {
+        let len = usize::try_from(header.stack_bytes).ok().filter(|len| *len > 0)?;
+        let bytes = record.get(REGISTERS_AT..STACK_AT)?;
+        let mut words = addresses(bytes);
+        let (ip, sp, fp) = (words.next()?, words.next()?, words.next()?);
+        let mut registers = Registers { ip, sp, fp, interrupted: words.next()?, general: [0; 32] };
+        for (register, word) in registers.general.iter_mut().zip(words) {
+            *register = word;
+        }
+        Some(Self { registers, stack: record.get(STACK_AT..STACK_AT.checked_add(len)?)? })
     }
 }
 
@@ -129,7 +173,7 @@ mod tests {
             user_frames: 2,
             kernel_stop: 7,
             user_stop: 8,
-            reserved: 9,
+            stack_bytes: 0,
             thread_name: *b"0123456789abcdef",
         };
         let mut bytes = [0; SampleHeader::SIZE + 24];
@@ -143,7 +187,6 @@ mod tests {
         bytes[32..34].copy_from_slice(&2u16.to_ne_bytes());
         bytes[34] = 7;
         bytes[35] = 8;
-        bytes[36..40].copy_from_slice(&9u32.to_ne_bytes());
         bytes[40..56].copy_from_slice(b"0123456789abcdef");
         for (slot, address) in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000].into_iter().enumerate() {
             bytes[56 + slot * 8..64 + slot * 8].copy_from_slice(&address.to_ne_bytes());
@@ -165,6 +208,22 @@ mod tests {
         let (kernel, user) = header.stacks(&bytes).unwrap();
         assert!(kernel.eq([0xffff_ffff_8100_0000]));
         assert!(user.eq([0x1000, 0x2000]));
+    }
+
+    #[test]
+    fn copy_of_the_stack_is_where_the_programs_put_it() {
+        let mut record = [0; STACK_AT + 16];
+        for (at, word) in record[REGISTERS_AT..].chunks_exact_mut(8).enumerate() {
+            word.copy_from_slice(&(at as u64 + 1).to_ne_bytes());
+        }
+        let header = SampleHeader { stack_bytes: 16, ..SampleHeader::default() };
+        let copy = StackCopy::read(&header, &record).unwrap();
+        let registers = copy.registers;
+        assert_eq!((registers.ip, registers.sp, registers.fp, registers.interrupted), (1, 2, 3, 4));
+        assert_eq!((registers.general[0], registers.general[31]), (5, 36));
+        assert_eq!(copy.stack, &record[STACK_AT..]);
+        assert_eq!(StackCopy::read(&header, &record[..STACK_AT + 15]), None);
+        assert_eq!(StackCopy::read(&SampleHeader::default(), &record), None);
     }
 
     #[test]

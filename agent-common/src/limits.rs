@@ -15,6 +15,40 @@ pub const FRAME_SLOTS: usize = 512;
 const _: () = assert!(FRAME_SLOTS.is_power_of_two());
 const _: () = assert!(MAX_KERNEL_FRAMES + MAX_USER_FRAMES <= FRAME_SLOTS);
 
+/// Bytes of a stack that are copied when it cannot be walked at once. Most stacks are
+/// smaller; what lies above is lost.
+pub const MAX_STACK_COPY: usize = STACK_COPY_CHUNKS[0] * 2 - MIN_STACK_COPY;
+
+/// A stack is copied in these pieces, each tried once: together they reach its end, wherever
+/// that is, to within the smallest of them.
+pub const STACK_COPY_CHUNKS: [usize; 6] = [8192, 4096, 2048, 1024, 512, 256];
+
+const MIN_STACK_COPY: usize = 256;
+
+/// Words of a stack that are read at once during a walk.
+pub const STACK_WINDOW: usize = 64;
+
+/// Addresses whose rules are remembered, on each CPU.
+pub const CACHED_RULES: usize = 1024;
+
+const _: () = assert!(CACHED_RULES.is_power_of_two());
+
+/// Processes whose memory layout is known to the programs.
+pub const MAX_PROCESSES: u32 = 16 * 1024;
+
+/// Pages that are allocated at a time: 1 MiB.
+pub const CHUNK_PAGES: u32 = 256;
+
+/// Chunks that there can be: 1 GiB.
+pub const MAX_CHUNKS: u32 = 1024;
+
+/// Buckets of the histogram of run times, each [`RUN_TIME_BUCKET_NS`] wide; the last one
+/// holds all longer runs.
+pub const RUN_TIME_BUCKETS: u32 = 512;
+
+/// Width of a bucket, in nanoseconds.
+pub const RUN_TIME_BUCKET_NS: u64 = 100;
+
 /// One run in this many of each program is timed (a power of two).
 pub const TIMED_RUN_INTERVAL: u32 = 64;
 

@@ -3,6 +3,8 @@
 //! Each early exit of a program increments one of these; the agent reads them by the same
 //! names, so nothing is lost without a number that says so.
 
+use crate::limits::{RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
+
 /// The programs that keep counters.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,11 +45,15 @@ pub enum Counter {
     Filtered = 6,
     /// Left early: the scratch buffer could not be had. Never happens on a sane kernel.
     NoScratch = 7,
+    /// Stacks that were copied because they met code whose rules are not loaded.
+    StackCopies = 8,
+    /// Stacks that should have been copied, beyond what is allowed a second.
+    StackCopiesRefused = 9,
 }
 
 impl Counter {
     /// All counters, in slot order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Runs,
         Self::TimedRuns,
         Self::TimedNs,
@@ -56,15 +62,32 @@ impl Counter {
         Self::Idle,
         Self::Filtered,
         Self::NoScratch,
+        Self::StackCopies,
+        Self::StackCopiesRefused,
     ];
 }
 
 /// Slots of the per-CPU array.
-pub const SLOTS: u32 = 8 * 16;
+pub const SLOTS: u32 = COUNTERS * PROGRAMS;
 
-const _: () = assert!(Counter::ALL.len() <= 8 && Program::ALL.len() <= 16);
+const COUNTERS: u32 = 16;
+const PROGRAMS: u32 = 16;
+
+const _: () =
+    assert!(Counter::ALL.len() <= COUNTERS as usize && Program::ALL.len() <= PROGRAMS as usize);
 
 /// Where a program keeps a counter.
 pub const fn slot(program: Program, counter: Counter) -> u32 {
-    program as u32 * 8 + counter as u32
+    program as u32 * COUNTERS + counter as u32
+}
+
+/// Slots of the histogram of run times.
+pub const RUN_TIME_SLOTS: u32 = Program::ALL.len() as u32 * RUN_TIME_BUCKETS;
+
+/// Where a program counts runs that took this long.
+pub const fn run_time_slot(program: Program, run_ns: u64) -> u32 {
+    let bucket = run_ns / RUN_TIME_BUCKET_NS;
+    let last = RUN_TIME_BUCKETS - 1;
+    let bucket = if bucket < last as u64 { bucket as u32 } else { last };
+    program as u32 * RUN_TIME_BUCKETS + bucket
 }

@@ -4,8 +4,10 @@
 //! ran into, and hands one record to the ring buffer. Every early exit is counted.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod cpu;
+mod kernel;
 mod maps;
 mod registers;
 mod sample;
@@ -18,7 +20,14 @@ use everflame_agent_common::stats::Program;
 /// On-CPU time: runs at each tick of a sampling clock, on every CPU.
 #[perf_event]
 fn cpu_sample(ctx: PerfEventContext) -> u32 {
-    stats::timed(Program::Cpu, || cpu::sample(&ctx));
+    stats::timed(Program::Cpu, || cpu::sample::<kernel::Recent>(&ctx));
+    0
+}
+
+/// The same for kernels before 5.17.
+#[perf_event]
+fn cpu_sample_old(ctx: PerfEventContext) -> u32 {
+    stats::timed(Program::Cpu, || cpu::sample::<kernel::Old>(&ctx));
     0
 }
 

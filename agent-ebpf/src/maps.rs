@@ -2,12 +2,21 @@
 
 use aya_ebpf::{
     Global,
-    macros::map,
-    maps::{PerCpuArray, RingBuf},
+    btf_maps::{self, ArrayOfMaps},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use everflame_agent_common::{config::Config, stats};
+use everflame_agent_common::{
+    config::Config,
+    limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_PROCESSES},
+    stats,
+    unwind::page::{Layout, Page, Shard, shard},
+};
 
-use crate::sample::Scratch;
+use crate::{
+    sample::Scratch,
+    unwind::{RuleCache, Walk},
+};
 
 /// Written by the agent before the programs are loaded.
 #[unsafe(no_mangle)]
@@ -16,7 +25,9 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     target_pid: 0,
     wakeup_bytes: 0,
     max_kernel_frames: 0,
-    reserved: 0,
+    stack_copies_per_second: 0,
+    task_stack_offset: 0,
+    stack_registers_offset: 0,
 });
 
 /// Samples on their way to the agent, which sets the real size.
@@ -27,7 +38,36 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(stats::SLOTS, 0);
 
-/// Where the CPU sampler builds its record. Each program type has a scratch buffer of its
-/// own, as the sampler's interrupt can run in the middle of another program.
+/// How long timed runs took; see `everflame_agent_common::stats`.
+#[map]
+pub static RUN_TIMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(stats::RUN_TIME_SLOTS, 0);
+
+/// Pages of rules and layouts. A page's id is its chunk's index times the pages of a chunk,
+/// plus its place there; the agent adds chunks as it needs them. That all have the same size
+/// lets the kernel compile lookups into the programs.
+#[btf_map]
+pub static CHUNKS: ArrayOfMaps<
+    btf_maps::Array<Page, { CHUNK_PAGES as usize }>,
+    { MAX_CHUNKS as usize },
+> = ArrayOfMaps::new();
+
+/// What is loaded of each file.
+#[map]
+pub static SHARDS: Array<Shard> = Array::with_max_entries(shard::SLOTS, 0);
+
+/// The memory layout of each process, by process id.
+#[map]
+pub static PROCESSES: HashMap<u32, Layout> = HashMap::with_max_entries(MAX_PROCESSES, 0);
+
+/// Where the CPU sampler builds its record. Each program type has scratch memory of its own,
+/// as the sampler's interrupt can run in the middle of another program.
 #[map]
 pub static CPU_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The CPU sampler's walk.
+#[map]
+pub static CPU_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Rules that the CPU sampler has found.
+#[map]
+pub static CPU_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);

@@ -6,74 +6,120 @@
 
 use aya_ebpf::{
     bindings::bpf_perf_event_data,
-    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs},
+    helpers::{
+        bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
+    },
 };
-use everflame_agent_common::unwind::Regs;
+use everflame_agent_common::unwind::Registers;
+
+use crate::{kernel::Kernel, maps::CONFIG};
 
 #[cfg(bpf_target_arch = "x86_64")]
 type Saved = aya_ebpf::bindings::pt_regs;
 #[cfg(bpf_target_arch = "aarch64")]
 type Saved = aya_ebpf::bindings::user_pt_regs;
 
-/// Where a perf event hit.
-pub enum Hit {
-    /// User code, with these registers.
-    User(Regs),
-    /// The kernel.
+/// Whose registers have been found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Those of user code.
+    User,
+    /// Those of a program of another word size, whose stack is not walked.
+    Compat,
+    /// The kernel's.
     Kernel,
 }
 
-/// What a perf event's own registers say.
+/// What a perf event's own registers say; writes them down if they are the user's.
 #[inline(always)]
-pub fn of_perf_event(ctx: *const bpf_perf_event_data) -> Hit {
+pub fn of_perf_event(ctx: *const bpf_perf_event_data, regs: &mut Registers) -> Found {
     // SAFETY: the kernel hands perf_event programs a context with registers in it.
-    match user_mode(unsafe { &(*ctx).regs }) {
-        Some(regs) => Hit::User(regs),
-        None => Hit::Kernel,
-    }
+    take(unsafe { &(*ctx).regs }, regs)
 }
 
-/// What the current task had in its registers when it entered the kernel. `None` for a
-/// kernel thread, which has not been in user mode.
+/// What the current task had in its registers when it entered the kernel: [`Found::Kernel`]
+/// for a kernel thread, which has not been in user mode.
 #[inline(always)]
-pub fn of_current_task() -> Option<Regs> {
-    // SAFETY: a helper without arguments.
-    let task = unsafe { bpf_get_current_task_btf() };
-    // SAFETY: the current task is alive.
-    let saved = unsafe { bpf_task_pt_regs(task) } as *const Saved;
+pub fn of_current_task<K: Kernel>(regs: &mut Registers) -> Found {
+    let saved = if K::HAS_TASK_REGISTERS {
+        // SAFETY: a helper without arguments.
+        let task = unsafe { bpf_get_current_task_btf() };
+        // SAFETY: the current task is alive.
+        (unsafe { bpf_task_pt_regs(task) }) as u64
+    } else {
+        // What the helper does: they end where the task's kernel stack does.
+        let config = CONFIG.load();
+        // SAFETY: a helper without arguments.
+        let task = unsafe { bpf_get_current_task() };
+        let stack = task.wrapping_add(u64::from(config.task_stack_offset)) as *const u64;
+        // SAFETY: the helper checks the address.
+        let Ok(stack) = (unsafe { bpf_probe_read_kernel(stack) }) else {
+            return Found::Kernel;
+        };
+        stack.wrapping_add(u64::from(config.stack_registers_offset))
+    };
     // Copied rather than read in place: the verifier refuses an instruction that is reached
     // with pointers of two kinds, and the compiler merges these loads with those of a perf
     // event's registers.
     // SAFETY: the helper checks the address.
-    let saved = unsafe { bpf_probe_read_kernel(saved) }.ok()?;
-    user_mode(&saved)
+    match unsafe { bpf_probe_read_kernel(saved as *const Saved) } {
+        Ok(saved) => take(&saved, regs),
+        Err(_) => Found::Kernel,
+    }
 }
 
-/// The registers, if they are those of user mode. What is saved of kernel threads is zeros on
-/// x86_64 and says "EL1" on aarch64, so it never passes for user mode.
+/// Writes registers down if they are those of user mode. What is saved of kernel threads is
+/// zeros on x86_64 and says "EL1" on aarch64, so it never passes for user mode.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-fn user_mode(saved: &Saved) -> Option<Regs> {
+fn take(saved: &Saved, regs: &mut Registers) -> Found {
     const PRIVILEGE_MASK: u64 = 3;
-    if saved.cs & PRIVILEGE_MASK != PRIVILEGE_MASK {
-        return None;
-    }
     // `__USER32_CS` of arch/x86/include/asm/segment.h.
     const COMPAT_CODE_SEGMENT: u64 = 0x23;
-    let compat = saved.cs == COMPAT_CODE_SEGMENT;
-    Some(Regs { ip: saved.rip, sp: saved.rsp, fp: saved.rbp, compat })
+    if saved.cs & PRIVILEGE_MASK != PRIVILEGE_MASK {
+        return Found::Kernel;
+    }
+    regs.ip = saved.rip;
+    regs.sp = saved.rsp;
+    regs.fp = saved.rbp;
+    regs.interrupted = 1;
+    // By DWARF number.
+    let general = &mut regs.general;
+    general[0] = saved.rax;
+    general[1] = saved.rdx;
+    general[2] = saved.rcx;
+    general[3] = saved.rbx;
+    general[4] = saved.rsi;
+    general[5] = saved.rdi;
+    general[8] = saved.r8;
+    general[9] = saved.r9;
+    general[10] = saved.r10;
+    general[11] = saved.r11;
+    general[12] = saved.r12;
+    general[13] = saved.r13;
+    general[14] = saved.r14;
+    general[15] = saved.r15;
+    if saved.cs == COMPAT_CODE_SEGMENT { Found::Compat } else { Found::User }
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
-fn user_mode(saved: &Saved) -> Option<Regs> {
+fn take(saved: &Saved, regs: &mut Registers) -> Found {
     const EXCEPTION_LEVEL_MASK: u64 = 0xf;
-    const FRAME_POINTER: usize = 29;
-    if saved.pstate & EXCEPTION_LEVEL_MASK != 0 {
-        return None;
-    }
     // `PSR_MODE32_BIT` of arch/arm64/include/uapi/asm/ptrace.h.
     const COMPAT_STATE: u64 = 0x10;
-    let compat = saved.pstate & COMPAT_STATE != 0;
-    Some(Regs { ip: saved.pc, sp: saved.sp, fp: saved.regs[FRAME_POINTER], compat })
+    const FRAME_POINTER: usize = 29;
+    if saved.pstate & EXCEPTION_LEVEL_MASK != 0 {
+        return Found::Kernel;
+    }
+    regs.ip = saved.pc;
+    regs.sp = saved.sp;
+    regs.fp = saved.regs[FRAME_POINTER];
+    regs.interrupted = 1;
+    let mut number = 0;
+    while number < saved.regs.len() {
+        regs.general[number] = saved.regs[number];
+        number += 1;
+    }
+    if saved.pstate & COMPAT_STATE != 0 { Found::Compat } else { Found::User }
 }

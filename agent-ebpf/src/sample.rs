@@ -2,32 +2,42 @@
 //!
 //! Used by every hook: fill the header's common part, take stacks, submit.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
-        generated::bpf_get_stack,
+        generated::{bpf_get_stack, bpf_probe_read_user},
     },
 };
 use everflame_agent_common::{
-    event::{Kind, SampleHeader},
-    limits::{FRAME_SLOTS, MAX_KERNEL_FRAMES},
+    event::{Kind, REGISTERS_AT, STACK_AT, SampleHeader},
+    limits::{FRAME_SLOTS, MAX_KERNEL_FRAMES, MAX_STACK_COPY, STACK_COPY_CHUNKS},
     stats::{Counter, Program},
-    unwind::{Regs, Stop},
+    unwind::{Registers, Stop, page::Sign as _},
 };
 
 use crate::{
+    kernel::Kernel,
     maps::{CONFIG, EVENTS},
-    stats, unwind,
+    stats,
+    unwind::{self, OpaqueSign, Parts, RuleCache, Walk},
 };
 
 /// A record under construction: too large for the 512 bytes of BPF stack.
 #[repr(C)]
 pub struct Scratch {
     header: SampleHeader,
-    frames: [u64; FRAME_SLOTS],
+    /// Kernel addresses, then user addresses.
+    pub frames: [u64; FRAME_SLOTS],
+    registers: Registers,
+    stack: [u8; MAX_STACK_COPY],
 }
+
+const _: () = assert!(core::mem::offset_of!(Scratch, registers) == REGISTERS_AT);
+const _: () = assert!(core::mem::offset_of!(Scratch, stack) == STACK_AT);
 
 impl Scratch {
     /// Starts a record about the current task.
@@ -46,7 +56,7 @@ impl Scratch {
             user_frames: 0,
             kernel_stop: Stop::Absent as u8,
             user_stop: Stop::Absent as u8,
-            reserved: 0,
+            stack_bytes: 0,
             thread_name: bpf_get_current_comm().unwrap_or_default(),
         };
     }
@@ -71,21 +81,75 @@ impl Scratch {
         };
     }
 
-    /// Walks the user's stack from these registers.
+    /// Walks the user's stack from the registers in `walk`.
     #[inline(always)]
-    pub fn take_user_stack(&mut self, regs: Regs) {
+    pub fn take_user_stack<K: Kernel>(
+        &mut self,
+        program: Program,
+        walk: &mut Walk,
+        rules: &mut RuleCache,
+    ) {
         let first = usize::from(self.header.kernel_frames);
-        let (frames, stop) = unwind::user_stack(regs, &mut self.frames, first);
+        let (pid, now_ns) = (self.header.pid, self.header.time_ns);
+        let parts = Parts { walk, rules, frames: &mut self.frames };
+        // SAFETY: all are borrowed from this CPU's maps.
+        let (frames, stop) = unsafe { unwind::user_stack::<K>(parts, first, pid, now_ns) };
         self.header.user_frames = frames as u16;
         self.header.user_stop = stop as u8;
+        if stop == Stop::NoTable {
+            self.copy_stack(program, walk);
+        }
+    }
+
+    /// Takes one address of user code.
+    #[inline(always)]
+    pub fn take_leaf(&mut self, ip: u64, stop: Stop) {
+        let first = usize::from(self.header.kernel_frames);
+        self.frames[first & (FRAME_SLOTS - 1)] = ip;
+        self.header.user_frames = 1;
+        self.header.user_stop = stop as u8;
+    }
+
+    /// Copies what the agent needs to finish the walk.
+    #[inline(always)]
+    fn copy_stack(&mut self, program: Program, walk: &mut Walk) {
+        if walk.may_not_copy(CONFIG.load().stack_copies_per_second) {
+            return stats::count(program, Counter::StackCopiesRefused);
+        }
+        self.registers = walk.registers;
+        let mut copied = 0;
+        let mut chunk = 0;
+        while chunk < STACK_COPY_CHUNKS.len() {
+            let size = STACK_COPY_CHUNKS[chunk];
+            let from = walk.registers.sp.wrapping_add(copied as u64);
+            // SAFETY: the chunks before this one have at most the sum of their sizes, and
+            // all together fit; the kernel checks the address.
+            let read = unsafe {
+                bpf_probe_read_user(
+                    self.stack.as_mut_ptr().add(copied).cast(),
+                    size as u32,
+                    from as *const c_void,
+                )
+            };
+            // Without a branch, as there would be 2^6 paths to verify.
+            copied += size * (OpaqueSign::of(read) ^ 1) as usize;
+            chunk += 1;
+        }
+        self.header.stack_bytes = copied as u32;
+        stats::count(program, Counter::StackCopies);
     }
 
     /// Hands the record to the agent, or counts it as lost.
     #[inline(always)]
     pub fn submit(&mut self, program: Program) {
         let frames = usize::from(self.header.kernel_frames) + usize::from(self.header.user_frames);
-        let size = SampleHeader::SIZE + (frames & (FRAME_SLOTS - 1)) * 8;
-        // SAFETY: `size` is at most that of the header and all frame slots.
+        let stack = self.header.stack_bytes as usize;
+        let size = if stack == 0 {
+            SampleHeader::SIZE + (frames & (FRAME_SLOTS - 1)) * 8
+        } else {
+            STACK_AT + if stack > MAX_STACK_COPY { MAX_STACK_COPY } else { stack }
+        };
+        // SAFETY: `size` is at most that of the whole.
         let record = unsafe { core::slice::from_raw_parts((&raw const *self).cast::<u8>(), size) };
         // The agent looks at regular times; it is woken only when the buffer fills up.
         let waiting = EVENTS.query(0);

@@ -3,10 +3,10 @@
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use everflame_agent_common::{
     limits::TIMED_RUN_INTERVAL,
-    stats::{Counter, Program, slot},
+    stats::{Counter, Program, run_time_slot, slot},
 };
 
-use crate::maps::STATS;
+use crate::maps::{RUN_TIMES, STATS};
 
 /// Adds one to a counter of this CPU.
 #[inline(always)]
@@ -24,8 +24,13 @@ pub fn timed(program: Program, body: impl FnOnce()) {
     let start_ns = if random & (TIMED_RUN_INTERVAL - 1) == 0 { now_ns() } else { 0 };
     body();
     if start_ns != 0 {
-        add(program, Counter::TimedNs, now_ns().wrapping_sub(start_ns));
+        let run_ns = now_ns().wrapping_sub(start_ns);
+        add(program, Counter::TimedNs, run_ns);
         count(program, Counter::TimedRuns);
+        if let Some(runs) = RUN_TIMES.get_ptr_mut(run_time_slot(program, run_ns)) {
+            // SAFETY: as in `add`.
+            unsafe { *runs = (*runs).wrapping_add(1) };
+        }
     }
 }
 

@@ -1,37 +1,314 @@
 //! Walks a user stack into a sample: the entry that every hook uses.
 //!
-//! The step itself is `everflame_agent_common::unwind`; this file supplies the loop and the
-//! memory. Input are user registers, output are addresses and the reason for the end, so
-//! that another way of stepping changes nothing for the callers.
+//! The step itself and the formats of the tables are `everflame_agent_common::unwind`; this
+//! file supplies the loop, the memory and the way from an address to its rule. All state of a
+//! walk is in map values, which the verifier does not track: what it has seen of one
+//! iteration holds for all.
 
-use aya_ebpf::helpers::bpf_probe_read_user;
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user};
 use everflame_agent_common::{
-    limits::{FRAME_SLOTS, MAX_USER_FRAMES},
-    unwind::{Memory, Regs, Stop, step_frame_pointer},
+    limits::{CACHED_RULES, CHUNK_PAGES, FRAME_SLOTS, MAX_USER_FRAMES, STACK_WINDOW},
+    unwind::{
+        Kind, Memory, Registers, Rule, Stop,
+        page::{
+            Layout, Page, Shard, Sign, USED_SHIFT, find_row_page, find_rule, find_stretch, shard,
+        },
+        step,
+    },
 };
 
-/// The memory of the current task.
-struct CurrentTask;
+use crate::{
+    kernel::Kernel,
+    maps::{CHUNKS, CPU_RULES, CPU_SCRATCH, CPU_WALK, PROCESSES, SHARDS},
+};
 
-impl Memory for CurrentTask {
+#[cfg(bpf_target_arch = "x86_64")]
+type Native = everflame_agent_common::unwind::X86_64;
+#[cfg(bpf_target_arch = "aarch64")]
+type Native = everflame_agent_common::unwind::Aarch64;
+
+/// The state of one walk, in a map value.
+#[repr(C)]
+pub struct Walk {
+    /// Of the frame that the walk has got to.
+    pub registers: Registers,
+    layout: Layout,
+    /// The time, in the unit of `Shard::used`.
+    now: u64,
+    /// Slot of the first address.
+    first: u64,
+    /// Addresses so far.
+    walked: u64,
+    /// A [`Stop`].
+    stop: u64,
+    window: Window,
+    /// When copies of stacks were last counted from 0, in the unit of `now`.
+    copies_since: u64,
+    /// Copies of stacks since then.
+    copies: u64,
+}
+
+impl Walk {
+    /// Counts a copy of the stack, or refuses it because there have been too many.
     #[inline(always)]
-    fn read_pair(&mut self, address: u64) -> Option<[u64; 2]> {
-        // SAFETY: the helper checks the address and fails instead of faulting.
-        unsafe { bpf_probe_read_user(address as *const [u64; 2]) }.ok()
+    pub fn may_not_copy(&mut self, per_second: u32) -> bool {
+        if self.copies_since != self.now {
+            self.copies_since = self.now;
+            self.copies = 0;
+        }
+        self.copies += 1;
+        self.copies > u64::from(per_second)
     }
 }
 
-/// Writes the addresses of the current task's user stack, leaf first, into `frames` from
-/// `first` on. Returns how many, and why the walk ended.
+/// Rules by the addresses that they were looked up for.
+#[repr(C)]
+pub struct RuleCache([CachedRule; CACHED_RULES]);
+
+#[repr(C)]
+struct CachedRule {
+    address: u64,
+    /// Of the layout under which it was found.
+    generation: u64,
+    rule: u64,
+}
+
+/// What the loop's body works on. Raw pointers, as [`walk_one_frame`] finds the same memory
+/// by way of the maps.
+pub struct Parts {
+    /// The state of the walk.
+    pub walk: *mut Walk,
+    /// The cache of rules.
+    pub rules: *mut RuleCache,
+    /// Where addresses go.
+    pub frames: *mut [u64; FRAME_SLOTS],
+}
+
+/// Walks the current task's stack from `walk.registers` on. Writes addresses, leaf first,
+/// into `frames` from `first` on. Returns how many, and why the walk ended.
+///
+/// # Safety
+/// The pointers are to values of this CPU's maps that nothing else uses meanwhile.
 #[inline(always)]
-pub fn user_stack(mut regs: Regs, frames: &mut [u64; FRAME_SLOTS], first: usize) -> (usize, Stop) {
-    let mut walked = 0;
-    while walked < MAX_USER_FRAMES {
-        frames[(first + walked) & (FRAME_SLOTS - 1)] = regs.ip;
-        walked += 1;
-        if let Err(stop) = step_frame_pointer(&mut regs, &mut CurrentTask) {
-            return (walked, stop);
+pub unsafe fn user_stack<K: Kernel>(
+    mut parts: Parts,
+    first: usize,
+    pid: u32,
+    now_ns: u64,
+) -> (usize, Stop) {
+    let walk = parts.walk;
+    // SAFETY: see above; also for the accesses to `walk` below.
+    unsafe {
+        (*walk).now = now_ns >> USED_SHIFT;
+        (*walk).first = first as u64;
+        (*walk).walked = 0;
+        (*walk).stop = Stop::DepthLimit as u64;
+        (*walk).window.start = u64::MAX;
+        // Without a layout nothing is found, so the walk stops at the leaf. The agent
+        // replaces values as a whole.
+        (*walk).layout = PROCESSES.get(pid).copied().unwrap_or_default();
+    }
+    if K::HAS_LOOP {
+        // SAFETY: the callback lives as long as the program, its context as long as the call.
+        unsafe {
+            bpf_loop(
+                MAX_USER_FRAMES as u32,
+                each_frame as *mut c_void,
+                (&raw mut parts).cast::<c_void>(),
+                0,
+            )
+        };
+    } else {
+        let mut frame = 0;
+        while frame < MAX_USER_FRAMES && walk_one_frame() == 0 {
+            frame += 1;
         }
     }
-    (walked, Stop::DepthLimit)
+    // SAFETY: as above.
+    unsafe { ((*walk).walked as usize, Stop::from_u8((*walk).stop as u8)) }
+}
+
+/// The body of the loop; 1 ends it.
+#[inline(never)]
+extern "C" fn each_frame(_index: u32, parts: *mut c_void) -> i64 {
+    // SAFETY: `user_stack` passes its own, whose pointers are to map values.
+    let parts = unsafe { &mut *parts.cast::<Parts>() };
+    // SAFETY: as above; they do not overlap.
+    let (walk, rules, frames) =
+        unsafe { (&mut *parts.walk, &mut *parts.rules, &mut *parts.frames) };
+    match walk_frame(walk, rules, frames) {
+        Ok(()) => 0,
+        Err(stop) => {
+            walk.stop = stop as u64;
+            1
+        }
+    }
+}
+
+/// One turn of the loop on kernels without `bpf_loop`; not 0 ends it. As a function that is
+/// visible from outside ("global" in BTF) it is verified once, by itself, and not again for
+/// each turn: so it takes nothing but scalars, and finds the state of the walk in the maps.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_one_frame() -> u64 {
+    let (Some(scratch), Some(walk), Some(rules)) =
+        (CPU_SCRATCH.get_ptr_mut(0), CPU_WALK.get_ptr_mut(0), CPU_RULES.get_ptr_mut(0))
+    else {
+        return 1;
+    };
+    // SAFETY: within the map value.
+    let frames = unsafe { &raw mut (*scratch).frames };
+    let mut parts = Parts { walk, rules, frames };
+    each_frame(0, (&raw mut parts).cast::<c_void>()) as u64
+}
+
+/// Writes one frame down and goes on to its caller.
+#[inline(always)]
+fn walk_frame(
+    walk: &mut Walk,
+    rules: &mut RuleCache,
+    frames: &mut [u64; FRAME_SLOTS],
+) -> Result<(), Stop> {
+    let slot = ((walk.first + walk.walked) & (FRAME_SLOTS as u64 - 1)) as usize;
+    // Addresses of all but the leaf are one more than an address in the instruction.
+    let is_caller = u64::from(walk.walked != 0);
+    frames[slot] = walk.registers.ip + (walk.registers.interrupted & is_caller);
+    walk.walked += 1;
+
+    let address = walk.registers.lookup_address();
+    let hash = address ^ address >> 10 ^ walk.layout.generation << 5;
+    let cached = &mut rules.0[(hash & (CACHED_RULES as u64 - 1)) as usize];
+    let rule = if cached.address == address && cached.generation == walk.layout.generation {
+        Rule::from_bits(cached.rule)
+    } else {
+        let rule = look_up(walk, address)?;
+        cached.address = address;
+        cached.generation = walk.layout.generation;
+        cached.rule = rule.bits();
+        rule
+    };
+    if rule.kind() == Kind::SignalFrame {
+        frames[slot] = walk.registers.ip + 1;
+    }
+    step::<Native>(rule, &mut walk.registers, &mut walk.window)
+}
+
+/// The rule of an address in the current task.
+#[inline(always)]
+fn look_up(walk: &Walk, address: u64) -> Result<Rule, Stop> {
+    let (mut start, mut what) = stretch(walk.layout.root, address)?;
+    if walk.layout.depth != 0 {
+        (start, what) = stretch(what as u32, address)?;
+    }
+    let slot = what as u32;
+    match slot {
+        shard::UNMAPPED => return Err(Stop::Unmapped),
+        shard::FRAME_POINTER => return Ok(Rule::FRAME_POINTER),
+        shard::PENDING => return Err(Stop::NoTable),
+        shard::NO_INFO => return Err(Stop::NoInfo),
+        _ => {}
+    }
+    let Some(shard) = SHARDS.get_ptr_mut(slot) else { return Err(Stop::NoTable) };
+    // SAFETY: the agent writes single words; a shard that changes in between is one whose
+    // pages stay as they are until no program can look at them any more.
+    let shard: &mut Shard = unsafe { &mut *shard };
+    if shard.used != walk.now {
+        shard.used = walk.now;
+    }
+    let offset = (what >> 32 << 12).wrapping_add(address.wrapping_sub(start));
+    if offset < u64::from(shard.start_offset) || offset >= u64::from(shard.end_offset) {
+        return Err(Stop::NoInfo);
+    }
+    let (first, rows) = if shard.depth == 0 {
+        (u64::from(shard.start_offset), shard.root)
+    } else {
+        find_row_page::<OpaqueSign>(page(shard.root)?, offset)
+    };
+    Ok(find_rule::<OpaqueSign>(page(rows)?, offset.wrapping_sub(first)))
+}
+
+#[inline(always)]
+fn stretch(root: u32, address: u64) -> Result<(u64, u64), Stop> {
+    Ok(find_stretch::<OpaqueSign>(page(root)?, address))
+}
+
+/// Page 0 is never given out: it stands for what is not loaded.
+#[inline(always)]
+fn page(id: u32) -> Result<&'static Page, Stop> {
+    if id == 0 {
+        return Err(Stop::NoTable);
+    }
+    let (chunk, place) = (id / CHUNK_PAGES, id % CHUNK_PAGES);
+    CHUNKS.get_value(chunk, &place).ok_or(Stop::NoTable)
+}
+
+/// Signs in a way that the compiler does not see through.
+pub struct OpaqueSign;
+
+impl Sign for OpaqueSign {
+    #[inline(always)]
+    fn of(mut difference: i64) -> u64 {
+        // Written down, as the compiler would make a branch of it.
+        // SAFETY: shifts a register.
+        unsafe { core::arch::asm!("{0} >>= 63", inout(reg) difference) };
+        difference as u64
+    }
+}
+
+/// The part of the stack that was read last: one read of 512 bytes costs as much as one of 8.
+#[repr(C)]
+struct Window {
+    start: u64,
+    words: [u64; STACK_WINDOW],
+    /// The word that [`read`] has found.
+    found: u64,
+}
+
+impl Memory for Window {
+    #[inline(always)]
+    fn read(&mut self, address: u64) -> Option<u64> {
+        (read(self, address) != 0).then_some(self.found)
+    }
+}
+
+/// Finds the word at `address`. 0 if it cannot be read. A function of its own, as it is used
+/// in many places.
+#[inline(never)]
+fn read(window: &mut Window, address: u64) -> u64 {
+    let at = address.wrapping_sub(window.start) >> 3;
+    if at < STACK_WINDOW as u64 {
+        window.found = window.words[(at & (STACK_WINDOW as u64 - 1)) as usize];
+        return 1;
+    }
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    if unsafe { read_user(&mut window.words, address) } {
+        window.start = address;
+        window.found = window.words[0];
+        return 1;
+    }
+    // Less than a window away from the stack's end.
+    // SAFETY: as above.
+    match unsafe { bpf_probe_read_user(address as *const u64) } {
+        Ok(word) => {
+            // The window holds part of what could be read.
+            window.start = u64::MAX;
+            window.found = word;
+            1
+        }
+        Err(_) => 0,
+    }
+}
+
+/// Fills `words` from the memory of the current task.
+///
+/// # Safety
+/// None is needed of the address: the kernel checks it.
+#[inline(always)]
+unsafe fn read_user<const N: usize>(words: &mut [u64; N], address: u64) -> bool {
+    use aya_ebpf::helpers::generated::bpf_probe_read_user;
+    let size = (N * 8) as u32;
+    // SAFETY: `words` has room for `size` bytes.
+    unsafe { bpf_probe_read_user(words.as_mut_ptr().cast(), size, address as *const c_void) == 0 }
 }

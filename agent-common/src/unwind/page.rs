@@ -54,26 +54,27 @@ pub const fn row_page_has_room(rows: usize, rules: usize) -> bool {
     1 + rows.div_ceil(2) + rules <= WORDS && rules <= 1 << RULE_INDEX_BITS
 }
 
-/// Turns the sign of a difference into a mask.
-pub trait SignMask {
-    /// All ones if `difference` is negative, else zero. Must not compile to a branch.
+/// Turns the sign of a difference into a number.
+pub trait Sign {
+    /// 1 if `difference` is negative, else 0. Must not compile to a branch, nor to an
+    /// arithmetic shift, after which verifiers since Linux 6.18 follow both results.
     fn of(difference: i64) -> u64;
 }
 
 /// For programs that nobody verifies.
 #[derive(Clone, Copy, Debug)]
-pub struct PlainMask;
+pub struct PlainSign;
 
-impl SignMask for PlainMask {
+impl Sign for PlainSign {
     #[inline(always)]
     fn of(difference: i64) -> u64 {
-        (difference >> 63) as u64
+        difference as u64 >> 63
     }
 }
 
 /// The row in force at `offset` bytes from the first address that the page covers.
 #[inline(always)]
-pub fn find_rule<M: SignMask>(page: &Page, offset: u64) -> Rule {
+pub fn find_rule<S: Sign>(page: &Page, offset: u64) -> Rule {
     let last = (page[0] as i64).wrapping_sub(1);
     let key = (offset << RULE_INDEX_BITS | ((1 << RULE_INDEX_BITS) - 1)) as i64;
     let mut at = 0u64;
@@ -81,8 +82,8 @@ pub fn find_rule<M: SignMask>(page: &Page, offset: u64) -> Rule {
     while half > 0 {
         let candidate = at + half;
         let row = row(page, candidate);
-        let beyond = M::of(key.wrapping_sub(row as i64) | last.wrapping_sub(candidate as i64));
-        at += half & !beyond;
+        let beyond = S::of(key.wrapping_sub(row as i64) | last.wrapping_sub(candidate as i64));
+        at += half * (beyond ^ 1);
         half >>= 1;
     }
     let rule = row(page, at) & ((1 << RULE_INDEX_BITS) - 1);
@@ -98,16 +99,16 @@ fn row(page: &Page, at: u64) -> u64 {
 
 /// The entry of an index page that covers a file offset: (first offset, page id).
 #[inline(always)]
-pub fn find_row_page<M: SignMask>(page: &Page, file_offset: u64) -> (u64, u32) {
-    let at = last_not_above::<M>(page, WORDS as u64 / 2, (file_offset << 32 | 0xffff_ffff) as i64);
+pub fn find_row_page<S: Sign>(page: &Page, file_offset: u64) -> (u64, u32) {
+    let at = last_not_above::<S>(page, WORDS as u64 / 2, (file_offset << 32 | 0xffff_ffff) as i64);
     let entry = page[(at & (WORDS as u64 - 1)) as usize];
     (entry >> 32, entry as u32)
 }
 
 /// The stretch of a layout page that an address lies in: (first address, what lies there).
 #[inline(always)]
-pub fn find_stretch<M: SignMask>(page: &Page, address: u64) -> (u64, u64) {
-    let at = last_not_above::<M>(page, MAX_LAYOUT_ENTRIES as u64 / 2, address as i64);
+pub fn find_stretch<S: Sign>(page: &Page, address: u64) -> (u64, u64) {
+    let at = last_not_above::<S>(page, MAX_LAYOUT_ENTRIES as u64 / 2, address as i64);
     let at = at & (MAX_LAYOUT_ENTRIES as u64 - 1);
     (page[at as usize], page[at as usize + MAX_LAYOUT_ENTRIES])
 }
@@ -115,12 +116,12 @@ pub fn find_stretch<M: SignMask>(page: &Page, address: u64) -> (u64, u64) {
 /// The position of the last word, among the first `2 * half`, that is not above `key`. The
 /// first one counts as such.
 #[inline(always)]
-fn last_not_above<M: SignMask>(page: &Page, mut half: u64, key: i64) -> u64 {
+fn last_not_above<S: Sign>(page: &Page, mut half: u64, key: i64) -> u64 {
     let mut at = 0u64;
     while half > 0 {
         let candidate = at + half;
         let word = page[(candidate & (WORDS as u64 - 1)) as usize] as i64;
-        at += half & !M::of(key.wrapping_sub(word));
+        at += half * (S::of(key.wrapping_sub(word)) ^ 1);
         half >>= 1;
     }
     at
@@ -139,7 +140,7 @@ pub mod shard {
     /// Slots of the shard map begin here.
     pub const FIRST: u32 = 4;
     /// Slots of the shard map: files of up to half a million rows take one.
-    pub const SLOTS: u32 = 16 * 1024;
+    pub const SLOTS: u32 = 8 * 1024;
 }
 
 /// The rules of one file, or of a part of a file that has too many for one index page.
@@ -160,6 +161,17 @@ pub struct Shard {
 
 const _: () = assert!(size_of::<Shard>() == 24);
 
+impl Shard {
+    /// As the programs read it. Both machines that there are store low halves first.
+    pub const fn to_words(self) -> [u64; 3] {
+        [pair(self.root, self.depth), pair(self.start_offset, self.end_offset), self.used]
+    }
+}
+
+const fn pair(low: u32, high: u32) -> u64 {
+    low as u64 | (high as u64) << 32
+}
+
 /// Turns nanoseconds into the unit of [`Shard::used`], about a second.
 pub const USED_SHIFT: u32 = 30;
 
@@ -177,6 +189,13 @@ pub struct Layout {
 }
 
 const _: () = assert!(size_of::<Layout>() == 16);
+
+impl Layout {
+    /// As the programs read it.
+    pub const fn to_words(self) -> [u64; 2] {
+        [self.generation, pair(self.root, self.depth)]
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,7 @@ fn check_rows(offsets: &[u32], rules: u64) {
     let probes = offsets.iter().flat_map(|o| [o.saturating_sub(1), *o, o + 1]).chain([end]);
     for probe in probes {
         let at = offsets.iter().rposition(|offset| *offset <= probe).unwrap() as u64;
-        let found = find_rule::<PlainMask>(&page, u64::from(probe));
+        let found = find_rule::<PlainSign>(&page, u64::from(probe));
         assert_eq!(found.bits(), marked(at % rules), "offset {probe} of {}", offsets.len());
     }
 }
@@ -68,12 +68,12 @@ fn row_page_that_covers_an_offset_is_found() {
         }
         for at in 0..count as u64 {
             for inside in [0, 9] {
-                let found = find_row_page::<PlainMask>(&page, 1000 + at * 10 + inside);
+                let found = find_row_page::<PlainSign>(&page, 1000 + at * 10 + inside);
                 assert_eq!(found, (1000 + at * 10, 7 + at as u32));
             }
         }
         let last = count as u64 - 1;
-        let found = find_row_page::<PlainMask>(&page, MAX_FILE_OFFSET - 1);
+        let found = find_row_page::<PlainSign>(&page, MAX_FILE_OFFSET - 1);
         assert_eq!(found, (1000 + last * 10, 7 + last as u32));
     }
 }
@@ -88,11 +88,11 @@ fn stretch_of_memory_is_found() {
         }
         for at in 0..count as u64 {
             for inside in [0, 0xffff_ffff] {
-                let found = find_stretch::<PlainMask>(&page, at * 0x1_0000_0000 + inside);
+                let found = find_stretch::<PlainSign>(&page, at * 0x1_0000_0000 + inside);
                 assert_eq!(found, (at * 0x1_0000_0000, at + 50));
             }
         }
-        let found = find_stretch::<PlainMask>(&page, (1 << 56) - 1);
+        let found = find_stretch::<PlainSign>(&page, (1 << 56) - 1);
         assert_eq!(found.1, count as u64 + 49);
     }
 }
@@ -102,9 +102,20 @@ fn hostile_pages_and_keys_do_no_harm() {
     for fill in [0, u64::MAX, UNUSED, 1 << 63, 0xffff_ffff] {
         let page = [fill; WORDS];
         for key in [0, 1, u64::MAX, UNUSED, 1 << 63] {
-            find_rule::<PlainMask>(&page, key);
-            find_row_page::<PlainMask>(&page, key);
-            find_stretch::<PlainMask>(&page, key);
+            find_rule::<PlainSign>(&page, key);
+            find_row_page::<PlainSign>(&page, key);
+            find_stretch::<PlainSign>(&page, key);
         }
     }
+}
+
+#[test]
+fn words_are_where_the_programs_read_them() {
+    use core::mem::offset_of;
+    let shard = Shard { root: 1, depth: 2, start_offset: 3, end_offset: 4, used: 5 };
+    assert_eq!(shard.to_words(), [2 << 32 | 1, 4 << 32 | 3, 5]);
+    assert_eq!((offset_of!(Shard, depth), offset_of!(Shard, end_offset)), (4, 12));
+    let layout = Layout { generation: 1, root: 2, depth: 3 };
+    assert_eq!(layout.to_words(), [1, 3 << 32 | 2]);
+    assert_eq!((offset_of!(Layout, root), offset_of!(Layout, depth)), (8, 12));
 }
