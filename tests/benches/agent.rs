@@ -9,11 +9,11 @@
     reason = "a bench prints its figures and fails by panicking"
 )]
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use everflame_tests::cost::{BpfPrograms, BpfStats, cpu_seconds, median, status_mib};
 use everflame_tests::program::{Agent, Running, Server};
 use everflame_tests::workload::workload;
 use tempfile::TempDir;
@@ -101,16 +101,16 @@ fn report(name: &str, rate: &str, load: impl FnOnce() -> Vec<Running>) {
     std::thread::sleep(WARM_UP);
 
     let stats = BpfStats::on();
-    let (cpu_before, bpf_before) = (cpu_seconds(pid), bpf_run_time(pid));
+    let programs = BpfPrograms::of(pid);
+    let (cpu_before, bpf_before) = (cpu_seconds(pid), programs.run_time());
     let estimate_before = agent.metric("everflame_agent_bpf_program_run_seconds_total");
     let runs_before = agent.metric("everflame_agent_bpf_program_runs_total");
     let begin = Instant::now();
     std::thread::sleep(SPAN);
     let seconds = begin.elapsed().as_secs_f64();
-    let (cpu, bpf) = (cpu_seconds(pid) - cpu_before, bpf_run_time(pid));
+    let (cpu, bpf) = (cpu_seconds(pid) - cpu_before, programs.run_time().since(bpf_before));
     drop(stats);
-    let (run_ns, runs) = (bpf.0 - bpf_before.0, bpf.1 - bpf_before.1);
-    let bpf_seconds = run_ns as f64 / 1e9;
+    let bpf_seconds = bpf.ns as f64 / 1e9;
 
     let samples = agent.metric("everflame_agent_samples_total");
     let estimate = agent.metric("everflame_agent_bpf_program_run_seconds_total") - estimate_before;
@@ -118,7 +118,7 @@ fn report(name: &str, rate: &str, load: impl FnOnce() -> Vec<Running>) {
     print(name, "agent_cpu", 100.0 * cpu / seconds, "% of one core");
     print(name, "bpf_cpu", 100.0 * bpf_seconds / seconds, "% of one core");
     print(name, "agent_and_bpf_cpu", 100.0 * (cpu + bpf_seconds) / seconds, "% of one core");
-    print(name, "bpf_run_time_per_sample", run_ns as f64 / runs as f64, "ns");
+    print(name, "bpf_run_time_per_sample", bpf.mean_ns(), "ns");
     print(name, "bpf_run_time_own_estimate", estimate * 1e9 / estimated_runs.max(1.0), "ns");
     print(name, "samples", samples, "");
     print(name, "lost_samples", agent.metric("everflame_agent_lost_samples_total"), "");
@@ -129,7 +129,7 @@ fn report(name: &str, rate: &str, load: impl FnOnce() -> Vec<Running>) {
         agent.metric("everflame_agent_export_bytes_total") / samples,
         "B",
     );
-    print(name, "peak_rss", status_kib(pid, "VmHWM:") / 1024.0, "MiB");
+    print(name, "peak_rss", status_mib(pid, "VmHWM"), "MiB");
     print(name, "bpf_maps", agent.metric("everflame_agent_bpf_map_bytes") / 1048576.0, "MiB");
     assert!(agent.process.terminate().success(), "{}", agent.process.log());
 }
@@ -174,65 +174,7 @@ fn print(group: &str, name: &str, value: f64, unit: &str) {
     println!("{group}.{name} {value:.3} {unit}");
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn spread(values: &mut [f64]) -> f64 {
     let middle = median(values);
     (values[values.len() * 3 / 4] - values[values.len() / 4]) / middle
-}
-
-/// The kernel's run time statistics of BPF programs, switched on for as long as this lives:
-/// they tax every program of the host.
-struct BpfStats;
-
-const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-impl BpfStats {
-    fn on() -> Self {
-        fs::write(BPF_STATS, "1").unwrap();
-        Self
-    }
-}
-
-impl Drop for BpfStats {
-    fn drop(&mut self) {
-        let _ = fs::write(BPF_STATS, "0");
-    }
-}
-
-/// (nanoseconds, runs) of all BPF programs that a process holds.
-fn bpf_run_time(pid: u32) -> (u64, u64) {
-    let mut programs = std::collections::BTreeMap::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().filter_map(Result::ok) {
-        let Ok(info) = fs::read_to_string(entry.path()) else { continue };
-        let field = |name: &str| {
-            info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
-        };
-        // Perf events that a program is attached to repeat its id.
-        if let (Some(id), Some(ns), Some(runs)) =
-            (field("prog_id:"), field("run_time_ns:"), field("run_cnt:"))
-        {
-            programs.insert(id, (ns, runs));
-        }
-    }
-    programs.values().fold((0, 0), |sum, program| (sum.0 + program.0, sum.1 + program.1))
-}
-
-fn cpu_seconds(pid: u32) -> f64 {
-    // /proc/PID/schedstat counts in nanoseconds, but of one thread each.
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().filter_map(Result::ok);
-    tasks
-        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
-        .filter_map(|stat| stat.split_whitespace().next()?.parse::<f64>().ok())
-        .sum::<f64>()
-        / 1e9
-}
-
-fn status_kib(pid: u32, field: &str) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

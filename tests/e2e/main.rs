@@ -10,6 +10,7 @@ mod agent;
 mod failures;
 mod record;
 mod symbols;
+mod unwind;
 
 use std::sync::{Mutex, MutexGuard};
 

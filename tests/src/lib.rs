@@ -7,6 +7,8 @@
 
 use std::io::Write as _;
 
+pub mod busy;
+pub mod cost;
 pub mod profile;
 pub mod program;
 pub mod workload;

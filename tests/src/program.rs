@@ -184,9 +184,17 @@ impl Agent {
 
     /// The sum of all series of a metric.
     pub fn metric(&self, name: &str) -> f64 {
+        self.metric_with(name, &[])
+    }
+
+    /// The sum of those series of a metric that have these labels.
+    pub fn metric_with(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
         self.metrics()
             .lines()
             .filter(|line| line.split([' ', '{']).next() == Some(name))
+            .filter(|line| labels.iter().all(|label| line.contains(label)))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }

@@ -7,8 +7,8 @@
  *   cycle      a frame whose caller, as its frame description has it, is itself
  *   wild       the stack pointer points nowhere at all while it computes
  *
- * Whoever walks these stacks has to stop, and to say why; in all of them burn is the leaf, or is
- * inlined in it. Prints "READY" when it begins. x86_64 only.
+ * Whoever walks these stacks has to stop, and to say why; the leaf (burn, cycle or wild) is known
+ * all the same. Prints "READY" when it begins. x86_64 only.
  *
  * cc -O2 -g -fomit-frame-pointer -fno-optimize-sibling-calls -pthread unmap_stack.c -o unmap_stack
  */
@@ -74,15 +74,15 @@ __asm__(".globl cycle\n"
 	".type cycle, @function\n"
 	"cycle:\n"
 	".cfi_startproc\n"
-	"	push %rbx\n"
+	"	push %rbp\n"
 	"	lea 1f(%rip), %rax\n"
 	"	push %rax\n"
-	"	mov %rsp, %rbx\n"
-	".cfi_def_cfa rbx, 8\n"
+	"	mov %rsp, %rbp\n"
+	".cfi_def_cfa rbp, 8\n"
 	"1:	dec %rdi\n"
 	"	jnz 1b\n"
 	"	pop %rax\n"
-	"	pop %rbx\n"
+	"	pop %rbp\n"
 	"	ret\n"
 	".cfi_endproc\n"
 	".size cycle, . - cycle\n");

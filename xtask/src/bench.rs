@@ -18,6 +18,8 @@ pub(crate) struct Args {
 enum What {
     /// CPU and memory of the agent, slowdown of the host, symbolisation (needs root)
     Agent,
+    /// BPF time of a sample, unwind tables, completeness of stacks (needs root)
+    Unwind,
     /// Ingest rate, latency of acknowledgements, bytes on disk
     Server,
 }
@@ -26,15 +28,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::require(&setup::Args::default())?;
     match args.what {
         What::Agent => {
-            // It measures the programs as people run them.
-            programs::build()?;
-            // The bench starts the programs themselves.
-            command::run(cargo().args(["build", "--release", "--workspace", "--bins"]))?;
+            build_programs()?;
             bench("everflame-tests", "agent")?;
             bench("everflame-agent", "symbolize")
         }
+        What::Unwind => {
+            setup::require(&setup::Args { tests: true, ..setup::Args::default() })?;
+            build_programs()?;
+            bench("everflame-tests", "unwind")
+        }
         What::Server => bench("everflame-server", "ingest"),
     }
+}
+
+/// The benches measure the programs as people run them, and start them themselves.
+fn build_programs() -> Result<()> {
+    programs::build()?;
+    command::run(cargo().args(["build", "--release", "--workspace", "--bins"]))
 }
 
 fn bench(package: &str, name: &str) -> Result<()> {

@@ -20,7 +20,7 @@ const CARGO_DENY: &str = "0.20.2";
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Also what the tests run: go (for `go tool pprof`), python3, a C++ compiler
+    /// Also what the tests run: go (for `go tool pprof`), python3, node, java, a C++ compiler ...
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also what `cargo xtask check` runs: rustfmt, clippy, cargo-deny
@@ -47,7 +47,16 @@ pub(crate) fn require(args: &Args) -> Result<()> {
     if args.tests {
         require_programs(
             "programs that tests run",
-            &[("go", "golang-go"), ("g++", "g++"), ("python3", "python3"), ("xz", "xz-utils")],
+            &[
+                ("go", "golang-go"),
+                ("g++", "g++"),
+                ("javac", "default-jdk-headless"),
+                ("node", "nodejs"),
+                ("openssl", "openssl"),
+                ("python3", "python3"),
+                ("sqlite3", "sqlite3"),
+                ("xz", "xz-utils"),
+            ],
         )?;
     }
     if args.checks {

@@ -1,0 +1,122 @@
+//! From exec to the tables: how long a new program has to wait until its stacks are walked in the
+//! kernel.
+//!
+//! Seen from outside: the kernel says when a program was executed, and samples at a high rate say
+//! from when on the walk reaches the outermost frame.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use everflame_agent::collect::{CollectConfig, Collector, Event, ProcessEvent};
+use everflame_agent_common::unwind::Stop;
+use everflame_tests::cost::{median, quantile};
+use everflame_tests::program::Running;
+use everflame_tests::workload::workload;
+use tempfile::TempDir;
+
+use crate::print;
+
+const RATE_HZ: u64 = 5000;
+const ROUNDS: usize = 40;
+
+pub(crate) fn run() {
+    eprintln!("from exec to complete stacks, {ROUNDS} starts of each program ...");
+    let dir = TempDir::new().unwrap();
+    let large = large_binary(dir.path());
+    let config = CollectConfig { cpu_rate_hz: RATE_HZ, target_pid: None };
+    let mut collector = Collector::start(&config).unwrap();
+    for (name, program, arguments) in [
+        ("load_libc", workload("deep"), vec!["22", "0.05"]),
+        ("load_100k_rows", large, vec!["0.05"]),
+    ] {
+        let mut until_complete_ms = Vec::new();
+        for round in 0..ROUNDS {
+            let mut command = Command::new(&program);
+            command.args(&arguments).stdout(Stdio::null());
+            let waited = first_complete_ms(&mut collector, &mut command);
+            // The first time the file is compiled too.
+            match (round, waited) {
+                (0, Some(ms)) => print(name, "first_start", ms, "ms"),
+                (_, Some(ms)) => until_complete_ms.push(ms),
+                (_, None) => eprintln!("{name}: no complete stack"),
+            }
+        }
+        print(name, "exec_to_complete_p50", median(&mut until_complete_ms), "ms");
+        print(name, "exec_to_complete_p99", quantile(&mut until_complete_ms, 0.99), "ms");
+    }
+}
+
+/// Time from exec to the first sample from which on all are complete, in milliseconds. Includes
+/// what the loader takes, some hundred microseconds.
+fn first_complete_ms(collector: &mut Collector, command: &mut Command) -> Option<f64> {
+    let mut running = Running::start(command);
+    let pid = running.pid();
+    let (mut exec_ns, mut complete_ns) = (None, None);
+    let mut exited = false;
+    let end = Instant::now() + Duration::from_secs(10);
+    while !exited && Instant::now() < end {
+        collector.wait(Instant::now() + Duration::from_millis(20)).unwrap();
+        collector.drain(|time_ns, event| match event {
+            Event::Process(ProcessEvent::Comm { pid: of, exec: true, .. }) if of == pid => {
+                exec_ns = Some(time_ns);
+            }
+            Event::Process(ProcessEvent::Exit { pid: of }) if of == pid => exited = true,
+            Event::Sample(sample) if sample.pid == pid && exec_ns.is_some() => {
+                match sample.user_stop {
+                    Stop::Absent => {}
+                    Stop::End => {
+                        complete_ns.get_or_insert(time_ns);
+                    }
+                    Stop::NoTable => complete_ns = None,
+                    _ => {}
+                }
+            }
+            _ => {}
+        });
+    }
+    running.wait();
+    Some((complete_ns? - exec_ns?) as f64 / 1e6)
+}
+
+/// A program with 100,000 rows: 50,000 functions that push a register and pop it again.
+fn large_binary(dir: &Path) -> PathBuf {
+    let mut text = String::from(".text\n");
+    for number in 0..50_000 {
+        let _ = writeln!(
+            text,
+            "f{number}:\n.cfi_startproc\npush %rbx\n.cfi_adjust_cfa_offset 8\n.cfi_offset rbx, -16\n\
+             xor %ebx, %ebx\npop %rbx\n.cfi_adjust_cfa_offset -8\nret\n.cfi_endproc"
+        );
+    }
+    let assembly = dir.join("functions.s");
+    let (main, program) = (dir.join("main.c"), dir.join("large"));
+    std::fs::write(&assembly, text).unwrap();
+    std::fs::write(&main, LARGE_MAIN).unwrap();
+    let compiled = Command::new("cc")
+        .args(["-O2", "-fomit-frame-pointer", "-o"])
+        .args([&program, &main, &assembly])
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+    program
+}
+
+const LARGE_MAIN: &str = "
+#include <stdlib.h>
+#include <time.h>
+static volatile unsigned long sink;
+__attribute__((noipa)) void burn(void) { for (int i = 0; i < 100000; i++) sink += i; }
+int main(int argc, char **argv) {
+    struct timespec now;
+    double end;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    end = now.tv_sec + now.tv_nsec / 1e9 + (argc > 1 ? atof(argv[1]) : 1);
+    while (now.tv_sec + now.tv_nsec / 1e9 < end) {
+        burn();
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    }
+    return 0;
+}
+";

@@ -1,0 +1,42 @@
+//! What complete stacks cost: time in the kernel, tables, memory; and how complete they are.
+//!
+//! Prints lines of `name value unit`, one group after the other; arguments select groups by
+//! name. Run it with `cargo xtask bench unwind`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a bench prints its figures and fails by panicking"
+)]
+
+mod busy;
+mod compile;
+mod fleet;
+mod load;
+mod sample;
+
+fn main() {
+    if !everflame_tests::bpf_is_permitted() {
+        return;
+    }
+    let groups: [(&str, fn()); 5] = [
+        ("compile", compile::run),
+        ("sample", sample::run),
+        ("load", load::run),
+        ("fleet", fleet::run),
+        ("busy", busy::run),
+    ];
+    // Cargo adds `--bench`.
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    for (name, run) in groups {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            run();
+        }
+    }
+}
+
+/// One figure.
+fn print(group: &str, name: &str, value: f64, unit: &str) {
+    println!("{group}.{name} {value:.3} {unit}");
+}

@@ -1,0 +1,146 @@
+//! Deep chains of calls: every frame, in order, from the first sample on.
+
+use std::process::Command;
+
+use everflame_tests::profile::{Sample, total};
+use everflame_tests::workload::workload;
+use tempfile::TempDir;
+
+use super::{LIBC, MAIN, check, exact, from, is, percent, record, record_workload, say};
+use crate::take_turn;
+
+/// The names of a stack of `deep`, leaf first: the leaf function, frame_001 and so on.
+fn chain(depth: usize, leaf: &str, below: &[&str]) -> Vec<String> {
+    let frames = (1..=depth - 1 - MAIN.len()).map(|number| format!("frame_{number:03}"));
+    let below = below.iter().map(|&name| name.to_owned());
+    std::iter::once(leaf.to_owned()).chain(frames).chain(below).collect()
+}
+
+fn check_deep(depth: usize, mode: &str) {
+    let Some(_turn) = take_turn() else { return };
+    let samples = record_workload(&workload("deep"), &[&depth.to_string(), "6", mode]);
+    let chain = chain(depth, &format!("leaf_{mode}"), &MAIN);
+    let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
+    check(&format!("{depth} frames, {mode} mode"), &samples, &chain, 0.995, 2000);
+
+    // Prologues and epilogues: the stack begins somewhere in the chain and goes on to its end.
+    let between: Vec<&Sample> =
+        samples.iter().filter(|sample| sample.stack[0].starts_with("frame_")).collect();
+    let (right, wrong): (Vec<&Sample>, Vec<&Sample>) = between.iter().partition(|sample| {
+        let at = chain.iter().position(|name| *name == sample.stack[0]);
+        at.is_some_and(|at| is(&sample.stack, &chain[at..]))
+    });
+    say(&format!("{} of {} exact in prologues and epilogues", total(right), total(between)));
+    assert!(total(wrong.iter().copied()) <= 2, "{wrong:#?}");
+}
+
+#[test]
+fn chain_of_22_frames_is_exact_in_user_mode() {
+    check_deep(22, "user");
+}
+
+#[test]
+fn chain_of_200_frames_is_exact_in_user_mode() {
+    check_deep(200, "user");
+}
+
+#[test]
+fn chain_of_22_frames_is_exact_in_kernel_mode() {
+    check_deep(22, "kernel");
+}
+
+#[test]
+fn chain_of_200_frames_is_exact_in_kernel_mode() {
+    check_deep(200, "kernel");
+}
+
+#[test]
+fn chain_of_a_thread_ends_where_threads_begin() {
+    let Some(_turn) = take_turn() else { return };
+    let samples = record_workload(&workload("deep"), &["100", "4", "user", "2"]);
+    let chain = chain(100, "leaf_user", &["thread"]);
+    let complete = samples.iter().filter(|sample| {
+        from(sample, "leaf_user").is_some_and(|stack| {
+            // Below the thread's function: start_thread and clone3, if libc's are named.
+            let threads = &stack[chain.len().min(stack.len())..];
+            stack.starts_with(&chain)
+                && threads.len() == 2
+                && (threads[1].is_empty() || threads[1].contains("clone"))
+        })
+    });
+    let (complete, all) = (total(complete), total(&samples));
+    say(&format!("threads: {complete} of {all} exact ({:.3} %)", percent(complete, all)));
+    assert!(all > 2000 && complete as f64 > 0.99 * all as f64, "{complete} of {all}");
+}
+
+#[test]
+fn stack_that_is_too_deep_keeps_its_leaf_side() {
+    let Some(_turn) = take_turn() else { return };
+    let samples = record_workload(&workload("deep"), &["600", "3", "user"]);
+    let chain = chain(600, "leaf_user", &MAIN);
+    let in_leaf: Vec<&Sample> = samples.iter().filter(|sample| sample.has("leaf_user")).collect();
+    assert!(total(in_leaf.iter().copied()) > 1000);
+    for sample in in_leaf {
+        let stack = from(sample, "leaf_user").unwrap();
+        assert!(stack.len() >= 256, "only {} frames", stack.len());
+        let prefix: Vec<&str> = chain[..stack.len()].iter().map(String::as_str).collect();
+        assert!(stack.len() == 600 || is(stack, &prefix), "{stack:?}");
+    }
+}
+
+/// Programs that begin after the sampling and are gone after 100 ms, one after the other.
+#[test]
+fn programs_that_live_for_100_ms_have_complete_stacks_from_the_first_sample_on() {
+    let Some(_turn) = take_turn() else { return };
+    let dir = TempDir::new().unwrap();
+    let times = dir.path().join("times");
+    let script = format!(
+        "for i in $(seq 60); do {} 22 0.1 > /dev/null; done; times > {}",
+        workload("deep").display(),
+        times.display()
+    );
+    let rate_hz = 997;
+    let mut samples = record(rate_hz, Command::new("sh").args(["-c", &script]));
+    samples.retain(|sample| sample.label("comm") == "deep");
+
+    let chain = chain(22, "leaf_user", &MAIN);
+    let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
+    check("programs of 100 ms", &samples, &chain, 0.995, 2000);
+
+    // None is missing, so the first is not either.
+    let expected = children_seconds(&std::fs::read_to_string(&times).unwrap()) * rate_hz as f64;
+    let taken = total(&samples) as f64;
+    say(&format!("{taken} samples, {expected:.0} expected"));
+    assert!(taken > 0.97 * expected - 50.0, "{taken} samples, {expected:.0} expected");
+
+    // Each program's own share: the worst one.
+    let mut pids: Vec<&str> = samples.iter().map(|sample| sample.label("pid")).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 60, "each program was seen");
+    for pid in pids {
+        let of_pid: Vec<Sample> =
+            samples.iter().filter(|sample| sample.label("pid") == pid).cloned().collect();
+        let (exact, all) = exact(&of_pid, "leaf_user", &chain);
+        assert!(all - exact <= 1, "process {pid}: {exact} of {all}");
+    }
+    // What is not in the leaf function is the start and the end of a program. Whatever is in user
+    // mode there has a beginning too.
+    let complete = samples.iter().filter(|sample| {
+        let last = sample.stack.last().unwrap();
+        last == "_start" || is(std::slice::from_ref(last), &[LIBC])
+    });
+    let complete = total(complete);
+    say(&format!(
+        "{complete} of {taken} samples end at _start, the others have kernel frames only"
+    ));
+}
+
+/// CPU time of a shell's children, from the second line of its `times`: `0m1.5s 0m0.2s`.
+fn children_seconds(times: &str) -> f64 {
+    let seconds = |time: &str| -> f64 {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
+        minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+    };
+    times.lines().nth(1).unwrap().split_whitespace().map(seconds).sum()
+}

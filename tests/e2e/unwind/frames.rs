@@ -1,0 +1,131 @@
+//! Frames that are described in unusual ways, or by nothing but a frame pointer.
+
+use everflame_tests::profile::{Sample, total};
+use everflame_tests::workload::{go_workload, workload};
+
+use super::{MAIN, brief, check, percent, record_workload, say};
+use crate::take_turn;
+
+/// These frames, and below them main and what it is called from.
+fn above_main<'a>(frames: &[&'a str]) -> Vec<&'a str> {
+    frames.iter().copied().chain(MAIN).collect()
+}
+
+fn check_odd(what: &str, frames: &[&str]) -> Vec<Sample> {
+    let samples = record_workload(&workload("odd_frames"), &[what, "3"]);
+    check(what, &samples, &above_main(frames), 0.995, 1000);
+    samples
+}
+
+#[test]
+fn realigned_frame_is_left_by_its_saved_pointer() {
+    let Some(_turn) = take_turn() else { return };
+    check_odd("realign", &["burn", "realigned"]);
+}
+
+#[test]
+fn frame_of_changing_size_is_left_by_rbp() {
+    let Some(_turn) = take_turn() else { return };
+    check_odd("alloca", &["burn", "variable"]);
+}
+
+#[test]
+fn pushed_arguments_are_accounted_for() {
+    let Some(_turn) = take_turn() else { return };
+    check_odd("pushes", &["burn", "pushing"]);
+}
+
+#[test]
+fn call_that_ends_a_function_belongs_to_that_function() {
+    let Some(_turn) = take_turn() else { return };
+    let samples = check_odd("noreturn", &["burn", "never_returns", "ends_with_call"]);
+    assert!(!samples.iter().any(|sample| sample.has("next_function")));
+}
+
+#[test]
+fn vdso_is_unwound() {
+    let Some(_turn) = take_turn() else { return };
+    let samples = record_workload(&workload("odd_frames"), &["vdso", "3"]);
+    check("vdso", &samples, &above_main(&["asks_the_time"]), 0.995, 1000);
+    let in_vdso = samples.iter().filter(|sample| sample.stack[0].contains("vdso"));
+    let in_vdso = total(in_vdso);
+    say(&format!("{in_vdso} of {} samples in the vDSO", total(&samples)));
+    // Where the clock is not read by the vDSO, it makes the system call.
+    let in_kernel = samples.iter().filter(|sample| sample.has("do_syscall_64"));
+    assert!(in_vdso + total(in_kernel) > 500, "{in_vdso} in the vDSO");
+}
+
+/// The trampoline that a signal handler returns to; without libc's debug symbols without name.
+fn is_trampoline(name: &str) -> bool {
+    name.is_empty() || name == "__restore_rt"
+}
+
+/// Stacks of `burn` in a handler, and what the handler interrupted.
+fn check_signal(arguments: &[&str], interrupted: &[&str]) {
+    let Some(_turn) = take_turn() else { return };
+    let samples = record_workload(&workload("signal"), arguments);
+    let handling: Vec<&Sample> = samples.iter().filter(|sample| sample.has("handler")).collect();
+    let below = above_main(interrupted);
+    let is_right = |sample: &Sample| {
+        let Some(at) = sample.stack.iter().position(|name| name == "handler") else { return false };
+        let Some((trampoline, stack)) = sample.stack[at + 1..].split_first() else { return false };
+        // Anything below what is interrupted may be, and the clock that tells the time.
+        let stack: Vec<String> =
+            stack.iter().filter(|name| !is_clock(name)).map(String::clone).collect();
+        let shorter = (0..below.len()).any(|from| super::is(&stack, &below[from..]));
+        is_trampoline(trampoline) && shorter && at <= 1
+    };
+    let (right, wrong): (Vec<&Sample>, Vec<&Sample>) =
+        handling.iter().partition(|sample| is_right(sample));
+    for sample in wrong.iter().take(10) {
+        say(&format!("{} x {}", sample.count, brief(&sample.stack)));
+    }
+    let (right, all) = (total(right), total(handling));
+    say(&format!("signal {arguments:?}: {right} of {all} exact ({:.3} %)", percent(right, all)));
+    assert!(all > 500 && right as f64 >= 0.995 * all as f64, "{right} of {all}");
+}
+
+fn is_clock(name: &str) -> bool {
+    name.contains("clock_gettime") || name.contains("vdso") || name == "monotonic_ns"
+}
+
+#[test]
+fn signal_at_the_first_instruction_of_a_function_is_unwound() {
+    check_signal(&["fault", "3"], &["faulting", "raiser"]);
+}
+
+#[test]
+fn signal_on_a_stack_of_its_own_is_unwound() {
+    check_signal(&["fault", "3", "alternate"], &["faulting", "raiser"]);
+}
+
+#[test]
+fn signal_at_any_instruction_is_unwound() {
+    check_signal(&["timer", "4"], &["burn", "interrupted", "raiser"]);
+}
+
+#[test]
+fn signal_at_any_instruction_on_a_stack_of_its_own_is_unwound() {
+    check_signal(&["timer", "4", "alternate"], &["burn", "interrupted", "raiser"]);
+}
+
+#[test]
+fn generated_code_is_left_by_its_frame_pointer() {
+    let Some(_turn) = take_turn() else { return };
+    let samples = record_workload(&workload("jit"), &["3"]);
+    let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", samples[0].label("pid")));
+    check("generated code", &samples, &above_main(&["jitted_loop"]), 0.995, 1000);
+}
+
+#[test]
+fn goroutine_is_unwound_to_its_end() {
+    let Some(_turn) = take_turn() else { return };
+    let mut samples = record_workload(&go_workload("goroutines"), &["3"]);
+    // The assembler's name for functions that Go calls by registers.
+    for name in samples.iter_mut().flat_map(|sample| &mut sample.stack) {
+        *name = name.trim_end_matches(".abi0").to_owned();
+    }
+    let stack =
+        ["main.goLeaf", "main.goMiddle", "main.goOuter", "main.main.func1", "runtime.goexit"];
+    check("goroutines", &samples, &stack, 0.99, 1000);
+}
