@@ -5,7 +5,8 @@
 //!
 //! Why a walker of its own, for two structures: aya keeps members to itself, btf-rs is under
 //! the LGPL, and btfparse spends 140 ms and 55 MiB on building everything that is in the file
-//! (here: 4 ms and the file) and loops for ever on cyclic types.
+//! (here: less than 10 ms and 6 MiB, on Linux 6.18), loops for ever on cyclic types, and takes
+//! the forward declaration of `pt_regs` on Debian's 5.10 for the structure.
 //!
 //! The format: Documentation/bpf/btf.rst of the kernel. Nothing that a file contains makes the
 //! walker read outside it or run for longer than [`MAX_MEMBERS`] members.
@@ -67,12 +68,10 @@ pub enum BtfError {
         name: &'static str,
     },
     /// What was found makes no sense.
-    #[error("{regs_bytes} bytes of registers do not fit a kernel stack of {stack_bytes}")]
-    StackSize {
+    #[error("{regs_bytes} bytes of registers do not fit a kernel stack")]
+    RegsSize {
         /// Size of `struct pt_regs`.
         regs_bytes: u32,
-        /// Size of a kernel stack.
-        stack_bytes: u32,
     },
 }
 
@@ -104,22 +103,17 @@ fn locate(bytes: &[u8]) -> Result<PtRegsLocation, BtfError> {
         .find("fred_frame", Kind::Struct)
         .or_else(|| btf.find("pt_regs", Kind::Struct))
         .ok_or(missing("struct pt_regs"))?;
-    // As large as a stack; not each kernel uses it where its compiler would record that.
-    let stack_bytes = match btf.find("thread_union", Kind::Union) {
-        Some(thread_union) => thread_union.size_or_type,
-        None => usual_stack_bytes(),
-    };
     let regs_bytes = above_and_regs.size_or_type;
-    let stack_to_regs = stack_bytes
-        .checked_sub(regs_bytes)
-        .filter(|_| stack_bytes.is_power_of_two())
-        .ok_or(BtfError::StackSize { regs_bytes, stack_bytes })?;
+    let stack_to_regs =
+        stack_bytes().checked_sub(regs_bytes).ok_or(BtfError::RegsSize { regs_bytes })?;
     Ok(PtRegsLocation { task_stack_offset, stack_to_regs })
 }
 
-/// `THREAD_SIZE` of both architectures without KASAN: arch/x86/include/asm/page_64_types.h,
-/// arch/arm64/include/asm/memory.h, where a stack has at least one page.
-fn usual_stack_bytes() -> u32 {
+/// `THREAD_SIZE` of both architectures: arch/x86/include/asm/page_64_types.h and
+/// arch/arm64/include/asm/memory.h, where a stack has at least one page. Kernels built with
+/// KASAN, for debugging, have twice that and their types do not say so: what is read there is
+/// not registers.
+fn stack_bytes() -> u32 {
     const STACK_BYTES: u32 = 16 << 10;
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(STACK_BYTES);
     STACK_BYTES.max(page)
@@ -293,6 +287,7 @@ mod tests {
 
     const STRUCT: u32 = Kind::Struct as u32;
     const UNION: u32 = Kind::Union as u32;
+    const FORWARD: u32 = 7;
     const TYPEDEF: u32 = 8;
 
     /// Assembles a BTF file type by type.
@@ -351,6 +346,7 @@ mod tests {
             .add(STRUCT, "task_struct", 3264, &[("thread_info", 9, 0), ("", 2, 192)])
             .add(STRUCT, "", 3240, &[("state", 9, 0), ("", 3, 32)])
             .add(UNION, "", 8, &[("other", 9, 0), ("stack", 9, 32)])
+            .add(FORWARD, "pt_regs", 0, &[])
             .add(STRUCT, "pt_regs", 168, &[])
     }
 
@@ -361,15 +357,13 @@ mod tests {
 
     #[test]
     fn members_of_anonymous_structures_are_found() {
-        assert_eq!(located(&kernel()), (24 + 4 + 4, usual_stack_bytes() - 168));
+        assert_eq!(located(&kernel()), (24 + 4 + 4, stack_bytes() - 168));
     }
 
     #[test]
-    fn size_of_a_stack_is_the_kernels_own() {
-        let kasan = kernel().add(UNION, "thread_union", 32768, &[]);
-        assert_eq!(located(&kasan).1, 32768 - 168);
+    fn what_fred_saves_lies_above() {
         let fred = kernel().add(STRUCT, "fred_frame", 184, &[]);
-        assert_eq!(located(&fred).1, usual_stack_bytes() - 184);
+        assert_eq!(located(&fred).1, stack_bytes() - 184);
     }
 
     #[test]
@@ -393,10 +387,8 @@ mod tests {
         check_error(&File::new(), "the kernel has no `struct task_struct`");
         let task = || File::new().add(STRUCT, "task_struct", 8, &[("stack", 9, 0)]);
         check_error(&task(), "the kernel has no `struct pt_regs`");
-        let odd = task().add(STRUCT, "pt_regs", 168, &[]).add(UNION, "thread_union", 5000, &[]);
-        check_error(&odd, "168 bytes of registers do not fit a kernel stack of 5000");
-        let large = task().add(STRUCT, "pt_regs", 1 << 20, &[]).add(UNION, "thread_union", 16, &[]);
-        check_error(&large, "1048576 bytes of registers do not fit a kernel stack of 16");
+        let large = task().add(STRUCT, "pt_regs", 1 << 20, &[]);
+        check_error(&large, "1048576 bytes of registers do not fit a kernel stack");
         let renamed = File::new().add(STRUCT, "task_struct", 8, &[("stacks", 9, 0)]);
         check_error(&renamed, "the kernel has no `task_struct.stack`");
         let unknown = kernel().add(31, "new", 0, &[]);
