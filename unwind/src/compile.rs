@@ -64,7 +64,7 @@ pub fn compile(file: &dyn ReadAt, limits: &Limits) -> Result<Table, CompileError
         return Err(CompileError::NoCode);
     };
     let keeps_frame_pointers = stats.is_go || functions.is_empty();
-    let mut rows = Rows::new(elf.arch, keeps_frame_pointers, Builder::new(first));
+    let mut rows = Rows::new(&elf, keeps_frame_pointers, Builder::new(first));
     let mut functions = functions.into_iter().peekable();
     for (start, end) in stretches {
         let mut covered = start;

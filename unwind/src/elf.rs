@@ -150,6 +150,15 @@ impl<'f> Elf<'f> {
         })
     }
 
+    /// Fills `buffer` with what a section begins with, if there is that much.
+    pub(crate) fn read_start(&self, section: Section, buffer: &mut [u8]) {
+        if section.size < buffer.len() as u64
+            || self.file.read_exact_at(buffer, section.offset).is_err()
+        {
+            buffer.fill(0);
+        }
+    }
+
     /// A section's bytes, decompressed.
     pub(crate) fn contents(
         &self,

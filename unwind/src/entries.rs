@@ -65,13 +65,8 @@ impl<'a> Reader<'a> {
                 Section::DebugFrame(section)
             }
         };
-        let columns = arch.columns();
-        let commons = Commons {
-            known: HashMap::default(),
-            limit: limits.cies,
-            machine: Machine::new(columns),
-            return_address: columns.return_address,
-        };
+        let machine = Machine::new(arch.columns());
+        let commons = Commons { known: HashMap::default(), limit: limits.cies, machine };
         Self { frames, section, commons }
     }
 
@@ -115,7 +110,6 @@ struct Commons<'a> {
     known: HashMap<usize, Option<Common<'a>>, RandomState>,
     limit: u32,
     machine: Machine,
-    return_address: u16,
 }
 
 impl<'a> Commons<'a> {
@@ -163,7 +157,7 @@ impl<'a> Commons<'a> {
         let Ok(entry) = section.cie_from_offset(bases, position.into()) else {
             return Ok(None);
         };
-        if entry.return_address_register().0 != self.return_address || entry.address_size() != 8 {
+        if entry.address_size() != 8 {
             return Ok(None);
         }
         let code_alignment = entry.code_alignment_factor();

@@ -11,7 +11,8 @@
 //! - [`frames`] walks over a section's entries, [`entries`] reads them with gimli;
 //! - [`extents`] sorts functions by the code that they cover;
 //! - [`program`] runs a function's program, [`rules`] packs each of its rows;
-//! - [`rows`] does so for function after function and fills the gaps;
+//! - [`rows`] does so for function after function and fills the gaps, with what [`linkage`]
+//!   knows of procedure linkage tables;
 //! - [`pages`] packs rows into the pages of a [`Table`], which [`cache`] keeps on disk.
 //!
 //! Files are anyone's: every size and all work is bounded by [`Limits`], nothing panics, and
@@ -27,6 +28,7 @@ mod error;
 mod extents;
 mod frames;
 mod limits;
+mod linkage;
 mod pages;
 mod program;
 mod read_at;

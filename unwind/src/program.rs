@@ -1,7 +1,7 @@
-//! Runs call frame programs (DWARF 5, section 6.4.2), following only the three things that a
-//! stack walk needs: the CFA, the frame pointer and the return address.
+//! Runs call frame programs (DWARF 5, section 6.4.2), following only what a stack walk
+//! needs: the CFA, the stack and frame pointers and the return address.
 //!
-//! gimli's own table keeps all registers of each row; leaving out the twenty that nobody
+//! gimli's own table keeps all registers of each row; leaving out the ones that nobody
 //! asks for makes this several times faster, and gimli's table an independent oracle for
 //! the tests.
 
@@ -34,6 +34,7 @@ pub(crate) enum Saved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) cfa: Cfa,
+    pub(crate) stack_pointer: Saved,
     pub(crate) frame_pointer: Saved,
     pub(crate) return_address: Saved,
 }
@@ -41,6 +42,7 @@ pub(crate) struct State {
 impl State {
     const EMPTY: Self = Self {
         cfa: Cfa::Register { register: 0, offset: 0 },
+        stack_pointer: Saved::Unspecified,
         frame_pointer: Saved::Unspecified,
         return_address: Saved::Unspecified,
     };
@@ -49,6 +51,7 @@ impl State {
 /// DWARF numbers of the registers that are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Columns {
+    pub(crate) stack_pointer: u16,
     pub(crate) frame_pointer: u16,
     pub(crate) return_address: u16,
 }
@@ -156,6 +159,9 @@ impl Machine {
             I::Restore { register } if register.0 == self.columns.return_address => {
                 state.return_address = self.start.state.return_address;
             }
+            I::Restore { register } if register.0 == self.columns.stack_pointer => {
+                state.stack_pointer = self.start.state.stack_pointer;
+            }
             I::Restore { .. } => return Ok(Effect::None),
             I::RememberState if self.remembered.len() == MAX_REMEMBERED => return Err(Malformed),
             I::RememberState => {
@@ -184,6 +190,8 @@ impl Machine {
             Some(&mut self.state.frame_pointer)
         } else if register.0 == self.columns.return_address {
             Some(&mut self.state.return_address)
+        } else if register.0 == self.columns.stack_pointer {
+            Some(&mut self.state.stack_pointer)
         } else {
             None
         }

@@ -2,11 +2,12 @@
 
 use everflame_agent_common::unwind::Rule;
 
-use crate::elf::Arch;
+use crate::elf::{Arch, Elf};
 use crate::entries::{Budget, Entry, Reader};
 use crate::error::CompileError;
 use crate::extents::Extent;
 use crate::limits::Limits;
+use crate::linkage::{self, Piece};
 use crate::pages::Builder;
 use crate::program::{Effect, Machine, Malformed};
 use crate::rules::{Cause, Context};
@@ -26,13 +27,17 @@ pub(crate) struct Rows {
     arch: Arch,
     /// All code outside functions keeps frame pointers: Go, or a file that says nothing.
     keeps_frame_pointers: bool,
+    /// Linkage tables.
+    linkage: Vec<Piece>,
     machine: Machine,
     pub(crate) builder: Builder,
 }
 
 impl Rows {
-    pub(crate) fn new(arch: Arch, keeps_frame_pointers: bool, builder: Builder) -> Self {
-        Self { arch, keeps_frame_pointers, machine: Machine::new(arch.columns()), builder }
+    pub(crate) fn new(elf: &Elf<'_>, keeps_frame_pointers: bool, builder: Builder) -> Self {
+        let machine = Machine::new(elf.arch.columns());
+        let linkage = linkage::pieces(elf);
+        Self { arch: elf.arch, keeps_frame_pointers, linkage, machine, builder }
     }
 
     /// The code from `start` to `end` belongs to no function.
@@ -47,6 +52,14 @@ impl Rows {
             Rule::NO_INFO
         };
         self.builder.push(start, rule);
+        let first = self.linkage.partition_point(|piece| piece.end <= start);
+        let within = self.linkage.get(first..).unwrap_or_default();
+        for piece in within.iter().take_while(|piece| piece.start < end) {
+            self.builder.push(piece.start.max(start), piece.rule);
+            if piece.end < end {
+                self.builder.push(piece.end, rule);
+            }
+        }
     }
 
     /// Runs the program of one function.
@@ -67,6 +80,7 @@ impl Rows {
             encoding: function.fde.cie().encoding(),
             section: reader.bytes(),
             is_signal_frame: function.fde.is_signal_trampoline(),
+            return_address: function.fde.cie().return_address_register().0,
         };
         let first_svma = function.fde.initial_address();
         let end_svma = first_svma + u64::from(extent.end - extent.start);

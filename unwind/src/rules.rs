@@ -12,6 +12,8 @@ use crate::program::{Cfa, Columns, Saved, State};
 pub enum Cause {
     /// The CFA is computed by an expression of an unknown shape.
     CfaExpression,
+    /// The caller's stack pointer is not the CFA.
+    StackPointer,
     /// The frame pointer is in another register, or a computed value.
     FramePointer,
     /// The return address is in another register, or a computed value, or not mentioned.
@@ -26,8 +28,9 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CfaExpression,
+        Self::StackPointer,
         Self::FramePointer,
         Self::ReturnAddress,
         Self::SignalFrame,
@@ -39,6 +42,7 @@ impl Cause {
     pub const fn name(self) -> &'static str {
         match self {
             Self::CfaExpression => "cfa expression",
+            Self::StackPointer => "stack pointer",
             Self::FramePointer => "frame pointer expression",
             Self::ReturnAddress => "return address expression",
             Self::SignalFrame => "signal frame",
@@ -57,13 +61,15 @@ pub(crate) struct Context<'a> {
     pub(crate) section: Bytes<'a>,
     /// Augmentation `S`.
     pub(crate) is_signal_frame: bool,
+    /// The register that holds the return address in the CIE's view.
+    pub(crate) return_address: u16,
 }
 
 impl Arch {
     pub(crate) fn columns(self) -> Columns {
         match self {
-            Self::X86_64 => Columns { frame_pointer: 6, return_address: 16 },
-            Self::Aarch64 => Columns { frame_pointer: 29, return_address: 30 },
+            Self::X86_64 => Columns { stack_pointer: 7, frame_pointer: 6, return_address: 16 },
+            Self::Aarch64 => Columns { stack_pointer: 31, frame_pointer: 29, return_address: 30 },
         }
     }
 }
@@ -81,6 +87,10 @@ enum Shape {
 
 impl Context<'_> {
     pub(crate) fn rule(&self, state: &State) -> Result<Rule, Cause> {
+        // Some code of glibc for aarch64 is called with the return address in x15.
+        if self.return_address != self.arch.columns().return_address {
+            return Err(Cause::ReturnAddress);
+        }
         if state.return_address == Saved::Undefined {
             return Ok(Rule::END_OF_STACK);
         }
@@ -96,6 +106,10 @@ impl Context<'_> {
         };
         if self.is_signal_frame {
             return self.signal_frame(cfa);
+        }
+        // The caller's stack pointer is the CFA, except in the likes of `swapcontext`.
+        if state.stack_pointer != Saved::Unspecified {
+            return Err(Cause::StackPointer);
         }
         let return_address = match (self.arch, state.return_address) {
             (_, Saved::AtCfa(offset)) => ReturnAddress::AtCfa(offset),
