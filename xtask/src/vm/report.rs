@@ -98,10 +98,12 @@ impl Report {
             Ended::PoweredOff(_) => {}
         }
         if !self.is_complete {
-            println!("       the end of {}:", self.console.display());
             for line in &self.last_lines {
                 println!("       | {line}");
             }
+        }
+        if !self.passed() {
+            println!("       all that it said is in {}", self.console.display());
         }
     }
 }
