@@ -1,8 +1,8 @@
 // goroutines SECONDS: a Go program, whose code has frame pointers but no .eh_frame.
 //
-// Two goroutines compute in goLeaf < goMiddle < goOuter < main.main.func1 < runtime.goexit.
-// Each goroutine's stack is memory of its own, at whose end a walk has to stop. Prints
-// "READY" when it begins.
+// Two goroutines compute in goLeaf < goMiddle < goOuter < main.main.func1 < runtime.goexit, with
+// a wrapper before the last in some versions of Go. Each goroutine's stack is memory of its own,
+// at whose end a walk has to stop. Prints "READY" when it begins.
 //
 // go build goroutines.go
 package main
@@ -17,10 +17,14 @@ import (
 
 //go:noinline
 func goLeaf(x uint64) uint64 {
+	// A function without variables on the stack has no frame, and a walk along frame
+	// pointers then misses its caller.
+	var room [8]uint64
+	room[x%8] = x
 	for i := 0; i < 60000; i++ {
 		x = x*6364136223846793005 + 1442695040888963407
 	}
-	return x
+	return x + room[7]
 }
 
 //go:noinline

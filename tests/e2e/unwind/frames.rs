@@ -13,7 +13,7 @@ fn above_main<'a>(frames: &[&'a str]) -> Vec<&'a str> {
 
 fn check_odd(what: &str, frames: &[&str]) -> Vec<Sample> {
     let samples = record_workload(&workload("odd_frames"), &[what, "3"]);
-    check(what, &samples, &above_main(frames), 0.995, 1000);
+    check(what, &samples, &above_main(frames), 0.995, 500);
     samples
 }
 
@@ -46,13 +46,13 @@ fn call_that_ends_a_function_belongs_to_that_function() {
 fn vdso_is_unwound() {
     let Some(_turn) = take_turn() else { return };
     let samples = record_workload(&workload("odd_frames"), &["vdso", "3"]);
-    check("vdso", &samples, &above_main(&["asks_the_time"]), 0.995, 1000);
+    check("vdso", &samples, &above_main(&["asks_the_time"]), 0.995, 500);
     let in_vdso = samples.iter().filter(|sample| sample.stack[0].contains("vdso"));
     let in_vdso = total(in_vdso);
     say(&format!("{in_vdso} of {} samples in the vDSO", total(&samples)));
     // Where the clock is not read by the vDSO, it makes the system call.
     let in_kernel = samples.iter().filter(|sample| sample.has("do_syscall_64"));
-    assert!(in_vdso + total(in_kernel) > 500, "{in_vdso} in the vDSO");
+    assert!(in_vdso + total(in_kernel) > 300, "{in_vdso} in the vDSO");
 }
 
 /// The trampoline that a signal handler returns to; without libc's debug symbols without name.
@@ -82,7 +82,7 @@ fn check_signal(arguments: &[&str], interrupted: &[&str]) {
     }
     let (right, all) = (total(right), total(handling));
     say(&format!("signal {arguments:?}: {right} of {all} exact ({:.3} %)", percent(right, all)));
-    assert!(all > 500 && right as f64 >= 0.995 * all as f64, "{right} of {all}");
+    assert!(all > 300 && right as f64 >= 0.995 * all as f64, "{right} of {all}");
 }
 
 fn is_clock(name: &str) -> bool {
@@ -114,18 +114,22 @@ fn generated_code_is_left_by_its_frame_pointer() {
     let Some(_turn) = take_turn() else { return };
     let samples = record_workload(&workload("jit"), &["3"]);
     let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", samples[0].label("pid")));
-    check("generated code", &samples, &above_main(&["jitted_loop"]), 0.995, 1000);
+    check("generated code", &samples, &above_main(&["jitted_loop"]), 0.995, 500);
 }
 
 #[test]
 fn goroutine_is_unwound_to_its_end() {
     let Some(_turn) = take_turn() else { return };
     let mut samples = record_workload(&go_workload("goroutines"), &["3"]);
-    // The assembler's name for functions that Go calls by registers.
-    for name in samples.iter_mut().flat_map(|sample| &mut sample.stack) {
-        *name = name.trim_end_matches(".abi0").to_owned();
+    // The assembler's name for functions that Go calls by registers; and what some versions of Go
+    // put between a goroutine's function and its end.
+    for sample in &mut samples {
+        for name in &mut sample.stack {
+            *name = name.trim_end_matches(".abi0").to_owned();
+        }
+        sample.stack.retain(|name| name != "main.main.func2" && !name.contains("gowrap"));
     }
     let stack =
         ["main.goLeaf", "main.goMiddle", "main.goOuter", "main.main.func1", "runtime.goexit"];
-    check("goroutines", &samples, &stack, 0.99, 1000);
+    check("goroutines", &samples, &stack, 0.99, 500);
 }
