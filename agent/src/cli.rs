@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::kind::Kind;
 
 use crate::export::{self, ExportError};
+use crate::unwind::DEFAULT_CACHE_DIR;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -122,6 +123,16 @@ pub struct RunArgs {
         value_delimiter = ':'
     )]
     pub debug_dirs: Vec<PathBuf>,
+    /// Kernel memory for the tables that stacks are walked with; the least recently used make
+    /// room for others
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size, env = "EVERFLAME_UNWIND_MAX_BYTES")]
+    pub unwind_max_bytes: u64,
+    /// Where compiled tables are kept for the next start; `off` keeps none
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_CACHE_DIR, env = "EVERFLAME_UNWIND_CACHE_DIR")]
+    pub unwind_cache_dir: CacheDir,
+    /// How much may be kept there
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, env = "EVERFLAME_UNWIND_CACHE_MAX_BYTES")]
+    pub unwind_cache_max_bytes: u64,
     /// How much time one profile covers
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "EVERFLAME_WINDOW")]
     pub window: Duration,
@@ -145,6 +156,33 @@ impl std::str::FromStr for MetricsAddress {
         }
         let address = text.parse().map(Self::At);
         address.map_err(|error| format!("{error}; it looks like 127.0.0.1:4041, or `off`"))
+    }
+}
+
+/// Where tables are kept between starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheDir {
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(PathBuf),
+}
+
+impl CacheDir {
+    /// The directory, if there is one.
+    pub fn dir(self) -> Option<PathBuf> {
+        match self {
+            Self::Off => None,
+            Self::At(dir) => Some(dir),
+        }
+    }
+}
+
+impl std::str::FromStr for CacheDir {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(if text == "off" { Self::Off } else { Self::At(PathBuf::from(text)) })
     }
 }
 

@@ -6,6 +6,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`collect`] | takes samples and process records out of the kernel, in order of time |
+//! | [`unwind`] | gives BPF what it needs to walk stacks without frame pointers |
 //! | [`process`] | knows which processes there are and what lies in their memory |
 //! | [`identity`] | says who a process is: service, version, container, unit |
 //! | [`aggregate`] | adds up equal stacks of a window |
@@ -36,3 +37,4 @@ pub mod self_profile;
 pub mod session;
 pub mod symbolize;
 pub mod target;
+pub mod unwind;

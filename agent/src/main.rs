@@ -20,6 +20,7 @@ use everflame_agent::lifecycle::{Ending, Lifecycle};
 use everflame_agent::metrics::Metrics;
 use everflame_agent::pipeline::{Pipeline, PipelineConfig, PipelineError};
 use everflame_agent::symbolize::SymbolizeConfig;
+use everflame_agent::unwind::UnwindConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -131,6 +132,11 @@ fn run(args: RunArgs) -> Result<Infallible> {
         window: args.window,
         host: host_name(args.host.as_deref()),
         labels: args.labels,
+        unwind: UnwindConfig {
+            max_bytes: args.unwind_max_bytes,
+            cache_dir: args.unwind_cache_dir.dir(),
+            cache_max_bytes: args.unwind_cache_max_bytes,
+        },
         symbolize: SymbolizeConfig {
             cache_bytes: usize::try_from(args.symbol_cache_bytes).unwrap_or(usize::MAX),
             dwarf_bytes: args.dwarf_bytes,

@@ -22,6 +22,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// A counter of seconds; the default [`Counter`] counts whole things.
 pub type SecondsCounter = Counter<f64, std::sync::atomic::AtomicU64>;
 
+/// A gauge of seconds.
+pub type SecondsGauge = Gauge<f64, std::sync::atomic::AtomicU64>;
+
 macro_rules! labels {
     ($($(#[doc = $doc:literal])* $name:ident { $($field:ident: $type:ty),* })*) => {$(
         $(#[doc = $doc])*
@@ -37,7 +40,7 @@ labels! {
     /// A kind of profile on one CPU.
     KindCpuLabels { kind: &'static str, cpu: u32 }
     /// Why a stack ended early (`depth_limit`, `broken_chain`, `unreadable`, `failed`,
-    /// `compat`), and whether its `kernel` or `user` side did.
+    /// `compat`, `no_table`, `bad_rule`, `no_info`, `unmapped`), and whether its `kernel` or `user` side did.
     TruncationLabels { reason: &'static str, side: &'static str }
     /// Where a frame's code is from (`kernel`, `file`, `jit`, `unmapped`), and whether it
     /// has a name: `resolved` is `yes` or `no`.
@@ -50,6 +53,8 @@ labels! {
     CodeLabels { code: &'static str }
     /// A queue between two stages.
     QueueLabels { queue: &'static str }
+    /// `kernel` or `user`.
+    SideLabels { side: &'static str }
     /// A BPF program.
     ProgramLabels { program: String }
     /// Where CPU samples come from: `cycles` or `cpu-clock`.
@@ -98,8 +103,45 @@ metrics! {
     skipped_samples: Family<ReasonLabels, Counter>,
     /// Process and mapping records that perf could not deliver.
     sideband_lost: Counter,
+    /// Stacks that reach their outermost frame.
+    complete_stacks: Family<SideLabels, Counter>,
     /// Stacks that end before their outermost frame.
     truncated_stacks: Family<TruncationLabels, Counter>,
+    /// User stacks that were copied, as they met a file without a table, and walked in user
+    /// space; outcome is complete, truncated, no_table (it did not come in time) or refused
+    /// (too many at a time; these are counted as truncated as well).
+    user_space_walks: Family<OutcomeLabels, Counter>,
+    /// Files with a table of unwind rules.
+    unwind_tables: Gauge,
+    /// Files that wait for a table.
+    unwind_tables_waiting: Gauge,
+    /// Parts of unwind tables that are loaded into BPF maps.
+    unwind_shards: Gauge,
+    /// Memory of BPF maps that is allocated for unwind tables and layouts of processes.
+    unwind_page_bytes: Gauge,
+    /// Of unwind_page_bytes, what is in use.
+    unwind_page_bytes_used: Gauge,
+    /// Processes whose memory layout is known to the BPF programs.
+    unwind_layouts: Gauge,
+    /// Parts of unwind tables that left memory for others.
+    unwind_evictions: Counter,
+    /// What found no room: reason is memory (table), processes (layout) or records (process
+    /// records; /proc is read again).
+    unwind_refused: Family<ReasonLabels, Counter>,
+    /// Files compiled to unwind tables; outcome is compiled, cached (taken from disk),
+    /// no_code or malformed.
+    unwind_files: Family<OutcomeLabels, Counter>,
+    /// Rows of unwind tables compiled.
+    unwind_rows: Counter,
+    /// Time spent compiling unwind tables.
+    unwind_compile_seconds: SecondsCounter,
+    /// What went wrong with the cache of unwind tables on disk: reason is corrupt, stale (of
+    /// another version), write_error or too_large.
+    unwind_cache_problems: Family<ReasonLabels, Counter>,
+    /// Bytes of the cache of unwind tables on disk.
+    unwind_cache_bytes: Gauge,
+    /// Updates of unwind tables that the kernel refused.
+    unwind_map_errors: Counter,
     /// Frames that were symbolised, with or without success.
     frames: Family<FrameLabels, Counter>,
     /// Symbol lookups answered from the cache.
@@ -163,7 +205,10 @@ metrics! {
     bpf_program_runs: Family<ProgramLabels, Counter>,
     /// Run time of a BPF program, estimated from the random 1 in 64 that are timed.
     bpf_program_run_seconds: Family<ProgramLabels, SecondsCounter>,
-    /// Memory of BPF maps.
+    /// The run time of a BPF program that 99 % of its runs stay below, of those timed since
+    /// the start.
+    bpf_program_p99_seconds: Family<ProgramLabels, SecondsGauge>,
+    /// Memory of BPF maps, those of unwind tables among them.
     bpf_map_bytes: Gauge,
     /// CPU time of the agent's process, in user and kernel space, without BPF programs.
     process_cpu_seconds: SecondsCounter,
@@ -216,6 +261,21 @@ impl Metrics {
         raise_seconds_to(&self.bpf_program_run_seconds.get_or_create(&labels), seconds);
     }
 
+    /// Mirrors the run times of a BPF program: upper bounds in nanoseconds, and how many runs
+    /// lie below each but not below the one before.
+    pub fn set_bpf_run_times(&self, program: &str, run_times: &[(u64, u64)]) {
+        let Some(p99_ns) = percentile(run_times, 99) else { return };
+        let labels = ProgramLabels { program: program.into() };
+        let seconds = std::time::Duration::from_nanos(p99_ns).as_secs_f64();
+        self.bpf_program_p99_seconds.get_or_create(&labels).set(seconds);
+    }
+
+    /// Mirrors time spent compiling unwind tables.
+    pub fn set_unwind_compile_ns(&self, ns: u64) {
+        let seconds = std::time::Duration::from_nanos(ns).as_secs_f64();
+        raise_seconds_to(&self.unwind_compile_seconds, seconds);
+    }
+
     /// Mirrors how many samples the kernel could not hand over on one CPU, since start.
     pub fn set_lost_samples(&self, kind: &'static str, cpu: u32, lost: u64) {
         raise_to(&self.lost_samples.get_or_create(&KindCpuLabels { kind, cpu }), lost);
@@ -237,6 +297,17 @@ impl Metrics {
         }
         self.memory_bytes.set(self.rss_bytes.get().saturating_add(self.bpf_map_bytes.get()));
     }
+}
+
+/// The bound that `percent` of all runs do not exceed; see [`Metrics::set_bpf_run_times`].
+fn percentile(run_times: &[(u64, u64)], percent: u64) -> Option<u64> {
+    let runs: u64 = run_times.iter().map(|(_, runs)| runs).sum();
+    let wanted = (runs * percent).div_ceil(100);
+    let mut below = 0;
+    run_times.iter().find_map(|(bound_ns, runs)| {
+        below += runs;
+        (below >= wanted).then_some(*bound_ns)
+    })
 }
 
 /// Lets a counter mirror a total that is kept elsewhere; it never goes back.
@@ -302,6 +373,14 @@ mod tests {
         metrics.set_lost_samples("cpu", 0, 4);
         let labels = KindCpuLabels { kind: "cpu", cpu: 0 };
         assert_eq!(metrics.lost_samples.get_or_create(&labels).get(), 9);
+    }
+
+    #[test]
+    fn percentile_is_the_bound_of_a_bucket() {
+        assert_eq!(percentile(&[(100, 98), (300, 1), (900, 1)], 99), Some(300));
+        assert_eq!(percentile(&[(100, 1), (300, 1)], 99), Some(300));
+        assert_eq!(percentile(&[(100, 7)], 99), Some(100));
+        assert_eq!(percentile(&[], 99), None);
     }
 
     #[test]

@@ -27,13 +27,14 @@ use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, Waker};
 use crate::export::Exporter;
 use crate::health::Health;
 use crate::metrics::{
-    FrameLabels, KindLabels, Metrics, OutcomeLabels, QueueLabels, ReasonLabels, TruncationLabels,
-    raise_to,
+    FrameLabels, KindLabels, Metrics, OutcomeLabels, QueueLabels, ReasonLabels, SideLabels,
+    TruncationLabels, raise_to,
 };
 use crate::profile::{FrameStats, Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, SymbolizeStats, Symbolizer};
 use crate::target::TargetFilter;
+use crate::unwind::UnwindConfig;
 
 /// How to profile.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct PipelineConfig {
     pub host: String,
     /// Labels for every profile; they win over those that are found out.
     pub labels: Vec<(String, String)>,
+    /// How much memory unwind tables may take, and where they are kept.
+    pub unwind: UnwindConfig,
     /// How much of symbols and debug information is read and kept.
     pub symbolize: SymbolizeConfig,
 }
@@ -64,6 +67,9 @@ pub enum PipelineError {
         source: std::io::Error,
     },
 }
+
+/// How long the last window waits for stacks that are being finished.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// A running agent. Its threads are called [`Pipeline::THREADS`] in `health`, which hears
 /// of their end.
@@ -84,7 +90,10 @@ impl Pipeline {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> Result<Self, PipelineError> {
-        let collect = CollectConfig { cpu_rate_hz: config.cpu_rate_hz, target_pid: None };
+        let collect = CollectConfig {
+            unwind: config.unwind.clone(),
+            ..CollectConfig::at_rate(config.cpu_rate_hz)
+        };
         let profiler = Profiler::start(&collect, TargetFilter::all())?;
         metrics.set_sampling_source(match profiler.clock() {
             Clock::Cycles => "cycles",
@@ -148,6 +157,7 @@ fn sample(
         deadline = Instant::now() + window;
         if let Ok(stats) = profiler.stats() {
             publish_collect(metrics, &profiler, &stats);
+            publish_unwind(metrics, &profiler, &stats);
         }
         // The window that found no room goes first; meanwhile the present one grows. When
         // that is full too, sampling waits: the ring buffer overflows, and counts.
@@ -165,6 +175,7 @@ fn sample(
         let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "windows" });
         depth.set(i64::from(waiting.is_some()));
     }
+    profiler.settle(Instant::now() + SETTLE_TIME);
     // Sampling ends with the profiler; the rest may wait for the next stage.
     let last = profiler.take_window();
     drop(profiler);
@@ -290,8 +301,50 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     depth.set(gauge(profiler.queue_depth() as u64));
 }
 
+fn publish_unwind(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) {
+    let unwind = &stats.unwind;
+    if let Ok(run_times) = profiler.cpu_run_times() {
+        metrics.set_bpf_run_times(Program::Cpu.name(), &run_times);
+    }
+    let walks = |outcome| metrics.user_space_walks.get_or_create_owned(&OutcomeLabels { outcome });
+    raise_to(&walks("complete"), unwind.finished);
+    raise_to(&walks("truncated"), unwind.finished_truncated);
+    raise_to(&walks("no_table"), unwind.given_up);
+    let refused = stats.cpu.stack_copies_refused + profiler.unfinished_refused();
+    raise_to(&walks("refused"), refused);
+    metrics.unwind_tables.set(gauge(unwind.tables));
+    metrics.unwind_tables_waiting.set(gauge(unwind.tables_waiting));
+    metrics.unwind_shards.set(gauge(unwind.shards));
+    metrics.unwind_page_bytes.set(gauge(unwind.page_bytes));
+    metrics.unwind_page_bytes_used.set(gauge(unwind.page_bytes_used));
+    metrics.unwind_layouts.set(gauge(unwind.layouts));
+    raise_to(&metrics.unwind_evictions, unwind.evicted);
+    let refused = |reason| metrics.unwind_refused.get_or_create_owned(&ReasonLabels { reason });
+    raise_to(&refused("memory"), unwind.over_budget);
+    raise_to(&refused("processes"), unwind.processes_refused);
+    raise_to(&refused("records"), stats.unwinder_missed);
+    let files = |outcome| metrics.unwind_files.get_or_create_owned(&OutcomeLabels { outcome });
+    raise_to(&files("compiled"), unwind.compiled);
+    raise_to(&files("cached"), unwind.cache.hits);
+    raise_to(&files("no_code"), unwind.not_compiled);
+    raise_to(&files("malformed"), unwind.malformed);
+    raise_to(&metrics.unwind_rows, unwind.rows_compiled);
+    metrics.set_unwind_compile_ns(unwind.compile_ns);
+    let problems =
+        |reason| metrics.unwind_cache_problems.get_or_create_owned(&ReasonLabels { reason });
+    raise_to(&problems("corrupt"), unwind.cache.corrupt);
+    raise_to(&problems("stale"), unwind.cache.stale);
+    raise_to(&problems("write_error"), unwind.cache.write_errors);
+    raise_to(&problems("too_large"), unwind.cache.too_large);
+    metrics.unwind_cache_bytes.set(gauge(unwind.cache.bytes));
+    raise_to(&metrics.unwind_map_errors, unwind.map_errors);
+}
+
 fn publish_stops(metrics: &Metrics, side: &'static str, stops: &[u64]) {
     for (stop, &count) in Stop::ALL.iter().zip(stops) {
+        if *stop == Stop::End {
+            metrics.complete_stacks.get_or_create(&SideLabels { side }).inc_by(count);
+        }
         if stop.is_truncated() && count > 0 {
             let labels = TruncationLabels { reason: stop.name(), side };
             metrics.truncated_stacks.get_or_create(&labels).inc_by(count);

@@ -1,18 +1,20 @@
 //! Drives the collector and fills windows: what the agent and a recording have in common.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::aggregate::{Aggregator, Window};
 use crate::collect::{
-    Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Waker, monotonic_ns,
-    period_ns,
+    Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample, Waker,
+    monotonic_ns, period_ns,
 };
 use crate::identity::{ProcessIdentity, identify};
-use crate::process::{Process, ProcessTable};
+use crate::process::{Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
 use crate::target::{Target, TargetFilter};
+use crate::unwind::Finished;
 
 /// Samples wait in the ring buffer at most this long.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -55,7 +57,22 @@ pub struct Profiler {
     window_start_ns: u64,
     next_sweep_ns: u64,
     vanished: u64,
+    /// Samples whose stacks are being finished, by the numbers they were given.
+    unfinished: HashMap<u64, Unfinished>,
+    /// Those of the present drain, which have not been asked for yet.
+    arrived: Vec<(u64, Unfinished)>,
+    next_unfinished: u64,
+    unfinished_refused: u64,
 }
+
+/// A sample whose stack is being finished, and its process as it was then.
+struct Unfinished {
+    sample: Sample,
+    process: Process,
+}
+
+/// Samples that wait for their stacks, at most.
+const MAX_UNFINISHED: usize = 4096;
 
 impl Profiler {
     /// Starts to sample.
@@ -70,6 +87,10 @@ impl Profiler {
             window_start_ns: monotonic_ns(),
             next_sweep_ns: monotonic_ns() + SWEEP_INTERVAL_NS,
             vanished: 0,
+            unfinished: HashMap::new(),
+            arrived: Vec::new(),
+            next_unfinished: 0,
+            unfinished_refused: 0,
         })
     }
 
@@ -142,13 +163,86 @@ impl Profiler {
         ProcessStats { processes, mappings, refused_mappings, vanished: self.vanished }
     }
 
+    /// How long timed runs of the CPU sampler took; see [`Collector::cpu_run_times`].
+    pub fn cpu_run_times(&self) -> Result<Vec<(u64, u64)>, CollectError> {
+        self.collector.cpu_run_times()
+    }
+
+    /// Samples whose stacks could not be finished because too many waited.
+    pub fn unfinished_refused(&self) -> u64 {
+        self.unfinished_refused
+    }
+
     /// Events that wait for their turn.
     pub fn queue_depth(&self) -> usize {
         self.collector.queue_depth()
     }
 
+    /// Waits for stacks that are being finished, but not beyond `deadline`; then takes those
+    /// that are not as they are. For the last window.
+    pub fn settle(&mut self, deadline: Instant) {
+        self.drain();
+        while !self.unfinished.is_empty()
+            && let Some(finished) = self.collector.next_finished(deadline)
+        {
+            self.take_finished(finished);
+        }
+        for (_, Unfinished { sample, mut process }) in std::mem::take(&mut self.unfinished) {
+            self.add(sample, &mut process);
+        }
+    }
+
     fn drain(&mut self) {
-        let Self { collector, processes, filter, aggregator, vanished, .. } = self;
+        self.drain_collector();
+        self.ask_for_rest();
+        let finished: Vec<Finished> = self.collector.finished().collect();
+        for finished in finished {
+            self.take_finished(finished);
+        }
+    }
+
+    /// Hands samples whose walk in the kernel met a missing table to the unwinder.
+    fn ask_for_rest(&mut self) {
+        for (id, mut unfinished) in std::mem::take(&mut self.arrived) {
+            let mappings = Arc::clone(&unfinished.process.mappings);
+            let asked = self.unfinished.len() < MAX_UNFINISHED
+                && self.collector.finish(id, &mut unfinished.sample, &mappings);
+            if asked {
+                self.unfinished.insert(id, unfinished);
+            } else {
+                self.unfinished_refused += 1;
+                self.add(unfinished.sample, &mut unfinished.process);
+            }
+        }
+    }
+
+    fn take_finished(&mut self, finished: Finished) {
+        let Some(Unfinished { mut sample, mut process }) = self.unfinished.remove(&finished.id)
+        else {
+            return;
+        };
+        sample.user = finished.frames.into();
+        sample.user_stop = finished.stop;
+        self.add(sample, &mut process);
+    }
+
+    fn add(&mut self, sample: Sample, process: &mut Process) {
+        let pid = sample.pid;
+        let vanished = &mut self.vanished;
+        self.aggregator.add(sample, process, |process| identity_of(pid, process, vanished));
+    }
+
+    fn drain_collector(&mut self) {
+        let Self {
+            collector,
+            processes,
+            filter,
+            aggregator,
+            vanished,
+            arrived,
+            next_unfinished,
+            ..
+        } = self;
         collector.drain(|time_ns, event| match event {
             Event::Process(event) => {
                 filter.observe(&event);
@@ -156,8 +250,17 @@ impl Profiler {
             }
             Event::Sample(sample) => {
                 let process = processes.get_mut(sample.pid);
-                if filter.admits(&sample, process) {
-                    let pid = sample.pid;
+                if !filter.admits(&sample, process) {
+                    return;
+                }
+                let pid = sample.pid;
+                if sample.stack_copy.is_some() {
+                    // Before the process can be gone.
+                    identity_of(pid, process, vanished);
+                    *next_unfinished += 1;
+                    let unfinished = Unfinished { sample, process: process.clone() };
+                    arrived.push((*next_unfinished, unfinished));
+                } else {
                     aggregator.add(sample, process, |process| identity_of(pid, process, vanished));
                 }
             }
@@ -169,12 +272,6 @@ impl Profiler {
             processes.sweep(now_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
         }
     }
-}
-
-/// Whether a process whose main thread has ended goes on in others. Its main thread is still
-/// listed; alone it is a zombie that nobody has waited for.
-fn has_other_threads(pid: u32) -> bool {
-    std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.take(2).count() > 1)
 }
 
 /// Finds out who a process is, once. What the side-band has seen wins over /proc; of a process

@@ -112,7 +112,7 @@ impl Session {
             Target::Pid(pid) => Some(pid),
             _ => None,
         };
-        let collect = CollectConfig { cpu_rate_hz: config.rate_hz, target_pid };
+        let collect = CollectConfig { target_pid, ..CollectConfig::at_rate(config.rate_hz) };
         let profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let shared = Arc::new(Shared::default());
@@ -182,6 +182,9 @@ impl Session {
     }
 }
 
+/// How long stacks are waited for whose files are not compiled yet; large ones take a second.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
 /// The sampling thread.
 fn sample(
     mut profiler: Profiler,
@@ -204,6 +207,7 @@ fn sample(
             windows.push(closed);
         }
     }
+    profiler.settle(Instant::now() + SETTLE_TIME);
     let stats = profiler.stats()?;
     windows.push(profiler.take_window());
     Ok(Outcome { windows, stats })

@@ -8,19 +8,39 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
-use aya::maps::{Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use everflame_agent_common::config::Config;
-use everflame_agent_common::stats::{Counter, Program, slot};
+use everflame_agent_common::limits::{RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
+use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
+use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
-use tracing::debug;
+
+use crate::kernel::{BtfError, lift_memlock_limit};
 
 /// The compiled programs of agent-ebpf.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-const CPU_PROGRAM: &str = "cpu_sample";
+
+/// Which of its two forms a program is loaded in; see agent-ebpf/src/kernel.rs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramForm {
+    /// For Linux 5.17 and later.
+    Recent,
+    /// For Linux 5.10 and later.
+    Old,
+}
+
+impl ProgramForm {
+    fn cpu_program(self) -> &'static str {
+        match self {
+            Self::Recent => "cpu_sample",
+            Self::Old => "cpu_sample_old",
+        }
+    }
+}
 
 /// Why the programs are not running.
 #[derive(Debug, Error)]
@@ -48,6 +68,12 @@ pub enum BpfError {
         #[source]
         source: EbpfError,
     },
+    /// A feature is missing for which there is no substitute.
+    #[error(transparent)]
+    Feature(#[from] crate::kernel::MissingFeature),
+    /// It cannot be found out where the kernel keeps the registers of user code.
+    #[error("cannot find where this kernel saves the registers of user code")]
+    Registers(#[from] BtfError),
     /// One program was refused.
     #[error("the kernel refuses the BPF program `{program}`")]
     Program {
@@ -82,9 +108,22 @@ pub enum BpfError {
     },
 }
 
+/// The maps that hold what walks need to know.
+pub struct UnwindMaps {
+    /// Chunks of pages.
+    pub chunks: ArrayOfMaps<MapData, Array<MapData, Page>>,
+    /// `Shard`, as words.
+    pub shards: Array<MapData, [u64; 3]>,
+    /// `Layout`, as words, by process id.
+    pub processes: HashMap<MapData, u32, [u64; 2]>,
+}
+
 /// The loaded programs. Dropping it unloads them.
 pub(super) struct Bpf {
     ebpf: Ebpf,
+    cpu_program: &'static str,
+    unwind: Option<UnwindMaps>,
+    run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     stats: PerCpuArray<MapData, u64>,
     memory_bytes: u64,
@@ -111,6 +150,10 @@ pub struct ProgramStats {
     pub filtered: u64,
     /// Left early for want of scratch memory.
     pub no_scratch: u64,
+    /// Stacks that were copied to be walked by the agent.
+    pub stack_copies: u64,
+    /// Stacks that would have been copied, beyond what is allowed a second.
+    pub stack_copies_refused: u64,
 }
 
 impl ProgramStats {
@@ -132,11 +175,16 @@ impl ProgramStats {
 impl Bpf {
     /// Loads the object with these settings and a ring buffer of `ring_bytes`, which must be
     /// a power of two and a multiple of the page size.
-    pub(super) fn load(config: Config, ring_bytes: u32) -> Result<Self, BpfError> {
+    pub(super) fn load(
+        config: Config,
+        form: ProgramForm,
+        ring_bytes: u32,
+    ) -> Result<Self, BpfError> {
         if !Path::new(KERNEL_BTF).exists() {
             return Err(BpfError::NoBtf);
         }
         lift_memlock_limit();
+        let cpu_program = form.cpu_program();
         let config = config.to_bytes();
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", config.as_slice(), true)
@@ -144,19 +192,32 @@ impl Bpf {
             .load(OBJECT)
             .map_err(object_error)?;
         let program: &mut PerfEvent = ebpf
-            .program_mut(CPU_PROGRAM)
+            .program_mut(cpu_program)
             .and_then(|program| program.try_into().ok())
-            .ok_or(BpfError::Missing { name: CPU_PROGRAM })?;
-        program.load().map_err(|source| BpfError::Program { program: CPU_PROGRAM, source })?;
+            .ok_or(BpfError::Missing { name: cpu_program })?;
+        program.load().map_err(|source| BpfError::Program { program: cpu_program, source })?;
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
         let stats = PerCpuArray::try_from(take_map(&mut ebpf, "STATS")?)
             .map_err(|source| BpfError::Map { map: "STATS", source })?;
+        let run_times = PerCpuArray::try_from(take_map(&mut ebpf, "RUN_TIMES")?)
+            .map_err(|source| BpfError::Map { map: "RUN_TIMES", source })?;
+        let unwind = UnwindMaps {
+            chunks: ArrayOfMaps::try_from(take_map(&mut ebpf, "CHUNKS")?)
+                .map_err(|source| BpfError::Map { map: "CHUNKS", source })?,
+            shards: Array::try_from(take_map(&mut ebpf, "SHARDS")?)
+                .map_err(|source| BpfError::Map { map: "SHARDS", source })?,
+            processes: HashMap::try_from(take_map(&mut ebpf, "PROCESSES")?)
+                .map_err(|source| BpfError::Map { map: "PROCESSES", source })?,
+        };
         Ok(Self {
             #[cfg(feature = "debug-log")]
             log: aya_log::EbpfLogger::init(&mut ebpf).map_err(|source| BpfError::Log { source })?,
             ebpf,
+            cpu_program,
+            unwind: Some(unwind),
+            run_times,
             events,
             stats,
             memory_bytes,
@@ -167,11 +228,12 @@ impl Bpf {
     pub(super) fn cpu_program(&self) -> Result<BorrowedFd<'_>, BpfError> {
         let program: &PerfEvent = self
             .ebpf
-            .program(CPU_PROGRAM)
+            .program(self.cpu_program)
             .and_then(|program| program.try_into().ok())
-            .ok_or(BpfError::Missing { name: CPU_PROGRAM })?;
-        let fd =
-            program.fd().map_err(|source| BpfError::Program { program: CPU_PROGRAM, source })?;
+            .ok_or(BpfError::Missing { name: self.cpu_program })?;
+        let fd = program
+            .fd()
+            .map_err(|source| BpfError::Program { program: self.cpu_program, source })?;
         Ok(fd.as_fd())
     }
 
@@ -184,6 +246,29 @@ impl Bpf {
     /// Samples as the kernel wrote them.
     pub(super) fn events_mut(&mut self) -> &mut RingBuf<MapData> {
         &mut self.events
+    }
+
+    /// The maps of the unwinder, for whoever fills them. `None` the second time.
+    pub(super) fn take_unwind_maps(&mut self) -> Option<UnwindMaps> {
+        self.unwind.take()
+    }
+
+    /// How long timed runs took: for each bucket that is not empty, its upper bound in
+    /// nanoseconds and the number of runs.
+    pub(super) fn run_times(&self, program: Program) -> Result<Vec<(u64, u64)>, BpfError> {
+        let mut buckets = Vec::new();
+        for bucket in 0..u64::from(RUN_TIME_BUCKETS) {
+            let slot = run_time_slot(program, bucket * RUN_TIME_BUCKET_NS);
+            let values = self
+                .run_times
+                .get(&slot, 0)
+                .map_err(|source| BpfError::Map { map: "RUN_TIMES", source })?;
+            let runs: u64 = values.iter().sum();
+            if runs > 0 {
+                buckets.push(((bucket + 1) * RUN_TIME_BUCKET_NS, runs));
+            }
+        }
+        Ok(buckets)
     }
 
     /// Kernel memory of all maps, in bytes, as the kernel accounts for it.
@@ -209,19 +294,11 @@ impl Bpf {
                 Counter::Idle => stats.idle = total,
                 Counter::Filtered => stats.filtered = total,
                 Counter::NoScratch => stats.no_scratch = total,
+                Counter::StackCopies => stats.stack_copies = total,
+                Counter::StackCopiesRefused => stats.stack_copies_refused = total,
             }
         }
         Ok(stats)
-    }
-}
-
-/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Failure is not fatal: newer kernels do
-/// not, and on the others loading fails with an error of its own.
-fn lift_memlock_limit() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let unlimited = Rlimit { current: None, maximum: None };
-    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
-        debug!(%error, "cannot lift RLIMIT_MEMLOCK");
     }
 }
 
@@ -244,7 +321,11 @@ fn object_error(source: EbpfError) -> BpfError {
 /// The `memlock` line of a map's fdinfo: what the kernel has allocated for it.
 fn map_memory_bytes(map: &Map) -> u64 {
     let data = match map {
-        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => data,
+        Map::Array(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data) => data,
         _ => return 0,
     };
     let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use everflame_agent_common::event::{Kind, SampleHeader};
-use everflame_agent_common::unwind::Stop;
+use everflame_agent_common::event::{self, Kind, SampleHeader};
+use everflame_agent_common::unwind::{Registers, Stop};
 
 use crate::process::{Mapping, SeededProcess};
 
@@ -30,6 +30,17 @@ pub struct Sample {
     pub kernel_stop: Stop,
     /// Why the user stack ends where it does.
     pub user_stop: Stop,
+    /// What is needed to go on, when it ends at [`Stop::NoTable`].
+    pub stack_copy: Option<Box<StackCopy>>,
+}
+
+/// The stack of a walk that met a file without a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackCopy {
+    /// Of the frame that the walk got to, whose address is the last one.
+    pub registers: Registers,
+    /// Memory from its stack pointer on.
+    pub stack: Box<[u8]>,
 }
 
 impl Sample {
@@ -48,6 +59,9 @@ impl Sample {
             user: user.collect(),
             kernel_stop: Stop::from_u8(header.kernel_stop),
             user_stop: Stop::from_u8(header.user_stop),
+            stack_copy: event::StackCopy::read(&header, record).map(|copy| {
+                Box::new(StackCopy { registers: copy.registers, stack: copy.stack.into() })
+            }),
         };
         Some((header.time_ns, sample))
     }

@@ -13,6 +13,7 @@ mod sideband;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use everflame_agent_common::config::Config;
@@ -25,13 +26,17 @@ use rustix::fd::AsRawFd as _;
 use thiserror::Error;
 use tracing::{debug, info, warn};
 
-pub use bpf::{BpfError, ProgramStats};
+pub use bpf::{BpfError, ProgramForm, ProgramStats, UnwindMaps};
 pub use cpu::{Clock, CpuError, period_ns};
-pub use event::{Event, ProcessEvent, Sample, ThreadName};
+pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
 pub use sideband::SidebandError;
 
-use crate::process::{ObjectCache, ObjectStats, running_pids, seed};
+use crate::kernel::{KernelFeatures, pt_regs_location};
+use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
+use crate::unwind::{
+    Finished, Unfinished, UnwindConfig, UnwindError, UnwindStats, Unwinder, UnwinderEnded,
+};
 use bpf::Bpf;
 use cpu::CpuEvents;
 use host::{is_initial_pid_namespace, max_kernel_frames, ring_bytes};
@@ -51,6 +56,9 @@ const STALL_INTERVAL: Duration = Duration::from_secs(5);
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Stacks that are copied to be walked in user space, at most: 2 MiB a second on each CPU.
+const STACK_COPIES_PER_SECOND: u32 = 128;
+
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
 const RING: u64 = u64::MAX - 1;
@@ -62,6 +70,17 @@ pub struct CollectConfig {
     pub cpu_rate_hz: u64,
     /// Sample this process only.
     pub target_pid: Option<u32>,
+    /// How stacks without frame pointers are walked.
+    pub unwind: UnwindConfig,
+    /// The form that programs are loaded in; `None` is what fits the kernel.
+    pub program_form: Option<ProgramForm>,
+}
+
+impl CollectConfig {
+    /// All processes, with defaults for what is not said.
+    pub fn at_rate(cpu_rate_hz: u64) -> Self {
+        Self { cpu_rate_hz, target_pid: None, unwind: UnwindConfig::default(), program_form: None }
+    }
 }
 
 /// Why nothing can be collected.
@@ -76,6 +95,12 @@ pub enum CollectError {
     /// Processes cannot be followed.
     #[error(transparent)]
     Sideband(#[from] SidebandError),
+    /// Stacks cannot be walked.
+    #[error(transparent)]
+    Unwind(#[from] UnwindError),
+    /// Stacks cannot be walked any more.
+    #[error(transparent)]
+    UnwinderEnded(#[from] UnwinderEnded),
     /// The list of CPUs cannot be read.
     #[error("cannot read the list of cpus from {path}")]
     OnlineCpus {
@@ -114,8 +139,12 @@ pub struct CollectStats {
     pub clock_backwards: u64,
     /// Mapped files.
     pub objects: ObjectStats,
-    /// Kernel memory of BPF maps.
+    /// Kernel memory of BPF maps, those of unwind tables among them.
     pub bpf_memory_bytes: u64,
+    /// Process records that the unwinder had no room for.
+    pub unwinder_missed: u64,
+    /// How stacks are walked.
+    pub unwind: UnwindStats,
 }
 
 /// Interrupts a [`Collector::wait`] from another thread.
@@ -135,6 +164,7 @@ pub struct Collector {
     bpf: Bpf,
     cpu: CpuEvents,
     sideband: Sideband,
+    unwinder: Unwinder,
     objects: ObjectCache,
     ordering: Ordering,
     epoll: OwnedFd,
@@ -142,7 +172,10 @@ pub struct Collector {
     next_hotplug_look: Instant,
     next_stall_look: Instant,
     next_reseed: Instant,
-    sideband_lost: u64,
+    /// Records that the kernel or the unwinder had no room for, when /proc was last read.
+    lost_before: u64,
+    unwinder_missed: u64,
+    unwinder_ended: bool,
     last_drain_ns: u64,
     unreadable: u64,
     clock_backwards: u64,
@@ -156,16 +189,9 @@ impl Collector {
         }
         let cpus = online_cpus()?;
         let ring_bytes = ring_bytes(cpus.len());
-        let bpf = Bpf::load(
-            Config {
-                cpu_period_ns: period_ns(config.cpu_rate_hz),
-                target_pid: config.target_pid.unwrap_or(0),
-                wakeup_bytes: ring_bytes / 2,
-                max_kernel_frames: max_kernel_frames(),
-                reserved: 0,
-            },
-            ring_bytes,
-        )?;
+        let mut bpf = load(config, ring_bytes)?;
+        let maps = bpf.take_unwind_maps().ok_or(BpfError::Missing { name: "CHUNKS" })?;
+        let unwinder = Unwinder::start(maps, &config.unwind)?;
         // Before the first sample, so that none comes from a process that is not known.
         let sideband = Sideband::start(&cpus)?;
         let wait_error = |source: rustix::io::Errno| CollectError::Wait { source: source.into() };
@@ -179,6 +205,7 @@ impl Collector {
             bpf,
             cpu,
             sideband,
+            unwinder,
             objects: ObjectCache::default(),
             ordering: Ordering::default(),
             epoll,
@@ -186,7 +213,9 @@ impl Collector {
             next_hotplug_look: Instant::now() + HOTPLUG_INTERVAL,
             next_stall_look: Instant::now() + STALL_INTERVAL,
             next_reseed: Instant::now() + RESEED_INTERVAL,
-            sideband_lost: 0,
+            lost_before: 0,
+            unwinder_missed: 0,
+            unwinder_ended: false,
             last_drain_ns: 0,
             unreadable: 0,
             clock_backwards: 0,
@@ -219,6 +248,9 @@ impl Collector {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
                 result => result.map_err(|source| CollectError::Wait { source })?,
             };
+            if self.unwinder_ended {
+                return Err(UnwinderEnded.into());
+            }
             if woken.sideband {
                 self.drain_sideband();
                 std::thread::sleep(SIDEBAND_PAUSE.min(deadline.saturating_duration_since(now)));
@@ -257,14 +289,48 @@ impl Collector {
 
     /// What was lost and what it cost.
     pub fn stats(&self) -> Result<CollectStats, CollectError> {
+        let unwind = self.unwinder.stats();
         Ok(CollectStats {
             cpu: self.bpf.program_stats(Program::Cpu)?,
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,
             objects: self.objects.stats(),
-            bpf_memory_bytes: self.bpf.memory_bytes(),
+            bpf_memory_bytes: self.bpf.memory_bytes() + unwind.page_bytes,
+            unwinder_missed: self.unwinder_missed,
+            unwind,
         })
+    }
+
+    /// How long timed runs of the CPU sampler took: upper bounds in nanoseconds, and how
+    /// many runs lie below each but not below the one before.
+    pub fn cpu_run_times(&self) -> Result<Vec<(u64, u64)>, CollectError> {
+        Ok(self.bpf.run_times(Program::Cpu)?)
+    }
+
+    /// Has the rest of a sample's stack walked, which is then among [`Self::finished`] under
+    /// this number. False if that is not possible.
+    pub fn finish(&self, id: u64, sample: &mut Sample, mappings: &Arc<Mappings>) -> bool {
+        let Some(copy) = sample.stack_copy.take() else { return false };
+        let unfinished = Unfinished {
+            id,
+            mappings: Arc::clone(mappings),
+            frames: sample.user.to_vec(),
+            stack_start: copy.registers.sp,
+            registers: copy.registers,
+            stack: copy.stack,
+        };
+        matches!(self.unwinder.finish(unfinished), Ok(true))
+    }
+
+    /// Stacks that have been finished.
+    pub fn finished(&self) -> impl Iterator<Item = Finished> + '_ {
+        self.unwinder.finished()
+    }
+
+    /// The next of them, waited for until `deadline`.
+    pub fn next_finished(&self, deadline: Instant) -> Option<Finished> {
+        self.unwinder.next_finished(deadline)
     }
 
     /// Events that wait for their turn.
@@ -285,7 +351,9 @@ impl Collector {
         for pid in pids {
             if let Some(process) = seed(pid, &mut self.objects) {
                 processes += 1;
-                self.ordering.push(time_ns, Event::Process(ProcessEvent::Seed(process)));
+                let event = ProcessEvent::Seed(process);
+                self.tell_unwinder(time_ns, &event);
+                self.ordering.push(time_ns, Event::Process(event));
             }
             self.drain_sideband();
         }
@@ -294,18 +362,32 @@ impl Collector {
 
     /// After records were lost it is not known what runs where: /proc says it again.
     fn reseed_after_loss(&mut self) {
-        let lost = self.sideband.lost();
-        if lost > self.sideband_lost && Instant::now() >= self.next_reseed {
+        let lost = self.sideband.lost() + self.unwinder_missed;
+        if lost > self.lost_before && Instant::now() >= self.next_reseed {
             warn!(lost, "records of processes were lost, reading /proc again");
-            self.sideband_lost = lost;
+            self.lost_before = lost;
             self.seed(monotonic_ns());
             self.next_reseed = Instant::now() + RESEED_INTERVAL;
         }
     }
 
     fn drain_sideband(&mut self) {
-        let Self { sideband, objects, ordering, .. } = self;
-        sideband.drain(objects, |time_ns, event| ordering.push(time_ns, Event::Process(event)));
+        let mut events = Vec::new();
+        self.sideband.drain(&mut self.objects, |time_ns, event| events.push((time_ns, event)));
+        // The unwinder is told at once, so here is where records of several CPUs come in order.
+        events.sort_by_key(|(time_ns, _)| *time_ns);
+        for (time_ns, event) in events {
+            self.tell_unwinder(time_ns, &event);
+            self.ordering.push(time_ns, Event::Process(event));
+        }
+    }
+
+    fn tell_unwinder(&mut self, time_ns: u64, event: &ProcessEvent) {
+        match self.unwinder.observe(time_ns, event) {
+            Ok(true) => {}
+            Ok(false) => self.unwinder_missed += 1,
+            Err(UnwinderEnded) => self.unwinder_ended = true,
+        }
     }
 
     fn poll(&self, timeout: Duration) -> io::Result<Woken> {
@@ -381,6 +463,30 @@ impl Collector {
             Err(error) => debug!(error = &error as &dyn std::error::Error, "no cpu program"),
         }
     }
+}
+
+/// Loads the programs in the form that fits the kernel.
+fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfError> {
+    let features = KernelFeatures::probe();
+    features.require()?;
+    let form = config.program_form.unwrap_or_else(|| match features.unwinder() {
+        crate::kernel::Unwinder::Recent => ProgramForm::Recent,
+        crate::kernel::Unwinder::Old => ProgramForm::Old,
+    });
+    let mut settings = Config {
+        cpu_period_ns: period_ns(config.cpu_rate_hz),
+        target_pid: config.target_pid.unwrap_or(0),
+        wakeup_bytes: ring_bytes / 2,
+        max_kernel_frames: max_kernel_frames(),
+        stack_copies_per_second: STACK_COPIES_PER_SECOND,
+        ..Config::default()
+    };
+    if form == ProgramForm::Old {
+        let location = pt_regs_location()?;
+        settings.task_stack_offset = location.task_stack_offset;
+        settings.stack_registers_offset = location.stack_to_regs;
+    }
+    Bpf::load(settings, form, ring_bytes)
 }
 
 #[derive(Default)]

@@ -139,6 +139,14 @@ impl Mappings {
         self.sorted.iter()
     }
 
+    /// Drops what does not overlap any of these ranges, which are sorted.
+    pub fn retain_within(&mut self, ranges: &[(u64, u64)]) {
+        self.sorted.retain(|mapping| {
+            let at = ranges.partition_point(|(_, end)| *end <= mapping.start_avma);
+            ranges.get(at).is_some_and(|(start, _)| *start < mapping.end_avma)
+        });
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.sorted.len()
@@ -217,6 +225,17 @@ mod tests {
         assert!(!mappings.insert(page(MAX_MAPPINGS as u64)));
         assert!(mappings.insert(page(7)), "one that replaces another needs no room");
         assert_eq!(mappings.len(), MAX_MAPPINGS);
+    }
+
+    #[test]
+    fn mappings_outside_of_given_ranges_are_dropped() {
+        let mut mappings = Mappings::default();
+        for start in [10, 20, 30, 40] {
+            mappings.insert(mapping(start, start + 5, 0, "a"));
+        }
+        mappings.retain_within(&[(5, 10), (22, 23), (30, 60)]);
+        let left: Vec<u64> = mappings.iter().map(|m| m.start_avma).collect();
+        assert_eq!(left, [20, 30, 40]);
     }
 
     #[test]

@@ -48,6 +48,20 @@ pub fn seed(pid: u32, objects: &mut ObjectCache) -> Option<SeededProcess> {
     Some(SeededProcess { pid, name: name.unwrap_or_default(), kernel_thread, mappings, executable })
 }
 
+/// The executable memory of a process, as ranges of addresses. `None` if it is gone by now.
+pub fn executable_ranges(pid: u32) -> Option<Vec<(u64, u64)>> {
+    let maps = fs::read(Path::new("/proc").join(pid.to_string()).join("maps")).ok()?;
+    let lines = maps.split(|byte| *byte == b'\n');
+    let executable = lines.filter_map(|line| parse_executable(pid, line));
+    Some(executable.map(|memory| (memory.start_avma, memory.end_avma)).collect())
+}
+
+/// Whether a process whose main thread has ended goes on in others. Its main thread is still
+/// listed; alone it is a zombie that nobody has waited for.
+pub fn has_other_threads(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.take(2).count() > 1)
+}
+
 /// A line of /proc/PID/maps, if it is of executable memory (proc_pid_maps(5)):
 ///
 /// ```text

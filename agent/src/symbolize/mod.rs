@@ -43,6 +43,7 @@ use std::sync::Arc;
 pub use self::kernel::KernelStatus;
 pub use self::line::{Function, Line};
 pub use self::stats::SymbolizeStats;
+pub(crate) use self::vdso::read as vdso_image;
 
 use self::binaries::{Binaries, Identity};
 use self::frame_cache::{FrameCache, FrameKey, Space};

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 /// Why there is no vDSO to read.
 #[derive(Debug, Error)]
-pub(super) enum VdsoError {
+pub(crate) enum VdsoError {
     #[error("this process has no vDSO; was the kernel started with vdso=0?")]
     Missing,
     #[error("cannot read the vDSO of this process")]
@@ -21,7 +21,7 @@ pub(super) enum VdsoError {
 const MAX_BYTES: usize = 1 << 20;
 
 /// The image, as a file.
-pub(super) fn read() -> Result<File, VdsoError> {
+pub(crate) fn read() -> Result<File, VdsoError> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let (start, end) = maps.lines().find_map(vdso_range).ok_or(VdsoError::Missing)?;
     let len = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);

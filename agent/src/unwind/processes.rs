@@ -1,0 +1,256 @@
+//! What lies where in each process, as the BPF programs are told.
+//!
+//! Unlike `process::ProcessTable`, which follows samples in order of time, this is how things
+//! are now: it is told at once, so that a process can be walked from its first moment.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use aya::maps::{self, MapData};
+use everflame_agent_common::unwind::page::Layout;
+
+use super::compiler::Compiler;
+use super::key::Key;
+use super::layout::{self, Stretch};
+use super::tables::Tables;
+use crate::collect::ProcessEvent;
+use crate::process::{Mapping, Mappings, executable_ranges};
+
+/// Mappings of one process that are no reason to look whether they are all there still.
+const MAPPINGS_UNSUSPECTED: usize = 128;
+
+/// All processes with user code.
+pub(super) struct Processes {
+    map: maps::HashMap<MapData, u32, [u64; 2]>,
+    by_pid: HashMap<u32, Process>,
+    /// Processes whose layout is not what the programs have been told.
+    changed: HashSet<u32>,
+    generation: u64,
+}
+
+struct Process {
+    mappings: Arc<Mappings>,
+    /// What the programs have been told; shared with processes that were forked since.
+    published: Option<Arc<Published>>,
+    /// When it began to be the program that it is.
+    since_ns: u64,
+    /// When there are more mappings than this, some may be gone: perf does not tell of
+    /// unmapping.
+    suspect_above: usize,
+}
+
+struct Published {
+    layout: Layout,
+    pages: Vec<u32>,
+}
+
+impl Processes {
+    /// No processes yet.
+    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 2]>) -> Self {
+        Self { map, by_pid: HashMap::new(), changed: HashSet::new(), generation: 0 }
+    }
+
+    /// Takes note of an event. Those of one process need not come in order of time where
+    /// several CPUs had a part in it: a fork that is told of late does not undo an exec.
+    pub(super) fn apply(&mut self, time_ns: u64, event: ProcessEvent, tables: &mut Tables) {
+        match event {
+            ProcessEvent::Seed(seeded) => {
+                let mut mappings = Mappings::default();
+                for mapping in seeded.mappings {
+                    mappings.insert(mapping);
+                }
+                if !mappings.is_empty() {
+                    self.set(seeded.pid, time_ns, Arc::new(mappings), None, tables);
+                    self.changed.insert(seeded.pid);
+                }
+            }
+            ProcessEvent::Fork { pid, parent } => self.fork(time_ns, pid, parent, tables),
+            ProcessEvent::Comm { pid, exec: true, .. } => {
+                if self.by_pid.get(&pid).is_none_or(|known| known.since_ns <= time_ns) {
+                    self.set(pid, time_ns, Arc::default(), None, tables);
+                    self.changed.insert(pid);
+                }
+            }
+            ProcessEvent::Comm { .. } => {}
+            ProcessEvent::Mmap { pid, mapping } => self.map(time_ns, pid, mapping),
+            ProcessEvent::Exit { pid } => {
+                if self.by_pid.get(&pid).is_some_and(|known| known.since_ns <= time_ns) {
+                    self.remove(pid, tables);
+                }
+            }
+        }
+    }
+
+    /// Marks processes whose layouts have to be written anew.
+    pub(super) fn mark(&mut self, pids: impl IntoIterator<Item = u32>) {
+        let known = pids.into_iter().filter(|pid| self.by_pid.contains_key(pid));
+        self.changed.extend(known);
+    }
+
+    /// Tells the programs what has changed.
+    pub(super) fn publish(&mut self, tables: &mut Tables, compiler: &Compiler) {
+        for pid in std::mem::take(&mut self.changed) {
+            self.prune(pid);
+            let Some(process) = self.by_pid.get(&pid) else { continue };
+            let mappings = Arc::clone(&process.mappings);
+            let published = if mappings.is_empty() {
+                None
+            } else {
+                let content = |mapping: &Mapping| tables.content(pid, mapping, compiler);
+                let stretches = layout::stretches(&mappings, content);
+                self.generation += 1;
+                write(&stretches, self.generation, tables).map(Arc::new)
+            };
+            match &published {
+                Some(published) => self.tell(pid, published.layout, tables),
+                None => {
+                    let _ = self.map.remove(&pid);
+                }
+            }
+            let before = self
+                .by_pid
+                .get_mut(&pid)
+                .and_then(|process| std::mem::replace(&mut process.published, published));
+            release(before, tables);
+        }
+    }
+
+    /// Whether there is something to tell.
+    pub(super) fn is_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Files that some process maps.
+    pub(super) fn keys(&self, tables: &mut Tables) -> HashSet<Key> {
+        let mut seen: HashSet<*const Mappings> = HashSet::new();
+        let mut keys = HashSet::new();
+        for process in self.by_pid.values() {
+            if seen.insert(Arc::as_ptr(&process.mappings)) {
+                keys.extend(process.mappings.iter().filter_map(|m| tables.key_of(m)));
+            }
+        }
+        keys
+    }
+
+    /// Forgets processes that are not there any more: their exit was lost.
+    pub(super) fn sweep(&mut self, is_there: impl Fn(u32) -> bool, tables: &mut Tables) {
+        let gone: Vec<u32> = self.by_pid.keys().copied().filter(|pid| !is_there(*pid)).collect();
+        for pid in gone {
+            self.remove(pid, tables);
+        }
+    }
+
+    /// How many processes have a layout.
+    pub(super) fn len(&self) -> usize {
+        self.by_pid.len()
+    }
+
+    fn fork(&mut self, time_ns: u64, pid: u32, parent: u32, tables: &mut Tables) {
+        if self.by_pid.get(&pid).is_some_and(|known| known.since_ns > time_ns) {
+            return;
+        }
+        let Some(known) = self.by_pid.get(&parent) else {
+            self.remove(pid, tables);
+            return;
+        };
+        let (mappings, published) = (Arc::clone(&known.mappings), known.published.clone());
+        let layout = published.as_deref().map(|published| published.layout);
+        self.set(pid, time_ns, mappings, published, tables);
+        match layout {
+            Some(layout) if !self.changed.contains(&parent) => self.tell(pid, layout, tables),
+            _ => {
+                self.changed.insert(pid);
+            }
+        }
+    }
+
+    fn map(&mut self, time_ns: u64, pid: u32, mapping: Mapping) {
+        let process = self.by_pid.entry(pid).or_insert_with(|| Process {
+            mappings: Arc::default(),
+            published: None,
+            since_ns: time_ns,
+            suspect_above: MAPPINGS_UNSUSPECTED,
+        });
+        Arc::make_mut(&mut process.mappings).insert(mapping);
+        self.changed.insert(pid);
+    }
+
+    /// Drops mappings that have been unmapped since, once there are suspiciously many.
+    fn prune(&mut self, pid: u32) {
+        let Some(process) = self.by_pid.get_mut(&pid) else { return };
+        if process.mappings.len() <= process.suspect_above {
+            return;
+        }
+        if let Some(ranges) = executable_ranges(pid) {
+            Arc::make_mut(&mut process.mappings).retain_within(&ranges);
+        }
+        process.suspect_above = MAPPINGS_UNSUSPECTED.max(process.mappings.len() * 2);
+    }
+
+    fn set(
+        &mut self,
+        pid: u32,
+        since_ns: u64,
+        mappings: Arc<Mappings>,
+        published: Option<Arc<Published>>,
+        tables: &mut Tables,
+    ) {
+        let suspect_above = MAPPINGS_UNSUSPECTED.max(mappings.len() * 2);
+        let process = Process { mappings, published, since_ns, suspect_above };
+        if let Some(before) = self.by_pid.insert(pid, process) {
+            release(before.published, tables);
+        }
+    }
+
+    fn remove(&mut self, pid: u32, tables: &mut Tables) {
+        self.changed.remove(&pid);
+        if let Some(process) = self.by_pid.remove(&pid) {
+            // Not there if it found no room.
+            let _ = self.map.remove(&pid);
+            release(process.published, tables);
+        }
+    }
+
+    fn tell(&mut self, pid: u32, layout: Layout, tables: &mut Tables) {
+        if self.map.insert(pid, layout.to_words(), 0).is_err() {
+            tables.stats.processes_refused += 1;
+        }
+    }
+}
+
+/// Writes pages for a layout. `None` if there is no room: stacks of the process are then
+/// finished in user space.
+fn write(stretches: &[Stretch], generation: u64, tables: &mut Tables) -> Option<Published> {
+    let leaves = layout::pages(stretches);
+    let count = leaves.len() + usize::from(leaves.len() > 1);
+    let Some(ids) = tables.take_pages(count, true) else {
+        tables.stats.over_budget += 1;
+        return None;
+    };
+    let mut written = Ok(());
+    for (id, page) in ids.iter().zip(&leaves) {
+        written = written.and_then(|()| tables.pages.write(*id, page));
+    }
+    let mut layout = Layout { generation, root: ids.first().copied()?, depth: 0 };
+    if let Some(&top) = ids.get(leaves.len()) {
+        let Some(page) = layout::top_page(&leaves, &ids) else {
+            tables.pages.give_back(ids);
+            return None;
+        };
+        written = written.and_then(|()| tables.pages.write(top, &page));
+        layout = Layout { root: top, depth: 1, ..layout };
+    }
+    if let Err(error) = written {
+        tables.map_error(&error);
+        tables.pages.give_back(ids);
+        return None;
+    }
+    Some(Published { layout, pages: ids })
+}
+
+/// Gives the pages of a layout back when no process has it any more.
+fn release(published: Option<Arc<Published>>, tables: &mut Tables) {
+    if let Some(published) = published.and_then(Arc::into_inner) {
+        tables.pages.give_back(published.pages);
+    }
+}
