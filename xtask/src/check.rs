@@ -9,18 +9,20 @@ use crate::{setup, tidy};
 
 pub(crate) fn run() -> Result<()> {
     setup::require(&setup::Args { checks: true, ..setup::Args::default() })?;
-    // The BPF programs are a workspace of their own.
-    let bpf_manifest = repository().join("agent-ebpf/Cargo.toml");
+    // The BPF programs and the fuzz targets are workspaces of their own.
+    let others = ["agent-ebpf/Cargo.toml", "fuzz/Cargo.toml"].map(|path| repository().join(path));
 
     println!("[check] tidy");
     tidy::check(repository())?;
 
     println!("[check] formatting");
     command::run(cargo().args(["fmt", "--all", "--check"]))?;
-    command::run(cargo().args(["fmt", "--check", "--manifest-path"]).arg(&bpf_manifest))?;
+    for manifest in &others {
+        command::run(cargo().args(["fmt", "--check", "--manifest-path"]).arg(manifest))?;
+    }
 
     println!("[check] dependency policy");
-    for manifest in [repository().join("Cargo.toml"), bpf_manifest] {
+    for manifest in [repository().join("Cargo.toml")].into_iter().chain(others) {
         let mut deny = cargo();
         deny.args(["deny", "--manifest-path"]).arg(manifest);
         deny.arg("--config").arg(repository().join("deny.toml"));

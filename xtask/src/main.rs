@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod command;
 mod demo;
+mod fuzz;
 mod programs;
 mod setup;
 mod test;
@@ -40,6 +41,8 @@ enum Task {
     Bench(bench::Args),
     /// Boot other kernels in qemu and try the agent on each
     Vm(vm::Args),
+    /// Feed hostile input to what reads strangers' files
+    Fuzz(fuzz::Args),
     /// Formatting, clippy, dependency policy and file conventions
     Check,
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Vm(args) => vm::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Check => check::run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

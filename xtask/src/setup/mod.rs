@@ -18,6 +18,9 @@ pub(crate) use self::vm::cross_rustc;
 /// The cargo-deny that is known to build with the workspace's compiler.
 const CARGO_DENY: &str = "0.20.2";
 
+/// Likewise.
+const CARGO_FUZZ: &str = "0.13.2";
+
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Also what the tests run: go (for `go tool pprof`), python3, node, java, a C++ compiler ...
@@ -26,6 +29,9 @@ pub(crate) struct Args {
     /// Also what `cargo xtask check` runs: rustfmt, clippy, cargo-deny
     #[arg(long)]
     pub(crate) checks: bool,
+    /// Also what `cargo xtask fuzz` runs: cargo-fuzz, a C++ compiler for libFuzzer
+    #[arg(long)]
+    pub(crate) fuzz: bool,
     /// Also what `cargo xtask vm` runs: qemu, compilers for aarch64
     #[arg(long)]
     pub(crate) vm: bool,
@@ -62,7 +68,11 @@ pub(crate) fn require(args: &Args) -> Result<()> {
     if args.checks {
         require_component("fmt", "rustfmt")?;
         require_component("clippy", "clippy")?;
-        require_cargo_deny()?;
+        require_cargo_tool("cargo-deny", CARGO_DENY)?;
+    }
+    if args.fuzz {
+        require_programs("compiler of libFuzzer", &[("g++", "g++")])?;
+        require_cargo_tool("cargo-fuzz", CARGO_FUZZ)?;
     }
     if args.vm {
         require_vm(&[Machine::X86_64, Machine::Aarch64])?;
@@ -129,12 +139,13 @@ fn require_component(subcommand: &str, component: &str) -> Result<()> {
     command::run(command(rustup).args(["component", "add", component]))
 }
 
-fn require_cargo_deny() -> Result<()> {
-    if find("cargo-deny").is_some() {
-        say("cargo-deny", "already installed");
+/// A cargo subcommand that is built from its source.
+fn require_cargo_tool(name: &str, version: &str) -> Result<()> {
+    if find(name).is_some() {
+        say(name, "already installed");
         return Ok(());
     }
-    say("cargo-deny", "building (2 to 4 minutes)");
-    command::run(cargo().args(["install", "--locked", "cargo-deny", "--version", CARGO_DENY]))
-        .context("cannot install cargo-deny")
+    say(name, "building (1 to 4 minutes)");
+    command::run(cargo().args(["install", "--locked", name, "--version", version]))
+        .with_context(|| format!("cannot install {name}"))
 }

@@ -2,8 +2,7 @@
 //!
 //! For this machine's architecture that is the optimised build which the demo uses too. For
 //! another one it is built with a target folder of its own, so that neither build makes the
-//! other start again, and with little optimisation, as it is built for minutes and runs for
-//! seconds.
+//! other start again, and without optimisation, as it is built for minutes and runs for seconds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,7 +85,9 @@ fn build(machine: Machine) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--bins", "--target", target, "--package", PACKAGE]);
     build.args(["--package", "everflame-agent", "--target-dir"]).arg(&folder);
-    build.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "false");
+    for setting in ["debug=false", "opt-level=0", "package.\"*\".opt-level=0"] {
+        build.args(["--config", &format!("profile.dev.{setting}")]);
+    }
     let variable = target.replace('-', "_");
     build
         .env(format!("CARGO_TARGET_{}_LINKER", variable.to_ascii_uppercase()), machine.tool("gcc"));
