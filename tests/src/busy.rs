@@ -13,10 +13,11 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use everflame_agent::collect::{CollectConfig, Collector, Event, ProcessEvent, Sample};
-use everflame_agent::process::{Backing, ProcessTable};
+use everflame_agent::process::{Backing, Mappings, ProcessTable};
 use everflame_agent_common::unwind::Stop;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
@@ -46,13 +47,23 @@ pub struct Outcome {
     pub complete: u64,
     /// Those that reach the outermost frame.
     pub to_the_end: u64,
+    /// Those that were finished in user space.
+    pub finished: u64,
     /// Why the incomplete ones end, and where: (reason, file and offset of the last frame).
     incomplete: BTreeMap<(&'static str, String), u64>,
 }
 
 impl Outcome {
     fn new(name: &'static str, code: Code) -> Self {
-        Self { name, code, stacks: 0, complete: 0, to_the_end: 0, incomplete: BTreeMap::new() }
+        Self {
+            name,
+            code,
+            stacks: 0,
+            complete: 0,
+            to_the_end: 0,
+            finished: 0,
+            incomplete: BTreeMap::new(),
+        }
     }
 
     /// The share that is complete.
@@ -70,14 +81,13 @@ impl Outcome {
         self.stacks >= 100 && self.share() >= self.target()
     }
 
-    fn add(&mut self, sample: &Sample, processes: &mut ProcessTable) {
+    fn add(&mut self, sample: &Sample, mappings: &Mappings) {
         if sample.user_stop == Stop::Absent {
             return;
         }
-        let process = processes.get_mut(sample.pid);
         let place = |(index, avma): (usize, &u64)| {
             // A return address may lie behind its mapping.
-            process.mappings.find(avma.saturating_sub(u64::from(index > 0)))
+            mappings.find(avma.saturating_sub(u64::from(index > 0)))
         };
         let reaches_generated = sample.user.iter().enumerate().any(|frame| {
             place(frame).is_some_and(|mapping| matches!(mapping.backing, Backing::Anonymous))
@@ -104,12 +114,13 @@ impl fmt::Display for Outcome {
         let percent = |part: u64| 100.0 * part as f64 / self.stacks.max(1) as f64;
         write!(
             f,
-            "{:<24} {:>7} stacks {:>8.3} % complete (target {:.0} %), {:.3} % to the end",
+            "{:<24} {:>7} stacks {:>8.3} % complete (target {:.0} %), {:.3} % to the end, {:.3} % in user space",
             self.name,
             self.stacks,
             percent(self.complete),
             100.0 * self.target(),
-            percent(self.to_the_end)
+            percent(self.to_the_end),
+            percent(self.finished)
         )?;
         let mut reasons = BTreeMap::<&str, u64>::new();
         for ((reason, _), count) in &self.incomplete {
@@ -131,7 +142,7 @@ impl fmt::Display for Outcome {
 pub fn measure(span: Duration, rate_hz: u64) -> Vec<Outcome> {
     let dir = TempDir::new().expect("a temporary directory");
     let programs = programs(dir.path());
-    let config = CollectConfig { cpu_rate_hz: rate_hz, target_pid: None };
+    let config = CollectConfig::at_rate(rate_hz);
     let mut collector = Collector::start(&config).expect("the kernel can be sampled");
     let mut outcomes = Vec::new();
     let mut running = Vec::new();
@@ -145,9 +156,13 @@ pub fn measure(span: Duration, rate_hz: u64) -> Vec<Outcome> {
     }
 
     let mut processes = ProcessTable::default();
+    // Walks that met a file without a table, and wait for it.
+    let mut unfinished: HashMap<u64, (usize, Sample, Arc<Mappings>)> = HashMap::new();
+    let mut last_id = 0;
     let end = Instant::now() + span;
     while Instant::now() < end {
         collector.wait(Instant::now() + Duration::from_millis(100)).expect("events arrive");
+        let mut without_table = Vec::new();
         collector.drain(|time_ns, event| match event {
             Event::Process(event) => {
                 if let ProcessEvent::Fork { pid, parent } = event
@@ -159,11 +174,34 @@ pub fn measure(span: Duration, rate_hz: u64) -> Vec<Outcome> {
                 processes.apply(time_ns, event);
             }
             Event::Sample(sample) => {
-                if let Some(&owner) = owners.get(&sample.pid) {
-                    outcomes[owner].add(&sample, &mut processes);
+                let Some(&owner) = owners.get(&sample.pid) else { return };
+                let mappings = Arc::clone(&processes.get_mut(sample.pid).mappings);
+                if sample.stack_copy.is_some() {
+                    without_table.push((owner, sample, mappings));
+                } else {
+                    outcomes[owner].add(&sample, &mappings);
                 }
             }
         });
+        for (owner, mut sample, mappings) in without_table {
+            last_id += 1;
+            if collector.finish(last_id, &mut sample, &mappings) {
+                unfinished.insert(last_id, (owner, sample, mappings));
+            } else {
+                outcomes[owner].add(&sample, &mappings);
+            }
+        }
+        for finished in collector.finished() {
+            if let Some((owner, mut sample, mappings)) = unfinished.remove(&finished.id) {
+                sample.user = finished.frames.into();
+                sample.user_stop = finished.stop;
+                outcomes[owner].finished += 1;
+                outcomes[owner].add(&sample, &mappings);
+            }
+        }
+    }
+    for (owner, sample, mappings) in unfinished.into_values() {
+        outcomes[owner].add(&sample, &mappings);
     }
     outcomes
 }
