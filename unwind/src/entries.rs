@@ -27,6 +27,7 @@ pub(crate) struct Function<'a> {
 }
 
 /// What is at an entry's position.
+#[expect(clippy::large_enum_variant, reason = "looked at at once and never kept")]
 pub(crate) enum Entry<'a> {
     Common,
     Function(Function<'a>),

@@ -86,3 +86,42 @@ pub(crate) fn add_missing(extents: &mut Vec<Extent>, more: Vec<Extent>) {
     }
     extents.sort_unstable();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extents(kind: Kind, of: &[(u32, u32)]) -> Vec<Extent> {
+        let extent = |(at, &(start, end)): (usize, &(u32, u32))| {
+            let entry = at as u32;
+            Extent { start, entry, end, kind }
+        };
+        of.iter().enumerate().map(extent).collect()
+    }
+
+    fn check_clipped(of: &[(u32, u32)], expected: &[(u32, u32)], overlapping: u64) {
+        let mut clipped = extents(Kind::EhFrame, of);
+        clipped.sort_unstable();
+        let mut stats = TableStats::default();
+        clip(&mut clipped, &mut stats);
+        let found: Vec<_> = clipped.iter().map(|extent| (extent.start, extent.end)).collect();
+        assert_eq!((found.as_slice(), stats.functions_overlapping), (expected, overlapping));
+    }
+
+    #[test]
+    fn later_start_wins() {
+        check_clipped(&[(0, 10), (10, 20)], &[(0, 10), (10, 20)], 0);
+        check_clipped(&[(0, 100), (40, 50)], &[(0, 40), (40, 50)], 1);
+        check_clipped(&[(5, 10), (0, 6), (5, 20)], &[(0, 5), (5, 10)], 2);
+    }
+
+    #[test]
+    fn debug_frame_adds_what_eh_frame_leaves_out() {
+        let mut all = extents(Kind::EhFrame, &[(10, 20), (40, 50)]);
+        let more = extents(Kind::DebugFrame, &[(0, 10), (5, 11), (12, 14), (20, 40), (45, 60)]);
+        add_missing(&mut all, more);
+        let found: Vec<_> = all.iter().map(|extent| (extent.start, extent.kind)).collect();
+        let (eh, debug) = (Kind::EhFrame, Kind::DebugFrame);
+        assert_eq!(found, [(0, debug), (10, eh), (20, debug), (40, eh)]);
+    }
+}

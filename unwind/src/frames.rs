@@ -92,11 +92,7 @@ impl Iterator for Entries<'_> {
         loop {
             let entry = self.position;
             let len = entry_len(self.bytes.get(entry..)?)?;
-            self.position = entry.checked_add(len)?;
-            if self.position > self.bytes.len() {
-                self.position = self.bytes.len();
-                return None;
-            }
+            self.position = entry.checked_add(len).filter(|next| *next <= self.bytes.len())?;
             // An entry of length 0 ends the section for those who read it front to back, but
             // linkers put more behind it where objects had one each.
             if len > 4 {
@@ -112,7 +108,7 @@ impl Iterator for Entries<'_> {
 impl Entries<'_> {
     /// Bytes that could not be made sense of, once there are no more entries.
     pub(crate) fn left(&self) -> usize {
-        self.bytes.len() - self.position
+        if self.is_open_ended { 0 } else { self.bytes.len() - self.position }
     }
 }
 

@@ -10,11 +10,15 @@ use gimli::{CallFrameInstruction, UnwindExpression};
 /// Nesting of DW_CFA_remember_state; compilers use one level, hand-written code two.
 const MAX_REMEMBERED: usize = 16;
 
-/// How the CFA is found.
+/// How the CFA is found: by the expression, if there is one, else as `register + offset`.
+///
+/// Those two outlive the expression, as they do in libgcc and unlike in gimli, for which
+/// DW_CFA_def_cfa_register after an expression is an error: libgcrypt ends functions so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cfa {
-    Register { register: u16, offset: i64 },
-    Expression(UnwindExpression<usize>),
+pub(crate) struct Cfa {
+    pub(crate) register: u16,
+    pub(crate) offset: i64,
+    pub(crate) expression: Option<UnwindExpression<usize>>,
 }
 
 /// Where the caller's value of a register is.
@@ -41,7 +45,7 @@ pub(crate) struct State {
 
 impl State {
     const EMPTY: Self = Self {
-        cfa: Cfa::Register { register: 0, offset: 0 },
+        cfa: Cfa { register: 0, offset: 0, expression: None },
         stack_pointer: Saved::Unspecified,
         frame_pointer: Saved::Unspecified,
         return_address: Saved::Unspecified,
@@ -119,21 +123,22 @@ impl Machine {
                 return next.map(Effect::Advanced).ok_or(Malformed);
             }
             I::DefCfa { register, offset } => {
-                state.cfa = Cfa::Register { register: register.0, offset: offset as i64 };
+                let (register, offset) = (register.0, offset as i64);
+                state.cfa = Cfa { register, offset, expression: None };
             }
             I::DefCfaSf { register, factored_offset } => {
-                let offset = self.start.scaled(factored_offset);
-                state.cfa = Cfa::Register { register: register.0, offset };
+                let (register, offset) = (register.0, self.start.scaled(factored_offset));
+                state.cfa = Cfa { register, offset, expression: None };
             }
-            I::DefCfaRegister { register: new } => match &mut state.cfa {
-                Cfa::Register { register, .. } => *register = new.0,
-                Cfa::Expression(_) => return Err(Malformed),
-            },
-            I::DefCfaOffset { offset } => state.set_cfa_offset(offset as i64)?,
+            I::DefCfaRegister { register } => {
+                state.cfa.register = register.0;
+                state.cfa.expression = None;
+            }
+            I::DefCfaOffset { offset } => state.cfa.offset = offset as i64,
             I::DefCfaOffsetSf { factored_offset } => {
-                state.set_cfa_offset(self.start.scaled(factored_offset))?;
+                state.cfa.offset = self.start.scaled(factored_offset);
             }
-            I::DefCfaExpression { expression } => state.cfa = Cfa::Expression(expression),
+            I::DefCfaExpression { expression } => state.cfa.expression = Some(expression),
             I::Undefined { register } => return Ok(self.save(register, Saved::Undefined)),
             I::SameValue { register } => return Ok(self.save(register, Saved::SameValue)),
             I::Offset { register, factored_offset } => {
@@ -207,17 +212,5 @@ impl Start {
     /// Wraps, as it does for gimli and for libgcc.
     fn scaled(&self, factored_offset: i64) -> i64 {
         factored_offset.wrapping_mul(self.data_alignment)
-    }
-}
-
-impl State {
-    fn set_cfa_offset(&mut self, new: i64) -> Result<(), Malformed> {
-        match &mut self.cfa {
-            Cfa::Register { offset, .. } => {
-                *offset = new;
-                Ok(())
-            }
-            Cfa::Expression(_) => Err(Malformed),
-        }
     }
 }

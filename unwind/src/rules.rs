@@ -94,15 +94,14 @@ impl Context<'_> {
         if state.return_address == Saved::Undefined {
             return Ok(Rule::END_OF_STACK);
         }
-        let cfa = match state.cfa {
-            Cfa::Register { register, offset } => Shape::Sum { register, offset },
-            Cfa::Expression(expression) => {
-                self.shape(expression).ok_or(if self.is_signal_frame {
-                    Cause::SignalFrame
-                } else {
-                    Cause::CfaExpression
-                })?
-            }
+        let Cfa { register, offset, expression } = state.cfa;
+        let cfa = match expression {
+            None => Shape::Sum { register, offset },
+            Some(expression) => self.shape(expression).ok_or(if self.is_signal_frame {
+                Cause::SignalFrame
+            } else {
+                Cause::CfaExpression
+            })?,
         };
         if self.is_signal_frame {
             return self.signal_frame(cfa);
