@@ -11,16 +11,19 @@ use crate::limits::{RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
 pub enum Program {
     /// The CPU sampler.
     Cpu = 0,
+    /// Forgets the layouts of processes that become other programs.
+    Exec = 1,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 1] = [Self::Cpu];
+    pub const ALL: [Self; 2] = [Self::Cpu, Self::Exec];
 
     /// The name used in metrics and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
+            Self::Exec => "exec",
         }
     }
 }

@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 
 mod cpu;
+mod exec;
 mod kernel;
 mod maps;
 mod registers;
@@ -14,7 +15,10 @@ mod sample;
 mod stats;
 mod unwind;
 
-use aya_ebpf::{macros::perf_event, programs::PerfEventContext};
+use aya_ebpf::{
+    macros::{perf_event, raw_tracepoint},
+    programs::{PerfEventContext, RawTracePointContext},
+};
 use everflame_agent_common::stats::Program;
 
 /// On-CPU time: runs at each tick of a sampling clock, on every CPU.
@@ -28,6 +32,13 @@ fn cpu_sample(ctx: PerfEventContext) -> u32 {
 #[perf_event]
 fn cpu_sample_old(ctx: PerfEventContext) -> u32 {
     stats::timed(Program::Cpu, || cpu::sample::<kernel::Old>(&ctx));
+    0
+}
+
+/// Runs at the end of each exec.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn process_exec(_ctx: RawTracePointContext) -> i32 {
+    stats::timed(Program::Exec, exec::forget_layout);
     0
 }
 

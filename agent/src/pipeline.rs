@@ -99,6 +99,9 @@ impl Pipeline {
             Clock::Cycles => "cycles",
             Clock::CpuClock => "cpu-clock",
         });
+        for (program, error) in profiler.refused_programs() {
+            metrics.set_capability_off(&format!("program {}", program.name()), &chain(error));
+        }
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = sync_channel(1);
@@ -284,6 +287,8 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     }
     let run_time_ns = stats.cpu.estimated_run_time_ns();
     metrics.set_bpf_program(Program::Cpu.name(), stats.cpu.runs, run_time_ns);
+    let exec_ns = stats.exec.estimated_run_time_ns();
+    metrics.set_bpf_program(Program::Exec.name(), stats.exec.runs, exec_ns);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);
     raise_to(&metrics.unreadable_records, stats.unreadable);

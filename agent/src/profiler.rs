@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use everflame_agent_common::stats::Program;
+
 use crate::aggregate::{Aggregator, Window};
 use crate::collect::{
-    Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample, Waker,
+    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample, Waker,
     monotonic_ns, period_ns,
 };
 use crate::identity::{ProcessIdentity, identify};
@@ -161,6 +163,11 @@ impl Profiler {
         let (processes, mappings) = self.processes.len();
         let refused_mappings = self.processes.refused_mappings();
         ProcessStats { processes, mappings, refused_mappings, vanished: self.vanished }
+    }
+
+    /// Programs that the agent does without; see [`Collector::refused_programs`].
+    pub fn refused_programs(&self) -> impl Iterator<Item = (Program, &BpfError)> {
+        self.collector.refused_programs()
     }
 
     /// How long timed runs of the CPU sampler took; see [`Collector::cpu_run_times`].

@@ -186,14 +186,16 @@ pub struct Layout {
     pub root: u32,
     /// 1: it is a page of layout pages, whose lower halves are page ids.
     pub depth: u32,
+    /// When the process became this program, on CLOCK_MONOTONIC, as far as is known.
+    pub exec_ns: u64,
 }
 
-const _: () = assert!(size_of::<Layout>() == 16);
+const _: () = assert!(size_of::<Layout>() == 24);
 
 impl Layout {
     /// As the programs read it.
-    pub const fn to_words(self) -> [u64; 2] {
-        [self.generation, pair(self.root, self.depth)]
+    pub const fn to_words(self) -> [u64; 3] {
+        [self.generation, pair(self.root, self.depth), self.exec_ns]
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramError};
+use aya::programs::{PerfEvent, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use everflame_agent_common::config::Config;
 use everflame_agent_common::limits::{RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
@@ -115,13 +115,14 @@ pub struct UnwindMaps {
     /// `Shard`, as words.
     pub shards: Array<MapData, [u64; 3]>,
     /// `Layout`, as words, by process id.
-    pub processes: HashMap<MapData, u32, [u64; 2]>,
+    pub processes: HashMap<MapData, u32, [u64; 3]>,
 }
 
 /// The loaded programs. Dropping it unloads them.
 pub(super) struct Bpf {
     ebpf: Ebpf,
     cpu_program: &'static str,
+    exec_error: Option<BpfError>,
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -196,6 +197,7 @@ impl Bpf {
             .and_then(|program| program.try_into().ok())
             .ok_or(BpfError::Missing { name: cpu_program })?;
         program.load().map_err(|source| BpfError::Program { program: cpu_program, source })?;
+        let exec_error = attach_exec(&mut ebpf).err();
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
@@ -216,6 +218,7 @@ impl Bpf {
             log: aya_log::EbpfLogger::init(&mut ebpf).map_err(|source| BpfError::Log { source })?,
             ebpf,
             cpu_program,
+            exec_error,
             unwind: Some(unwind),
             run_times,
             events,
@@ -251,6 +254,11 @@ impl Bpf {
     /// The maps of the unwinder, for whoever fills them. `None` the second time.
     pub(super) fn take_unwind_maps(&mut self) -> Option<UnwindMaps> {
         self.unwind.take()
+    }
+
+    /// Programs that could do without, and why they have to.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (Program, &BpfError)> {
+        self.exec_error.iter().map(|error| (Program::Exec, error))
     }
 
     /// How long timed runs took: for each bucket that is not empty, its upper bound in
@@ -300,6 +308,20 @@ impl Bpf {
         }
         Ok(stats)
     }
+}
+
+/// Without it stacks of a program's first moments end early.
+fn attach_exec(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    const PROGRAM: &str = "process_exec";
+    const TRACEPOINT: &str = "sched_process_exec";
+    let program: &mut RawTracePoint = ebpf
+        .program_mut(PROGRAM)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(BpfError::Missing { name: PROGRAM })?;
+    let refused = |source| BpfError::Program { program: PROGRAM, source };
+    program.load().map_err(refused)?;
+    program.attach(TRACEPOINT).map_err(refused)?;
+    Ok(())
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {

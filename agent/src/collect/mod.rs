@@ -131,6 +131,8 @@ pub enum CollectError {
 pub struct CollectStats {
     /// The CPU sampler's counters.
     pub cpu: ProgramStats,
+    /// Those of the program that watches for exec.
+    pub exec: ProgramStats,
     /// Process records that the kernel dropped.
     pub sideband_lost: u64,
     /// Records of either kind that could not be parsed.
@@ -190,6 +192,10 @@ impl Collector {
         let cpus = online_cpus()?;
         let ring_bytes = ring_bytes(cpus.len());
         let mut bpf = load(config, ring_bytes)?;
+        for (program, error) in bpf.refused() {
+            let error = error as &dyn std::error::Error;
+            warn!(program = program.name(), error, "the agent does without this program");
+        }
         let maps = bpf.take_unwind_maps().ok_or(BpfError::Missing { name: "CHUNKS" })?;
         let unwinder = Unwinder::start(maps, &config.unwind)?;
         // Before the first sample, so that none comes from a process that is not known.
@@ -292,6 +298,7 @@ impl Collector {
         let unwind = self.unwinder.stats();
         Ok(CollectStats {
             cpu: self.bpf.program_stats(Program::Cpu)?,
+            exec: self.bpf.program_stats(Program::Exec)?,
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,
@@ -300,6 +307,11 @@ impl Collector {
             unwinder_missed: self.unwinder_missed,
             unwind,
         })
+    }
+
+    /// Programs that the kernel refuses and that the agent can do without, and why.
+    pub fn refused_programs(&self) -> impl Iterator<Item = (Program, &BpfError)> {
+        self.bpf.refused()
     }
 
     /// How long timed runs of the CPU sampler took: upper bounds in nanoseconds, and how

@@ -21,22 +21,54 @@ const MAPPINGS_UNSUSPECTED: usize = 128;
 
 /// All processes with user code.
 pub(super) struct Processes {
-    map: maps::HashMap<MapData, u32, [u64; 2]>,
+    map: maps::HashMap<MapData, u32, [u64; 3]>,
     by_pid: HashMap<u32, Process>,
     /// Processes whose layout is not what the programs have been told.
     changed: HashSet<u32>,
+    /// Processes that have become other programs since the last tick.
+    execs: Vec<u32>,
     generation: u64,
 }
 
+#[derive(Clone)]
 struct Process {
     mappings: Arc<Mappings>,
     /// What the programs have been told; shared with processes that were forked since.
     published: Option<Arc<Published>>,
-    /// When it began to be the program that it is.
+    /// When it was started, or became the program that it is.
     since_ns: u64,
+    /// When it, or the process that it is a copy of, became the program that it is; 0 if
+    /// that was before the agent.
+    exec_ns: u64,
     /// When there are more mappings than this, some may be gone: perf does not tell of
     /// unmapping.
     suspect_above: usize,
+    /// The agent has seen it start: tables are loaded before a sample needs them. Of what
+    /// ran already, most never will.
+    is_new: bool,
+}
+
+impl Process {
+    fn executed(time_ns: u64) -> Self {
+        Self {
+            mappings: Arc::default(),
+            published: None,
+            since_ns: time_ns,
+            exec_ns: time_ns,
+            suspect_above: MAPPINGS_UNSUSPECTED,
+            is_new: true,
+        }
+    }
+
+    fn seeded(mappings: Mappings, time_ns: u64) -> Self {
+        Self {
+            suspect_above: MAPPINGS_UNSUSPECTED.max(mappings.len() * 2),
+            mappings: Arc::new(mappings),
+            exec_ns: 0,
+            is_new: false,
+            ..Self::executed(time_ns)
+        }
+    }
 }
 
 struct Published {
@@ -46,8 +78,14 @@ struct Published {
 
 impl Processes {
     /// No processes yet.
-    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 2]>) -> Self {
-        Self { map, by_pid: HashMap::new(), changed: HashSet::new(), generation: 0 }
+    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 3]>) -> Self {
+        Self {
+            map,
+            by_pid: HashMap::new(),
+            changed: HashSet::new(),
+            execs: Vec::new(),
+            generation: 0,
+        }
     }
 
     /// Takes note of an event. Those of one process need not come in order of time where
@@ -60,15 +98,16 @@ impl Processes {
                     mappings.insert(mapping);
                 }
                 if !mappings.is_empty() {
-                    self.set(seeded.pid, time_ns, Arc::new(mappings), None, tables);
+                    self.set(seeded.pid, Process::seeded(mappings, time_ns), tables);
                     self.changed.insert(seeded.pid);
                 }
             }
             ProcessEvent::Fork { pid, parent } => self.fork(time_ns, pid, parent, tables),
             ProcessEvent::Comm { pid, exec: true, .. } => {
                 if self.by_pid.get(&pid).is_none_or(|known| known.since_ns <= time_ns) {
-                    self.set(pid, time_ns, Arc::default(), None, tables);
+                    self.set(pid, Process::executed(time_ns), tables);
                     self.changed.insert(pid);
+                    self.execs.push(pid);
                 }
             }
             ProcessEvent::Comm { .. } => {}
@@ -96,10 +135,13 @@ impl Processes {
             let published = if mappings.is_empty() {
                 None
             } else {
-                let content = |mapping: &Mapping| tables.content(pid, mapping, compiler);
+                let (is_new, exec_ns) = (process.is_new, process.exec_ns);
+                let content =
+                    |mapping: &Mapping| tables.content(pid, mapping, is_new.then_some(compiler));
                 let stretches = layout::stretches(&mappings, content);
                 self.generation += 1;
-                write(&stretches, self.generation, tables).map(Arc::new)
+                let layout = Layout { generation: self.generation, exec_ns, root: 0, depth: 0 };
+                write(&stretches, layout, tables).map(Arc::new)
             };
             match &published {
                 Some(published) => self.tell(pid, published.layout, tables),
@@ -112,6 +154,17 @@ impl Processes {
                 .get_mut(&pid)
                 .and_then(|process| std::mem::replace(&mut process.published, published));
             release(before, tables);
+        }
+    }
+
+    /// Tells the programs again what they may have forgotten: an exec whose layout was there
+    /// before the exec had ended.
+    pub(super) fn tell_again(&mut self, tables: &mut Tables) {
+        for pid in std::mem::take(&mut self.execs) {
+            let process = self.by_pid.get(&pid);
+            if let Some(published) = process.and_then(|process| process.published.as_deref()) {
+                self.tell(pid, published.layout, tables);
+            }
         }
     }
 
@@ -153,9 +206,9 @@ impl Processes {
             self.remove(pid, tables);
             return;
         };
-        let (mappings, published) = (Arc::clone(&known.mappings), known.published.clone());
-        let layout = published.as_deref().map(|published| published.layout);
-        self.set(pid, time_ns, mappings, published, tables);
+        let copy = Process { since_ns: time_ns, ..known.clone() };
+        let layout = copy.published.as_deref().map(|published| published.layout);
+        self.set(pid, copy, tables);
         match layout {
             Some(layout) if !self.changed.contains(&parent) => self.tell(pid, layout, tables),
             _ => {
@@ -165,12 +218,7 @@ impl Processes {
     }
 
     fn map(&mut self, time_ns: u64, pid: u32, mapping: Mapping) {
-        let process = self.by_pid.entry(pid).or_insert_with(|| Process {
-            mappings: Arc::default(),
-            published: None,
-            since_ns: time_ns,
-            suspect_above: MAPPINGS_UNSUSPECTED,
-        });
+        let process = self.by_pid.entry(pid).or_insert_with(|| Process::executed(time_ns));
         Arc::make_mut(&mut process.mappings).insert(mapping);
         self.changed.insert(pid);
     }
@@ -187,16 +235,7 @@ impl Processes {
         process.suspect_above = MAPPINGS_UNSUSPECTED.max(process.mappings.len() * 2);
     }
 
-    fn set(
-        &mut self,
-        pid: u32,
-        since_ns: u64,
-        mappings: Arc<Mappings>,
-        published: Option<Arc<Published>>,
-        tables: &mut Tables,
-    ) {
-        let suspect_above = MAPPINGS_UNSUSPECTED.max(mappings.len() * 2);
-        let process = Process { mappings, published, since_ns, suspect_above };
+    fn set(&mut self, pid: u32, process: Process, tables: &mut Tables) {
         if let Some(before) = self.by_pid.insert(pid, process) {
             release(before.published, tables);
         }
@@ -220,7 +259,7 @@ impl Processes {
 
 /// Writes pages for a layout. `None` if there is no room: stacks of the process are then
 /// finished in user space.
-fn write(stretches: &[Stretch], generation: u64, tables: &mut Tables) -> Option<Published> {
+fn write(stretches: &[Stretch], layout: Layout, tables: &mut Tables) -> Option<Published> {
     let leaves = layout::pages(stretches);
     let count = leaves.len() + usize::from(leaves.len() > 1);
     let Some(ids) = tables.take_pages(count, true) else {
@@ -231,7 +270,7 @@ fn write(stretches: &[Stretch], generation: u64, tables: &mut Tables) -> Option<
     for (id, page) in ids.iter().zip(&leaves) {
         written = written.and_then(|()| tables.pages.write(*id, page));
     }
-    let mut layout = Layout { generation, root: ids.first().copied()?, depth: 0 };
+    let mut layout = Layout { root: ids.first().copied()?, depth: 0, ..layout };
     if let Some(&top) = ids.get(leaves.len()) {
         let Some(page) = layout::top_page(&leaves, &ids) else {
             tables.pages.give_back(ids);

@@ -92,8 +92,14 @@ impl Tables {
         }
     }
 
-    /// What a layout says of a mapping of process `pid`. Asks for the table if need be.
-    pub(super) fn content(&mut self, pid: u32, mapping: &Mapping, compiler: &Compiler) -> Content {
+    /// What a layout says of a mapping of process `pid`. Asks the compiler, if one is given,
+    /// for a table that is not there.
+    pub(super) fn content(
+        &mut self,
+        pid: u32,
+        mapping: &Mapping,
+        compiler: Option<&Compiler>,
+    ) -> Content {
         let object = match &mapping.backing {
             Backing::Anonymous => return Content::Uniform(shard::FRAME_POINTER),
             Backing::Object(object) => object,
@@ -112,7 +118,9 @@ impl Tables {
             }
             State::Unknown => {
                 entry.pending.insert(pid);
-                self.request(key, compiler);
+                if let Some(compiler) = compiler {
+                    self.request(key, compiler);
+                }
                 Content::Uniform(shard::PENDING)
             }
         }

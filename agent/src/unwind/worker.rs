@@ -122,8 +122,8 @@ impl Worker {
             }
             if Instant::now() >= self.next_tick {
                 self.tick();
+                self.publish_stats();
             }
-            self.publish_stats();
         }
     }
 
@@ -179,6 +179,7 @@ impl Worker {
         {
             self.give_up(stack);
         }
+        self.processes.tell_again(&mut self.tables);
         // A table that was made and then found no room, or was lost, is asked for again.
         self.retry();
         let (headless, ended) =
