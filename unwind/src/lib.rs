@@ -7,13 +7,13 @@
 //!
 //! The way of a file through the modules:
 //!
-//! - [`read_at`] reads it, without ever mapping it; [`elf`] finds code and sections;
-//! - [`frames`] walks over a section's entries, [`entries`] reads them with gimli;
-//! - [`extents`] sorts functions by the code that they cover;
-//! - [`program`] runs a function's program, [`rules`] packs each of its rows;
-//! - [`rows`] does so for function after function and fills the gaps, with what [`linkage`]
+//! - `read_at` reads it, without ever mapping it; `elf` finds code and sections;
+//! - `frames` walks over a section's entries, `entries` reads them with gimli;
+//! - `extents` sorts functions by the code that they cover;
+//! - `program` runs a function's program, `rules` packs each of its rows;
+//! - `rows` does so for function after function and fills the gaps, with what `linkage`
 //!   knows of procedure linkage tables;
-//! - [`pages`] packs rows into the pages of a [`Table`], which [`cache`] keeps on disk.
+//! - `pages` packs rows into the pages of a [`Table`], which [`cache`] keeps on disk.
 //!
 //! Files are anyone's: every size and all work is bounded by [`Limits`], nothing panics, and
 //! what is damaged is an error or counted.

@@ -1,7 +1,7 @@
 //! How much of a foreign file is worth the agent's time and memory.
 
 /// Bounds on one compilation. The defaults leave several times the room that the largest
-/// binaries known need (libLLVM: 2.1 M rows; Chromium: .eh_frame of 20 MiB).
+/// binaries known need (libLLVM 22: 1.3 M rows from 6 MiB; Chromium has 20 MiB).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one section, after decompression.
