@@ -67,9 +67,12 @@ pub struct SampleHeader {
     pub stack_bytes: u32,
     /// The thread's name, padded with zeros.
     pub thread_name: [u8; THREAD_NAME_LEN],
+    /// What the walk knew of the process's memory: all that was mapped until then, on
+    /// CLOCK_MONOTONIC. 0: nothing.
+    pub mapped_ns: u64,
 }
 
-const _: () = assert!(size_of::<SampleHeader>() == 56);
+const _: () = assert!(size_of::<SampleHeader>() == 64);
 const _: () = assert!(size_of::<SampleHeader>().is_multiple_of(8));
 
 impl SampleHeader {
@@ -94,6 +97,7 @@ impl SampleHeader {
             user_stop: *bytes.get(35)?,
             stack_bytes: u32_at(bytes, 36)?,
             thread_name,
+            mapped_ns: u64_at(bytes, 56)?,
         })
     }
 
@@ -175,6 +179,7 @@ mod tests {
             user_stop: 8,
             stack_bytes: 0,
             thread_name: *b"0123456789abcdef",
+            mapped_ns: 9,
         };
         let mut bytes = [0; SampleHeader::SIZE + 24];
         bytes[0..8].copy_from_slice(&1u64.to_ne_bytes());
@@ -185,11 +190,12 @@ mod tests {
         bytes[28..30].copy_from_slice(&6u16.to_ne_bytes());
         bytes[30..32].copy_from_slice(&1u16.to_ne_bytes());
         bytes[32..34].copy_from_slice(&2u16.to_ne_bytes());
+        bytes[56..64].copy_from_slice(&9u64.to_ne_bytes());
         bytes[34] = 7;
         bytes[35] = 8;
         bytes[40..56].copy_from_slice(b"0123456789abcdef");
         for (slot, address) in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000].into_iter().enumerate() {
-            bytes[56 + slot * 8..64 + slot * 8].copy_from_slice(&address.to_ne_bytes());
+            bytes[64 + slot * 8..72 + slot * 8].copy_from_slice(&address.to_ne_bytes());
         }
         (bytes, header)
     }
@@ -229,7 +235,7 @@ mod tests {
     #[test]
     fn short_records_are_refused() {
         let (bytes, header) = record();
-        assert_eq!(SampleHeader::read(&bytes[..55]), None);
+        assert_eq!(SampleHeader::read(&bytes[..63]), None);
         assert!(header.stacks(&bytes[..bytes.len() - 1]).is_none());
     }
 }

@@ -58,6 +58,7 @@ impl Scratch {
             user_stop: Stop::Absent as u8,
             stack_bytes: 0,
             thread_name: bpf_get_current_comm().unwrap_or_default(),
+            mapped_ns: 0,
         };
     }
 
@@ -96,7 +97,8 @@ impl Scratch {
         let (frames, stop) = unsafe { unwind::user_stack::<K>(parts, first, pid, now_ns) };
         self.header.user_frames = frames as u16;
         self.header.user_stop = stop as u8;
-        if stop == Stop::NoTable {
+        self.header.mapped_ns = walk.layout.mapped_ns;
+        if stop == Stop::NoTable || stop == Stop::Unmapped && !walk.is_guessed() {
             self.copy_stack(program, walk);
         }
     }

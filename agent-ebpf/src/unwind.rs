@@ -34,7 +34,8 @@ type Native = everflame_agent_common::unwind::Aarch64;
 pub struct Walk {
     /// Of the frame that the walk has got to.
     pub registers: Registers,
-    layout: Layout,
+    /// Of the process.
+    pub layout: Layout,
     /// The time, in the unit of `Shard::used`.
     now: u64,
     /// Slot of the first address.
@@ -43,6 +44,8 @@ pub struct Walk {
     walked: u64,
     /// A [`Stop`].
     stop: u64,
+    /// Whether a frame pointer was followed where no rule said that it is one.
+    guessed: u64,
     window: Window,
     /// When copies of stacks were last counted from 0, in the unit of `now`.
     copies_since: u64,
@@ -51,6 +54,13 @@ pub struct Walk {
 }
 
 impl Walk {
+    /// Whether addresses may be wrong, so that one in no known memory is no sign of memory
+    /// that is not known yet.
+    #[inline(always)]
+    pub fn is_guessed(&self) -> bool {
+        self.guessed != 0
+    }
+
     /// Counts a copy of the stack, or refuses it because there have been too many.
     #[inline(always)]
     pub fn may_not_copy(&mut self, per_second: u32) -> bool {
@@ -105,6 +115,7 @@ pub unsafe fn user_stack<K: Kernel>(
         (*walk).first = first as u64;
         (*walk).walked = 0;
         (*walk).stop = Stop::DepthLimit as u64;
+        (*walk).guessed = 0;
         (*walk).window.start = u64::MAX;
         // Without a layout nothing is found, so the walk stops at the leaf. The agent
         // replaces values as a whole.
@@ -189,6 +200,9 @@ fn walk_frame(
         cached.rule = rule.bits();
         rule
     };
+    if rule.kind() == Kind::FramePointer {
+        walk.guessed = 1;
+    }
     if rule.kind() == Kind::SignalFrame {
         frames[slot] = walk.registers.ip + 1;
     }

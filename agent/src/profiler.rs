@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use everflame_agent_common::stats::Program;
+use everflame_agent_common::unwind::Stop;
 
 use crate::aggregate::{Aggregator, Window};
 use crate::collect::{
@@ -13,7 +14,7 @@ use crate::collect::{
     monotonic_ns, period_ns,
 };
 use crate::identity::{ProcessIdentity, identify};
-use crate::process::{Process, ProcessTable, has_other_threads};
+use crate::process::{Mappings, Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
 use crate::target::{Target, TargetFilter};
 use crate::unwind::Finished;
@@ -255,12 +256,13 @@ impl Profiler {
                 filter.observe(&event);
                 processes.apply(time_ns, event);
             }
-            Event::Sample(sample) => {
+            Event::Sample(mut sample) => {
                 let process = processes.get_mut(sample.pid);
                 if !filter.admits(&sample, process) {
                     return;
                 }
                 let pid = sample.pid;
+                cut_stale(&mut sample, &process.mappings);
                 if sample.stack_copy.is_some() {
                     // Before the process can be gone.
                     identity_of(pid, process, vanished);
@@ -278,6 +280,27 @@ impl Profiler {
             self.next_sweep_ns = now_ns + SWEEP_INTERVAL_NS;
             processes.sweep(now_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
         }
+    }
+}
+
+/// Cuts off what a walk may have got wrong. When code is mapped, it takes some milliseconds
+/// until walks know; meanwhile they take it for what was mapped there before, if anything
+/// was. So what they found beyond a frame in such code is not to be trusted, while the frame
+/// itself is.
+fn cut_stale(sample: &mut Sample, mappings: &Mappings) {
+    if mappings.newest_ns() <= sample.mapped_ns {
+        return;
+    }
+    let is_new = |(depth, address): (usize, &u64)| {
+        let within = address.wrapping_sub(u64::from(depth > 0));
+        mappings.find(within).is_some_and(|mapping| mapping.mapped_ns > sample.mapped_ns)
+    };
+    let Some(first) = sample.user.iter().enumerate().position(is_new) else { return };
+    // Where the walk ended by itself it has not got anything wrong.
+    if first + 1 < sample.user.len() {
+        sample.user = sample.user[..=first].into();
+        sample.user_stop = Stop::Stale;
+        sample.stack_copy = None;
     }
 }
 

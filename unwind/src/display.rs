@@ -38,8 +38,8 @@ impl fmt::Display for InWords {
         }
         let frame_pointer = Register(arch.frame_pointer(), arch);
         let offset = Offset(rule.frame_pointer_offset());
-        if rule.frame_pointer_is_at_base() {
-            write!(f, "  {frame_pointer}=[{base}{offset}]")?;
+        if rule.frame_pointer_is_at_itself() {
+            write!(f, "  {frame_pointer}=[{frame_pointer}{offset}]")?;
         } else if offset.0 != 0 {
             write!(f, "  {frame_pointer}=[cfa{offset}]")?;
         }
@@ -113,7 +113,7 @@ mod tests {
         let rule = cfa(7, 16, Fp::AtCfa(-16), Ra::AtCfa(-8));
         check(rule, x86, "cfa=rsp+16  rbp=[cfa-16]  ra=[cfa-8]");
         check(cfa(10, 0, Fp::Unchanged, Ra::AtCfa(-8)), x86, "cfa=r10  ra=[cfa-8]");
-        let rule = Rule::cfa_deref(6, -8, 0, Fp::AtBase(0)).unwrap();
+        let rule = Rule::cfa_deref(6, -8, 0, Fp::AtFramePointer(0)).unwrap();
         check(rule, x86, "cfa=[rbp-8]  rbp=[rbp]  ra=[cfa-8]");
         let rule = Rule::cfa_deref(7, 40, 8, Fp::AtCfa(-16)).unwrap();
         check(rule, x86, "cfa=[rsp+40]+8  rbp=[cfa-16]  ra=[cfa-8]");

@@ -118,17 +118,17 @@ impl Context<'_> {
         let is_above_return_address = return_address == ReturnAddress::AtCfa(-8);
         match cfa {
             Shape::Sum { register: base, offset } => {
-                let frame_pointer = self.frame_pointer(state, Some(base))?;
+                let frame_pointer = self.frame_pointer(state)?;
                 Rule::cfa(FrameRule { base, offset, frame_pointer, return_address })
             }
             Shape::Deref { .. } | Shape::Plt { .. } if !is_above_return_address => {
                 return Err(Cause::ReturnAddress);
             }
             Shape::Deref { register, offset, addend } => {
-                let saved = self.frame_pointer(state, Some(register))?;
+                let saved = self.frame_pointer(state)?;
                 Rule::cfa_deref(register, offset, addend, saved)
             }
-            Shape::Plt { pushed_from } => match self.frame_pointer(state, None)? {
+            Shape::Plt { pushed_from } => match self.frame_pointer(state)? {
                 SavedFramePointer::Unchanged => Rule::plt(pushed_from),
                 _ => return Err(Cause::FramePointer),
             },
@@ -147,15 +147,17 @@ impl Context<'_> {
         if is_known { Ok(Rule::SIGNAL_FRAME) } else { Err(Cause::SignalFrame) }
     }
 
-    fn frame_pointer(&self, state: &State, base: Option<u16>) -> Result<SavedFramePointer, Cause> {
+    fn frame_pointer(&self, state: &State) -> Result<SavedFramePointer, Cause> {
         match state.frame_pointer {
             Saved::Unspecified | Saved::Undefined | Saved::SameValue => {
                 Ok(SavedFramePointer::Unchanged)
             }
             Saved::AtCfa(offset) => Ok(SavedFramePointer::AtCfa(offset)),
             Saved::At(expression) => match self.shape(expression) {
-                Some(Shape::Sum { register, offset }) if Some(register) == base => {
-                    Ok(SavedFramePointer::AtBase(offset))
+                Some(Shape::Sum { register, offset })
+                    if register == self.arch.columns().frame_pointer =>
+                {
+                    Ok(SavedFramePointer::AtFramePointer(offset))
                 }
                 _ => Err(Cause::FramePointer),
             },

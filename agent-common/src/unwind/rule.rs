@@ -3,7 +3,7 @@
 //! ```text
 //!  bits   0..4    kind
 //!         4..9    base: a DWARF register number
-//!         9       the saved frame pointer lies relative to the base, not to the CFA
+//!         9       the saved frame pointer lies relative to the frame pointer, not to the CFA
 //!        10..34   CFA offset in bytes, signed
 //!        34..49   where the frame pointer is saved, in words, signed; 0: it is unchanged
 //!        49..64   where the return address is saved, in words from the CFA, signed;
@@ -18,7 +18,7 @@ use core::fmt;
 const KIND_BITS: u32 = 4;
 const BASE_SHIFT: u32 = 4;
 const BASE_MASK: u64 = 31;
-const FP_FROM_BASE: u64 = 1 << 9;
+const FP_FROM_FP: u64 = 1 << 9;
 const CFA_SHIFT: u32 = 10;
 const CFA_BITS: u32 = 24;
 const FP_SHIFT: u32 = 34;
@@ -69,8 +69,8 @@ pub enum SavedFramePointer {
     Unchanged,
     /// At this offset from the CFA, in bytes.
     AtCfa(i64),
-    /// At this offset from the base register, in bytes.
-    AtBase(i64),
+    /// At this offset from what is in the frame pointer's register now, in bytes.
+    AtFramePointer(i64),
 }
 
 /// Where the return address is found.
@@ -194,10 +194,10 @@ impl Rule {
         signed(self.0, FP_SHIFT, WORD_OFFSET_BITS) * 8
     }
 
-    /// Whether that is relative to the base.
+    /// Whether that is relative to the frame pointer's register.
     #[inline(always)]
-    pub const fn frame_pointer_is_at_base(self) -> bool {
-        self.0 & FP_FROM_BASE != 0
+    pub const fn frame_pointer_is_at_itself(self) -> bool {
+        self.0 & FP_FROM_FP != 0
     }
 
     /// Where the return address is saved, in bytes from the CFA (0: in the link register); of
@@ -238,7 +238,7 @@ fn frame_pointer(saved: SavedFramePointer) -> Option<u64> {
         // Nothing is saved where the caller's frame begins; 0 stands for "unchanged".
         SavedFramePointer::AtCfa(0) => None,
         SavedFramePointer::AtCfa(offset) => Some(words(offset)? << FP_SHIFT),
-        SavedFramePointer::AtBase(offset) => Some(words(offset)? << FP_SHIFT | FP_FROM_BASE),
+        SavedFramePointer::AtFramePointer(offset) => Some(words(offset)? << FP_SHIFT | FP_FROM_FP),
     }
 }
 
@@ -246,7 +246,7 @@ impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Rule({:?}", self.kind())?;
         if matches!(self.kind(), Kind::Cfa | Kind::CfaDeref | Kind::Plt) {
-            let origin = if self.frame_pointer_is_at_base() { "base" } else { "cfa" };
+            let origin = if self.frame_pointer_is_at_itself() { "fp" } else { "cfa" };
             write!(
                 f,
                 " r{}{:+} fp@{origin}{:+} ra{:+}",
@@ -279,11 +279,11 @@ mod tests {
             assert_eq!((rule.kind(), rule.base(), rule.offset()), (Kind::Cfa, 31, offset));
             assert_eq!(rule.frame_pointer_offset(), frame_pointer);
             assert_eq!(rule.return_address_offset(), return_address);
-            assert!(!rule.frame_pointer_is_at_base());
+            assert!(!rule.frame_pointer_is_at_itself());
         }
-        let drap = Rule::cfa_deref(6, -8, 0, SavedFramePointer::AtBase(0)).unwrap();
+        let drap = Rule::cfa_deref(6, -8, 0, SavedFramePointer::AtFramePointer(0)).unwrap();
         assert_eq!((drap.kind(), drap.base(), drap.offset()), (Kind::CfaDeref, 6, -8));
-        assert!(drap.frame_pointer_is_at_base());
+        assert!(drap.frame_pointer_is_at_itself());
         assert_eq!(Rule::plt(11).map(|rule| (rule.kind(), rule.offset())), Some((Kind::Plt, 11)));
     }
 

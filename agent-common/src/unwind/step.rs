@@ -133,22 +133,19 @@ pub fn step<A: Architecture>(
     memory: &mut impl Memory,
 ) -> Result<(), Stop> {
     let cfa;
-    let base;
     let ra_offset;
     match rule.kind() {
         Kind::Cfa => {
-            base = base_register::<A>(rule, regs)?;
-            cfa = base.wrapping_add_signed(rule.offset());
+            cfa = base_register::<A>(rule, regs)?.wrapping_add_signed(rule.offset());
             ra_offset = rule.return_address_offset();
         }
         Kind::CfaDeref => {
-            base = base_register::<A>(rule, regs)?;
+            let base = base_register::<A>(rule, regs)?;
             let stored = read(memory, base.wrapping_add_signed(rule.offset()))?;
             cfa = stored.wrapping_add_signed(rule.return_address_offset());
             ra_offset = -8;
         }
         Kind::Plt => {
-            base = 0;
             let pushed = u64::from((regs.ip & 15) >= rule.offset() as u64);
             cfa = regs.sp.wrapping_add(8 + pushed * 8);
             ra_offset = -8;
@@ -170,8 +167,8 @@ pub fn step<A: Architecture>(
         return Err(Stop::BrokenChain);
     }
     let fp_offset = rule.frame_pointer_offset();
-    let fp = if rule.frame_pointer_is_at_base() {
-        read(memory, base.wrapping_add_signed(fp_offset))?
+    let fp = if rule.frame_pointer_is_at_itself() {
+        read(memory, regs.fp.wrapping_add_signed(fp_offset))?
     } else if fp_offset != 0 {
         read(memory, cfa.wrapping_add_signed(fp_offset))?
     } else {
@@ -313,7 +310,7 @@ mod tests {
     #[test]
     fn realigned_frame_is_found_by_its_saved_address() {
         // gcc: CFA = [rbp - 8], rbp = [rbp]; the caller's frame begins at STACK + 40.
-        let rule = Rule::cfa_deref(6, -8, 0, SavedFramePointer::AtBase(0)).unwrap();
+        let rule = Rule::cfa_deref(6, -8, 0, SavedFramePointer::AtFramePointer(0)).unwrap();
         let stack = [0, STACK + 40, 0x77, 0, 9];
         check(rule, regs(1, STACK, STACK + 16), &stack, Ok((9, STACK + 40, 0x77)));
         // OpenSSL: CFA = [rsp + 8] + 8.

@@ -30,11 +30,14 @@ pub enum Stop {
     NoInfo = 9,
     /// The address lies in no executable memory.
     Unmapped = 10,
+    /// Code was mapped a moment before, and the walk did not know yet: what it found beyond
+    /// that code may be wrong, and was cut off.
+    Stale = 11,
 }
 
 impl Stop {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::End,
         Self::Absent,
         Self::DepthLimit,
@@ -46,6 +49,7 @@ impl Stop {
         Self::BadRule,
         Self::NoInfo,
         Self::Unmapped,
+        Self::Stale,
     ];
 
     /// The reason with this number; unknown numbers read as [`Stop::Failed`].
@@ -67,6 +71,7 @@ impl Stop {
             Self::BadRule => "bad_rule",
             Self::NoInfo => "no_info",
             Self::Unmapped => "unmapped",
+            Self::Stale => "stale",
         }
     }
 

@@ -30,6 +30,9 @@ pub struct Sample {
     pub kernel_stop: Stop,
     /// Why the user stack ends where it does.
     pub user_stop: Stop,
+    /// What the walk knew of the process's memory: what was mapped until then, on
+    /// CLOCK_MONOTONIC.
+    pub mapped_ns: u64,
     /// What is needed to go on, when it ends at [`Stop::NoTable`].
     pub stack_copy: Option<Box<StackCopy>>,
 }
@@ -59,6 +62,7 @@ impl Sample {
             user: user.collect(),
             kernel_stop: Stop::from_u8(header.kernel_stop),
             user_stop: Stop::from_u8(header.user_stop),
+            mapped_ns: header.mapped_ns,
             stack_copy: event::StackCopy::read(&header, record).map(|copy| {
                 Box::new(StackCopy { registers: copy.registers, stack: copy.stack.into() })
             }),

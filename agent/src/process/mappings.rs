@@ -46,6 +46,8 @@ pub struct Mapping {
     pub backing: Backing,
     /// The path that the kernel gave.
     pub path: Arc<str>,
+    /// When it was mapped, on CLOCK_MONOTONIC; 0 if that was before the agent.
+    pub mapped_ns: u64,
 }
 
 impl Mapping {
@@ -57,6 +59,7 @@ impl Mapping {
             file_offset: memory.file_offset,
             path: Arc::from(memory.path.as_str()),
             backing: objects.backing(&memory),
+            mapped_ns: 0,
         }
     }
 
@@ -78,6 +81,7 @@ pub struct Mappings {
     sorted: Vec<Mapping>,
     /// Files that were mapped to announce generated code, in this order.
     jitdumps: Vec<Arc<ObjectFile>>,
+    newest_ns: u64,
 }
 
 impl Mappings {
@@ -88,6 +92,7 @@ impl Mappings {
             return true;
         }
         self.note_jitdump(&mapping);
+        self.newest_ns = self.newest_ns.max(mapping.mapped_ns);
         let first = self.sorted.partition_point(|m| m.end_avma <= mapping.start_avma);
         let end = self.sorted.partition_point(|m| m.start_avma < mapping.end_avma);
         let mut replacement = Vec::with_capacity(3);
@@ -139,6 +144,11 @@ impl Mappings {
         self.sorted.iter()
     }
 
+    /// When memory was last mapped, on CLOCK_MONOTONIC.
+    pub fn newest_ns(&self) -> u64 {
+        self.newest_ns
+    }
+
     /// Drops what does not overlap any of these ranges, which are sorted.
     pub fn retain_within(&mut self, ranges: &[(u64, u64)]) {
         self.sorted.retain(|mapping| {
@@ -174,6 +184,7 @@ mod tests {
             file_offset,
             backing: Backing::Anonymous,
             path: Arc::from(path),
+            mapped_ns: 0,
         }
     }
 

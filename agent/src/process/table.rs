@@ -80,7 +80,9 @@ impl ProcessTable {
                 self.entry(pid).name = name;
             }
             ProcessEvent::Comm { .. } => {}
-            ProcessEvent::Mmap { pid, mapping } => self.map(pid, mapping),
+            ProcessEvent::Mmap { pid, mapping } => {
+                self.map(pid, Mapping { mapped_ns: time_ns, ..mapping });
+            }
             ProcessEvent::Exit { pid } => {
                 // A process that is not known has nothing to keep.
                 if let Some(process) = self.by_pid.get_mut(&pid) {
@@ -217,6 +219,7 @@ mod tests {
             file_offset: 0,
             backing: Backing::Object(Arc::new(object)),
             path: Arc::from(path),
+            mapped_ns: 0,
         }
     }
 

@@ -51,11 +51,15 @@ pub(super) enum Progress {
     /// It is.
     Done(Finished),
     /// A table is on its way.
-    Waiting(Unfinished),
+    Waiting(Box<Unfinished>),
 }
 
 /// Takes what steps are possible now.
-pub(super) fn go_on(mut stack: Unfinished, tables: &mut Tables, compiler: &Compiler) -> Progress {
+pub(super) fn go_on(
+    mut stack: Box<Unfinished>,
+    tables: &mut Tables,
+    compiler: &Compiler,
+) -> Progress {
     let mut memory = Copy { start: stack.stack_start, bytes: &stack.stack };
     let stop = loop {
         let address = stack.registers.lookup_address();

@@ -71,7 +71,7 @@ fn push_shards(stretches: &mut Vec<Stretch>, mapping: &Mapping, shards: &[ShardS
         if start >= shard_end || !start.is_multiple_of(LAYOUT_OFFSET_UNIT) {
             continue;
         }
-        let what = start / LAYOUT_OFFSET_UNIT << 32 | u64::from(covered.slot);
+        let what = ((start / LAYOUT_OFFSET_UNIT) << 32) | u64::from(covered.slot);
         push(stretches, address(start), what);
         push(stretches, address(shard_end), NO_INFO);
     }
@@ -127,6 +127,7 @@ mod tests {
                 file_offset,
                 backing: Backing::Anonymous,
                 path: Arc::from(""),
+                mapped_ns: 0,
             });
         }
         mappings

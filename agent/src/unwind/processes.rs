@@ -21,7 +21,7 @@ const MAPPINGS_UNSUSPECTED: usize = 128;
 
 /// All processes with user code.
 pub(super) struct Processes {
-    map: maps::HashMap<MapData, u32, [u64; 3]>,
+    map: maps::HashMap<MapData, u32, [u64; 4]>,
     by_pid: HashMap<u32, Process>,
     /// Processes whose layout is not what the programs have been told.
     changed: HashSet<u32>,
@@ -78,7 +78,7 @@ struct Published {
 
 impl Processes {
     /// No processes yet.
-    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 3]>) -> Self {
+    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 4]>) -> Self {
         Self {
             map,
             by_pid: HashMap::new(),
@@ -140,7 +140,9 @@ impl Processes {
                     |mapping: &Mapping| tables.content(pid, mapping, is_new.then_some(compiler));
                 let stretches = layout::stretches(&mappings, content);
                 self.generation += 1;
-                let layout = Layout { generation: self.generation, exec_ns, root: 0, depth: 0 };
+                let mapped_ns = mappings.newest_ns();
+                let layout =
+                    Layout { generation: self.generation, exec_ns, mapped_ns, root: 0, depth: 0 };
                 write(&stretches, layout, tables).map(Arc::new)
             };
             match &published {
@@ -219,6 +221,7 @@ impl Processes {
 
     fn map(&mut self, time_ns: u64, pid: u32, mapping: Mapping) {
         let process = self.by_pid.entry(pid).or_insert_with(|| Process::executed(time_ns));
+        let mapping = Mapping { mapped_ns: time_ns, ..mapping };
         Arc::make_mut(&mut process.mappings).insert(mapping);
         self.changed.insert(pid);
     }

@@ -58,7 +58,7 @@ pub(super) struct Worker {
     tables: Tables,
     processes: Processes,
     compiler: Compiler,
-    waiting: VecDeque<(Instant, Unfinished)>,
+    waiting: VecDeque<(Instant, Box<Unfinished>)>,
     /// Processes whose main thread has ended before others.
     headless: Vec<u32>,
     outbox: Sender<Finished>,
@@ -105,7 +105,7 @@ impl Worker {
             for message in first.into_iter().chain(inbox.try_iter().take(BATCH)) {
                 match message {
                     Message::Process { time_ns, event } => self.process(time_ns, event),
-                    Message::Finish(stack) => self.finish(Instant::now(), *stack),
+                    Message::Finish(stack) => self.finish(Instant::now(), stack),
                     Message::Compiled(compiled) => {
                         let pids = self.tables.compiled(*compiled);
                         self.processes.mark(pids);
@@ -134,7 +134,7 @@ impl Worker {
         }
     }
 
-    fn finish(&mut self, since: Instant, stack: Unfinished) {
+    fn finish(&mut self, since: Instant, stack: Box<Unfinished>) {
         match go_on(stack, &mut self.tables, &self.compiler) {
             Progress::Done(finished) => {
                 if finished.stop == Stop::End {
@@ -161,7 +161,7 @@ impl Worker {
         }
     }
 
-    fn give_up(&mut self, stack: Unfinished) {
+    fn give_up(&mut self, stack: Box<Unfinished>) {
         self.tables.stats.given_up += 1;
         self.hand_over(Finished { id: stack.id, frames: stack.frames, stop: Stop::NoTable });
     }

@@ -24,10 +24,8 @@ use object::{Object, ObjectSection, ObjectSegment, SegmentFlags};
 
 use self::evaluate::{Caller, Evaluator, MadeUp, Row, registers};
 
-/// Of all addresses looked at, which are mostly where rows begin and end. What gcc writes for
-/// functions that realign their stack is most of it: for a few instructions, the frame is
-/// known from one register and the saved frame pointer from another.
-const MAX_UNSUPPORTED_PERCENT: f64 = 0.2;
+/// Of all addresses looked at, which are mostly where rows begin and end.
+const MAX_UNSUPPORTED_PERCENT: f64 = 0.01;
 
 /// Of one file or of all.
 #[derive(Debug, Default)]

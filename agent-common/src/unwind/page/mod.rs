@@ -93,7 +93,7 @@ pub fn find_rule<S: Sign>(page: &Page, offset: u64) -> Rule {
 /// Row `at` of a row page: word `1 + at / 2`.
 #[inline(always)]
 fn row(page: &Page, at: u64) -> u64 {
-    let word = page[(1 + (at >> 1) & (WORDS as u64 - 1)) as usize];
+    let word = page[((1 + (at >> 1)) & (WORDS as u64 - 1)) as usize];
     word >> ((at & 1) * 32) & 0xffff_ffff
 }
 
@@ -188,14 +188,16 @@ pub struct Layout {
     pub depth: u32,
     /// When the process became this program, on CLOCK_MONOTONIC, as far as is known.
     pub exec_ns: u64,
+    /// When memory was last mapped that it knows of, on CLOCK_MONOTONIC.
+    pub mapped_ns: u64,
 }
 
-const _: () = assert!(size_of::<Layout>() == 24);
+const _: () = assert!(size_of::<Layout>() == 32);
 
 impl Layout {
     /// As the programs read it.
-    pub const fn to_words(self) -> [u64; 3] {
-        [self.generation, pair(self.root, self.depth), self.exec_ns]
+    pub const fn to_words(self) -> [u64; 4] {
+        [self.generation, pair(self.root, self.depth), self.exec_ns, self.mapped_ns]
     }
 }
 
