@@ -12,7 +12,7 @@ use everflame_profile::{Kind, fold};
 
 use crate::chain::{DEPTH, WORKLOADS};
 
-const RATE_HZ: u64 = 199;
+const RATE_HZ: u64 = 49;
 const LENGTH: Duration = Duration::from_secs(6);
 
 /// A recording that goes on.
