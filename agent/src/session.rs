@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use everflame_agent_common::unwind::Stop;
 use everflame_profile::kind::Kind;
 use everflame_profile::{MergeError, Merger, pprof};
 use thiserror::Error;
@@ -177,7 +178,8 @@ impl Session {
                 last.time.start_unix_ns + last.time.duration_ns - first.time.start_unix_ns;
         }
         let lost = outcome.stats.cpu.lost();
-        let notes = notes(&outcome.stats, symbolizer.kernel_status());
+        let mut notes = notes(&outcome.stats, symbolizer.kernel_status());
+        notes.extend(truncation_note(&outcome.windows));
         Ok(Recording { profile, samples, lost, notes })
     }
 }
@@ -211,6 +213,32 @@ fn sample(
     let stats = profiler.stats()?;
     windows.push(profiler.take_window());
     Ok(Outcome { windows, stats })
+}
+
+/// Says how many user stacks end early and why, when that is more than one in a hundred.
+fn truncation_note(windows: &[ClosedWindow]) -> Option<String> {
+    let mut stops = [0; Stop::ALL.len()];
+    for closed in windows {
+        for (sum, count) in stops.iter_mut().zip(closed.window.user_stops) {
+            *sum += count;
+        }
+    }
+    let by_reason = || Stop::ALL.into_iter().zip(stops);
+    let stacks: u64 =
+        by_reason().filter(|(stop, _)| *stop != Stop::Absent).map(|(_, count)| count).sum();
+    let mut early: Vec<(Stop, u64)> =
+        by_reason().filter(|(stop, count)| stop.is_truncated() && *count > 0).collect();
+    let truncated: u64 = early.iter().map(|(_, count)| count).sum();
+    if truncated * 100 <= stacks {
+        return None;
+    }
+    early.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let reasons: Vec<String> =
+        early.iter().map(|(stop, count)| format!("{} {count}", stop.name())).collect();
+    Some(format!(
+        "{truncated} of {stacks} user stacks end before their outermost frame: {}",
+        reasons.join(", ")
+    ))
 }
 
 fn notes(stats: &CollectStats, kernel: KernelStatus) -> Vec<String> {
