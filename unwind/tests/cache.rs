@@ -261,7 +261,7 @@ fn directory_that_disappears_is_counted_not_fatal() {
     let dir = tempfile::tempdir().expect("a directory");
     let cache = open(dir.path(), BUDGET);
     fs::remove_dir(dir.path()).expect("ours");
-    cache.put(&key(1), &table(1, 0));
+    cache.put(&key(1), &table(1, 0xfd20_d23d));
     assert!(cache.get(&key(1)).is_none());
     let stats = cache.stats();
     assert_eq!((stats.write_errors, stats.misses, stats.bytes), (1, 1, 0));
@@ -275,7 +275,7 @@ fn full_disk_is_counted_and_leaves_nothing_behind() {
     if let Some(dir) = std::env::var_os(VARIABLE) {
         let cache = open(Path::new(&dir), BUDGET);
         cache.put(&key(1), &table(100, 0));
-        assert_eq!((cache.stats().write_errors, cache.stats().bytes), (1, 0));
+        assert_eq!((cache.stats().write_errors, cache.stats().bytes), (1, 0xfd20_d23d));
         assert!(files(Path::new(&dir)).is_empty());
         return;
     }
@@ -316,4 +316,22 @@ fn agents_share_a_directory() {
     }
     let files = files(dir.path());
     assert!(files.iter().all(|name| !name.ends_with(".tmp")), "{files:?}");
+}
+
+#[test]
+fn change_of_tables_is_noticed() {
+    const FILES: [&[u8]; 4] = [
+        include_bytes!("../../fuzz/seeds/compile/static"),
+        include_bytes!("../../fuzz/seeds/compile/both"),
+        include_bytes!("../../fuzz/seeds/compile/arm-shared"),
+        include_bytes!("../../fuzz/seeds/compile/nothing"),
+    ];
+    let mut bytes = Vec::new();
+    for file in FILES {
+        let table = compile(&file, &Limits::default()).expect("a good file");
+        entry::write(&key(1), &table, &mut bytes).expect("memory");
+    }
+    // When this fails, agents would go on with the tables that older ones have made: count
+    // `entry::VERSION` up, and write down the new digest.
+    assert_eq!((entry::VERSION, crc32fast::hash(&bytes)), (1, 0xfd20_d23d));
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! bytes    0..8    magic
 //!          8..12   version
-//!         12..16   the constants that pages depend on
+//!         12..16   the constants that it depends on
 //!         16..20   machine (e_machine)
 //!         20..24   number of shards
 //!         24..28   number of row pages
@@ -43,7 +43,7 @@ const MAGIC: [u8; 8] = *b"EFUNWIND";
 /// `change_of_tables_is_noticed` says when.
 pub const VERSION: u32 = 1;
 
-/// Changes with what the meaning of a page depends on.
+/// Changes with what the meaning of a page, and the length of the head, depend on.
 const CONSTANTS: u32 = {
     let parts = [
         WORDS as u64,
@@ -51,6 +51,7 @@ const CONSTANTS: u32 = {
         MAX_INDEX_ENTRIES as u64,
         LAYOUT_OFFSET_UNIT,
         MAX_FILE_OFFSET,
+        stats::WORDS as u64,
     ];
     let mut hash = 0u64;
     let mut at = 0;
