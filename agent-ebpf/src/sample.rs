@@ -115,7 +115,10 @@ impl Scratch {
     /// Copies what the agent needs to finish the walk.
     #[inline(always)]
     fn copy_stack(&mut self, program: Program, walk: &mut Walk) {
-        if walk.may_not_copy(CONFIG.load().stack_copies_per_second) {
+        let config = CONFIG.load();
+        // Half of the ring buffer is for samples without copies, which are small.
+        let is_short_of_room = EVENTS.query(0) >= u64::from(config.wakeup_bytes);
+        if is_short_of_room || walk.may_not_copy(config.stack_copies_per_second) {
             return stats::count(program, Counter::StackCopiesRefused);
         }
         self.registers = walk.registers;

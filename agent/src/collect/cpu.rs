@@ -73,9 +73,8 @@ struct CpuEvent {
 }
 
 impl CpuEvents {
-    /// Starts sampling each of `cpus` with `program`, by hardware cycles where there are
-    /// any.
-    pub(super) fn start(
+    /// Chooses the clock: hardware cycles where there are any.
+    pub(super) fn new(
         rate_hz: u64,
         cpus: &[u32],
         program: BorrowedFd<'_>,
@@ -92,12 +91,16 @@ impl CpuEvents {
                 Clock::CpuClock
             }
         };
-        let mut events = Self { clock, rate_hz, by_cpu: BTreeMap::new() };
+        Ok(Self { clock, rate_hz, by_cpu: BTreeMap::new() })
+    }
+
+    /// Starts sampling each of `cpus` with `program`.
+    pub(super) fn start(&mut self, cpus: &[u32], program: BorrowedFd<'_>) -> Result<(), CpuError> {
         for &cpu in cpus {
-            events.open(cpu, program)?;
+            self.open(cpu, program)?;
         }
-        info!(clock = %clock, rate_hz, cpus = cpus.len(), "sampling on-CPU stacks");
-        Ok(events)
+        info!(clock = %self.clock, rate_hz = self.rate_hz, cpus = cpus.len(), "sampling on-CPU stacks");
+        Ok(())
     }
 
     /// What drives the sampling.

@@ -10,7 +10,7 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Ring buffer for each CPU: half a second of the deepest stacks at 97 Hz. It is emptied four
 /// times a second, and as soon as it is half full.
 const RING_BYTES_PER_CPU: u32 = 128 * 1024;
-const RING_BYTES_MIN: u32 = 512 * 1024;
+const RING_BYTES_MIN: u32 = 1024 * 1024;
 const RING_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
 /// Bytes of ring buffer for this many CPUs.

@@ -204,9 +204,7 @@ impl Collector {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?;
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(wait_error)?;
-        // Samples that come while /proc is read are younger than what is read there.
-        let seed_time_ns = monotonic_ns();
-        let cpu = CpuEvents::start(config.cpu_rate_hz, &cpus, bpf.cpu_program()?)?;
+        let cpu = CpuEvents::new(config.cpu_rate_hz, &cpus, bpf.cpu_program()?)?;
         let mut collector = Self {
             bpf,
             cpu,
@@ -227,7 +225,9 @@ impl Collector {
             clock_backwards: 0,
         };
         collector.watch_all().map_err(wait_error)?;
-        collector.seed(seed_time_ns);
+        collector.seed(monotonic_ns());
+        // Nothing reads the ring buffer while /proc is read.
+        collector.cpu.start(&cpus, collector.bpf.cpu_program()?)?;
         Ok(collector)
     }
 

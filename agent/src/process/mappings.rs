@@ -84,15 +84,27 @@ pub struct Mappings {
     newest_ns: u64,
 }
 
+/// What became of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insertion {
+    /// It is there now.
+    Inserted,
+    /// Nothing has changed: the same was there before.
+    Known,
+    /// There are too many.
+    Refused,
+}
+
 impl Mappings {
     /// Adds a mapping. perf tells of no unmapping, so what it overlaps is gone by now: a
-    /// mapping that is covered in part keeps the rest. Returns whether there was room for it.
-    pub fn insert(&mut self, mapping: Mapping) -> bool {
-        if mapping.start_avma >= mapping.end_avma {
-            return true;
+    /// mapping that is covered in part keeps the rest. A mapping that is only told of again,
+    /// as when a runtime changes the protection of its code, changes nothing.
+    pub fn insert(&mut self, mapping: Mapping) -> Insertion {
+        if mapping.start_avma >= mapping.end_avma || self.shows_the_same(&mapping) {
+            return Insertion::Known;
         }
         self.note_jitdump(&mapping);
-        self.newest_ns = self.newest_ns.max(mapping.mapped_ns);
+        let mapped_ns = mapping.mapped_ns;
         let first = self.sorted.partition_point(|m| m.end_avma <= mapping.start_avma);
         let end = self.sorted.partition_point(|m| m.start_avma < mapping.end_avma);
         let mut replacement = Vec::with_capacity(3);
@@ -112,10 +124,25 @@ impl Mappings {
         replacement.extend(above);
         // Splitting one mapping in two adds as well, so there may be one more than the limit.
         if first == end && self.sorted.len() >= MAX_MAPPINGS {
-            return false;
+            return Insertion::Refused;
         }
         self.sorted.splice(first..end, replacement);
-        true
+        self.newest_ns = self.newest_ns.max(mapped_ns);
+        Insertion::Inserted
+    }
+
+    /// Whether one mapping shows all of this one already.
+    fn shows_the_same(&self, mapping: &Mapping) -> bool {
+        let Some(known) = self.find(mapping.start_avma) else { return false };
+        known.end_avma >= mapping.end_avma
+            && match (&known.backing, &mapping.backing) {
+                (Backing::Anonymous, Backing::Anonymous) => known.path == mapping.path,
+                (Backing::Object(known_object), Backing::Object(object)) => {
+                    Arc::ptr_eq(known_object, object)
+                        && known.offset_of(mapping.start_avma) == mapping.file_offset
+                }
+                _ => false,
+            }
     }
 
     fn note_jitdump(&mut self, mapping: &Mapping) {
@@ -211,6 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn mapping_that_is_told_of_again_changes_nothing() {
+        let mut mappings = Mappings::default();
+        assert_eq!(mappings.insert(mapping(10, 20, 0, "a")), Insertion::Inserted);
+        let again = Mapping { mapped_ns: 7, ..mapping(12, 20, 2, "a") };
+        assert_eq!(mappings.insert(again), Insertion::Known);
+        assert_eq!((mappings.len(), mappings.newest_ns()), (1, 0));
+        let longer = Mapping { mapped_ns: 9, ..mapping(12, 21, 2, "a") };
+        assert_eq!(mappings.insert(longer), Insertion::Inserted);
+        assert_eq!((mappings.len(), mappings.newest_ns()), (2, 9));
+    }
+
+    #[test]
     fn partly_covered_mappings_keep_the_rest_with_its_offset() {
         check(
             &[(10, 40, 100, "a"), (20, 30, 0, "b")],
@@ -231,10 +270,12 @@ mod tests {
     fn too_many_mappings_are_refused() {
         let mut mappings = Mappings::default();
         let page = |n: u64| mapping(n * 0x2000, n * 0x2000 + 0x1000, 0, "a");
-        let taken = (0..MAX_MAPPINGS as u64).all(|n| mappings.insert(page(n)));
-        assert!(taken);
-        assert!(!mappings.insert(page(MAX_MAPPINGS as u64)));
-        assert!(mappings.insert(page(7)), "one that replaces another needs no room");
+        for n in 0..MAX_MAPPINGS as u64 {
+            assert_eq!(mappings.insert(page(n)), Insertion::Inserted);
+        }
+        assert_eq!(mappings.insert(page(MAX_MAPPINGS as u64)), Insertion::Refused);
+        let replacing = mapping(7 * 0x2000 - 1, 7 * 0x2000 + 0x1000, 0, "b");
+        assert_eq!(mappings.insert(replacing), Insertion::Inserted, "it needs no room");
         assert_eq!(mappings.len(), MAX_MAPPINGS);
     }
 

@@ -9,7 +9,7 @@ mod objects;
 mod seed;
 mod table;
 
-pub use mappings::{Backing, MappedMemory, Mapping, Mappings};
+pub use mappings::{Backing, Insertion, MappedMemory, Mapping, Mappings};
 pub use objects::{ObjectCache, ObjectStats, kernel_build_id};
 pub use seed::{SeededProcess, executable_ranges, has_other_threads, running_pids, seed};
 pub use table::{Generation, Process, ProcessTable};

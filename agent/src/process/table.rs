@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::jit;
-use super::{Backing, Mapping, Mappings, SeededProcess};
+use super::{Backing, Insertion, Mapping, Mappings, SeededProcess};
 use crate::collect::ProcessEvent;
 use crate::identity::ProcessIdentity;
 use crate::object::{ObjectFile, ObjectKind};
@@ -153,7 +153,8 @@ impl ProcessTable {
         }
         let mut mappings = Mappings::default();
         for mapping in seeded.mappings {
-            self.refused_mappings += u64::from(!mappings.insert(mapping));
+            let refused = mappings.insert(mapping) == Insertion::Refused;
+            self.refused_mappings += u64::from(refused);
         }
         let process = self.entry(seeded.pid);
         process.name = seeded.name;
@@ -198,8 +199,8 @@ impl ProcessTable {
         {
             process.executable = Some(Arc::from(object.path.as_str()));
         }
-        let taken = Arc::make_mut(&mut process.mappings).insert(mapping);
-        self.refused_mappings += u64::from(!taken);
+        let insertion = Arc::make_mut(&mut process.mappings).insert(mapping);
+        self.refused_mappings += u64::from(insertion == Insertion::Refused);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aya::maps::{self, MapData};
 use everflame_agent_common::unwind::page::Layout;
@@ -14,10 +15,17 @@ use super::key::Key;
 use super::layout::{self, Stretch};
 use super::tables::Tables;
 use crate::collect::ProcessEvent;
-use crate::process::{Mapping, Mappings, executable_ranges};
+use crate::process::{Insertion, Mapping, Mappings, executable_ranges};
 
 /// Mappings of one process that are no reason to look whether they are all there still.
 const MAPPINGS_UNSUSPECTED: usize = 128;
+
+/// Layouts that are written for one process, at most, in each [`SLOT`]: starting a program
+/// takes some, and a runtime that generates code could ask for thousands a second.
+const LAYOUTS_PER_SLOT: u32 = 8;
+
+/// See [`LAYOUTS_PER_SLOT`].
+const SLOT: Duration = Duration::from_millis(100);
 
 /// All processes with user code.
 pub(super) struct Processes {
@@ -43,6 +51,8 @@ struct Process {
     /// When there are more mappings than this, some may be gone: perf does not tell of
     /// unmapping.
     suspect_above: usize,
+    /// When the present slot began, and layouts written in it.
+    slot: (Instant, u32),
     /// The agent has seen it start: tables are loaded before a sample needs them. Of what
     /// ran already, most never will.
     is_new: bool,
@@ -56,6 +66,7 @@ impl Process {
             since_ns: time_ns,
             exec_ns: time_ns,
             suspect_above: MAPPINGS_UNSUSPECTED,
+            slot: (Instant::now(), 0),
             is_new: true,
         }
     }
@@ -128,9 +139,18 @@ impl Processes {
 
     /// Tells the programs what has changed.
     pub(super) fn publish(&mut self, tables: &mut Tables, compiler: &Compiler) {
+        let now = Instant::now();
         for pid in std::mem::take(&mut self.changed) {
             self.prune(pid);
-            let Some(process) = self.by_pid.get(&pid) else { continue };
+            let Some(process) = self.by_pid.get_mut(&pid) else { continue };
+            if now.duration_since(process.slot.0) >= SLOT {
+                process.slot = (now, 0);
+            }
+            if process.slot.1 >= LAYOUTS_PER_SLOT {
+                self.changed.insert(pid);
+                continue;
+            }
+            process.slot.1 += 1;
             let mappings = Arc::clone(&process.mappings);
             let published = if mappings.is_empty() {
                 None
@@ -222,8 +242,9 @@ impl Processes {
     fn map(&mut self, time_ns: u64, pid: u32, mapping: Mapping) {
         let process = self.by_pid.entry(pid).or_insert_with(|| Process::executed(time_ns));
         let mapping = Mapping { mapped_ns: time_ns, ..mapping };
-        Arc::make_mut(&mut process.mappings).insert(mapping);
-        self.changed.insert(pid);
+        if Arc::make_mut(&mut process.mappings).insert(mapping) == Insertion::Inserted {
+            self.changed.insert(pid);
+        }
     }
 
     /// Drops mappings that have been unmapped since, once there are suspiciously many.

@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Messages that are dealt with before the programs are told what has changed.
 const BATCH: usize = 256;
 
+/// How soon layouts that were put off are tried again.
+const RETRY_LAYOUTS: Duration = Duration::from_millis(20);
+
 /// How often there is time for what is not urgent.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -95,7 +98,11 @@ impl Worker {
     /// Works until told to end.
     pub(super) fn run(mut self, inbox: &Receiver<Message>) {
         while !self.ending.load(Ordering::Relaxed) {
-            let left = self.next_tick.saturating_duration_since(Instant::now());
+            let mut left = self.next_tick.saturating_duration_since(Instant::now());
+            if self.processes.is_changed() {
+                // Put off because it changes too often.
+                left = left.min(RETRY_LAYOUTS);
+            }
             let first = match inbox.recv_timeout(left) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
