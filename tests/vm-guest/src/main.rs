@@ -9,6 +9,7 @@
 
 mod capabilities;
 mod chain;
+mod load;
 mod machine;
 mod recording;
 
@@ -42,13 +43,8 @@ fn check_all() {
         .with_writer(std::io::stdout)
         .init();
     check("capabilities", capabilities::check(&release));
-
-    let recording = match recording::start() {
-        Ok(recording) => recording,
-        Err(error) => return check("load", Err(error)),
-    };
-    check("load", Ok(format!("in {:.1?}", recording.load_time())));
-    match recording.finish() {
+    check("load", load::check());
+    match recording::record() {
         Ok(recorded) => {
             check("samples", enough(recorded.samples, recorded.expected));
             for note in &recorded.notes {

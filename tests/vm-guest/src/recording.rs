@@ -4,7 +4,7 @@
 
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use everflame_agent::session::{Session, SessionConfig, Target};
@@ -12,14 +12,9 @@ use everflame_profile::{Kind, fold};
 
 use crate::chain::{DEPTH, WORKLOADS};
 
-const RATE_HZ: u64 = 49;
+/// What the agent is asked for; an emulated machine keeps up with it.
+pub(crate) const RATE_HZ: u64 = 49;
 const LENGTH: Duration = Duration::from_secs(6);
-
-/// A recording that goes on.
-pub(crate) struct Recording {
-    session: Session,
-    load_time: Duration,
-}
 
 /// What was recorded.
 pub(crate) struct Recorded {
@@ -32,47 +27,35 @@ pub(crate) struct Recorded {
     pub(crate) stacks: Vec<(Vec<String>, u64)>,
 }
 
-/// Loads the BPF programs.
-pub(crate) fn start() -> Result<Recording> {
-    let started = Instant::now();
-    let session =
-        Session::start(SessionConfig { kind: Kind::Cpu, rate_hz: RATE_HZ, target: Target::All })?;
-    Ok(Recording { session, load_time: started.elapsed() })
-}
-
-impl Recording {
-    pub(crate) fn load_time(&self) -> Duration {
-        self.load_time
+/// Runs the workloads to their end.
+pub(crate) fn record() -> Result<Recorded> {
+    let config = SessionConfig { kind: Kind::Cpu, rate_hz: RATE_HZ, target: Target::All };
+    let session = Session::start(config)?;
+    let mut children = Vec::new();
+    for workload in &WORKLOADS {
+        children.push(spawn(workload.program, workload.mode)?);
     }
-
-    /// Runs the workloads to their end.
-    pub(crate) fn finish(self) -> Result<Recorded> {
-        let mut children = Vec::new();
-        for workload in &WORKLOADS {
-            children.push(spawn(workload.program, workload.mode)?);
-        }
-        thread::sleep(LENGTH);
-        for child in &mut children {
-            child.kill().context("cannot end the workload")?;
-            child.wait().context("cannot wait for the workload")?;
-        }
-        let recording = self.session.finish()?;
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
-        // The first value of a sample is how many there were.
-        let stacks = fold(&recording.profile, 0)
-            .into_iter()
-            .map(|(stack, samples)| {
-                let frames = stack.rsplit(';').map(str::to_owned).collect();
-                (frames, u64::try_from(samples).unwrap_or(0))
-            })
-            .collect();
-        Ok(Recorded {
-            samples: recording.samples,
-            expected: RATE_HZ * LENGTH.as_secs() * cpus as u64,
-            notes: recording.notes,
-            stacks,
+    thread::sleep(LENGTH);
+    for child in &mut children {
+        child.kill().context("cannot end the workload")?;
+        child.wait().context("cannot wait for the workload")?;
+    }
+    let recording = session.finish()?;
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    // The first value of a sample is how many there were.
+    let stacks = fold(&recording.profile, 0)
+        .into_iter()
+        .map(|(stack, samples)| {
+            let frames = stack.rsplit(';').map(str::to_owned).collect();
+            (frames, u64::try_from(samples).unwrap_or(0))
         })
-    }
+        .collect();
+    Ok(Recorded {
+        samples: recording.samples,
+        expected: RATE_HZ * LENGTH.as_secs() * cpus as u64,
+        notes: recording.notes,
+        stacks,
+    })
 }
 
 fn spawn(program: &str, mode: &str) -> Result<Child> {

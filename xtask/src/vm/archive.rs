@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::machine::Machine;
 use crate::command::{ask, command, line, run};
@@ -18,14 +18,13 @@ use crate::command::{ask, command, line, run};
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// One suite of the archive.
-pub(super) struct Suite<'a> {
-    name: &'a str,
+pub(super) struct Suite {
     root: PathBuf,
 }
 
-impl<'a> Suite<'a> {
+impl Suite {
     /// Fetches the suite's list of packages into a folder below `cache`.
-    pub(super) fn fetch(name: &'a str, cache: &Path, mirror: Option<&str>) -> Result<Self> {
+    pub(super) fn fetch(name: &str, cache: &Path, mirror: Option<&str>) -> Result<Self> {
         let mirrors = match mirror {
             // Debian's mirrors have the two side by side.
             Some(uri) => {
@@ -34,7 +33,7 @@ impl<'a> Suite<'a> {
             }
             None => Mirrors::of_this_machine()?,
         };
-        let suite = Self { name, root: cache.join("apt").join(name) };
+        let suite = Self { root: cache.join("apt").join(name) };
         for folder in ["lists/partial", "archives/partial"] {
             let folder = suite.root.join(folder);
             fs::create_dir_all(&folder)
@@ -52,14 +51,12 @@ impl<'a> Suite<'a> {
         Ok(suite)
     }
 
-    /// The name of the package with the newest image of a series of kernels.
-    pub(super) fn newest_kernel(&self, series: &str, machine: Machine) -> Result<String> {
+    /// Names of packages with images of a series of kernels, the newest first.
+    pub(super) fn kernels(&self, series: &str, machine: Machine) -> Result<Vec<String>> {
         let mut names = self.apt("apt-cache");
         names.args(["pkgnames", "linux-"]);
         let names = ask(&mut names).with_context(|| format!("`{}` failed", line(&names)))?;
-        newest(names.lines(), series, machine)
-            .map(str::to_owned)
-            .with_context(|| format!("there is no linux-image-{series}*-cloud-* in {}", self.name))
+        Ok(newest_first(names.lines(), series, machine))
     }
 
     /// Downloads and verifies a package into `folder`.
@@ -70,9 +67,12 @@ impl<'a> Suite<'a> {
         folder: &Path,
     ) -> Result<PathBuf> {
         let mut download = self.apt("apt-get");
-        let package = format!("{package}:{}", machine.debian());
-        download.args(["--quiet", "--quiet", "download", &package]).current_dir(folder);
-        run(&mut download)?;
+        let of_machine = format!("{package}:{}", machine.debian());
+        download.args(["--quiet", "--quiet", "download", &of_machine]).current_dir(folder);
+        let output = download.output().context("cannot run apt-get")?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
         let entries =
             fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
         entries
@@ -145,15 +145,15 @@ fn source(suite: &str, mirrors: &Mirrors) -> String {
     format!("deb {signed_by}{uri} {suite} main\n")
 }
 
-/// The package with the image of the newest kernel of a series. From 7.2 on the image is in
-/// a package of its own, and `linux-image` only refers to it.
-fn newest<'a>(
+/// The packages with the images of a series of kernels. From 7.2 on the image is in a package
+/// of its own, and `linux-image` only refers to it.
+fn newest_first<'a>(
     names: impl Iterator<Item = &'a str>,
     series: &str,
     machine: Machine,
-) -> Option<&'a str> {
+) -> Vec<String> {
     let flavour = format!("-cloud-{}", machine.debian());
-    names
+    let mut found: Vec<(&str, bool, &str)> = names
         .filter_map(|name| {
             let image = name.strip_prefix("linux-image-").map(|release| (release, false));
             let binary = name.strip_prefix("linux-binary-").map(|release| (release, true));
@@ -162,10 +162,12 @@ fn newest<'a>(
             let rest = version.strip_prefix(series)?;
             rest.starts_with('.').then_some((version, is_binary, name))
         })
-        .max_by(|(a, a_is_binary, _), (b, b_is_binary, _)| {
-            compare(a, b).then(a_is_binary.cmp(b_is_binary))
-        })
-        .map(|(.., name)| name)
+        .collect();
+    found.sort_by(|(a, a_is_binary, _), (b, b_is_binary, _)| {
+        compare(b, a).then(b_is_binary.cmp(a_is_binary))
+    });
+    found.dedup_by_key(|(version, ..)| *version);
+    found.into_iter().map(|(.., name)| name.to_owned()).collect()
 }
 
 /// Compares versions by their numbers: `6.1.0-9` is older than `6.1.0-48`.
@@ -184,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_kernel_of_a_series_is_found() {
+    fn kernels_of_a_series_are_found_newest_first() {
         let names = [
             "linux-image-6.1.0-9-cloud-amd64",
             "linux-image-6.1.0-48-cloud-amd64",
@@ -199,14 +201,22 @@ mod tests {
             "linux-binary-7.2.12+deb13-cloud-amd64",
             "linux-binary-unsigned-7.3.4+deb13-cloud-amd64",
         ];
-        let check = |series, machine, expected| {
-            assert_eq!(newest(names.into_iter(), series, machine), expected, "{series}");
+        let check = |series, machine, expected: &[&str]| {
+            assert_eq!(newest_first(names.into_iter(), series, machine), expected, "{series}");
         };
-        check("6.1", Machine::X86_64, Some("linux-image-6.1.0-48-cloud-amd64"));
-        check("6.1", Machine::Aarch64, Some("linux-image-6.1.0-49-cloud-arm64"));
-        check("6.12", Machine::X86_64, Some("linux-image-6.12.9+deb12-cloud-amd64"));
-        check("7", Machine::X86_64, Some("linux-binary-7.2.12+deb13-cloud-amd64"));
-        check("5.10", Machine::X86_64, None);
+        check(
+            "6.1",
+            Machine::X86_64,
+            &["linux-image-6.1.0-48-cloud-amd64", "linux-image-6.1.0-9-cloud-amd64"],
+        );
+        check("6.1", Machine::Aarch64, &["linux-image-6.1.0-49-cloud-arm64"]);
+        check("6.12", Machine::X86_64, &["linux-image-6.12.9+deb12-cloud-amd64"]);
+        check(
+            "7",
+            Machine::X86_64,
+            &["linux-binary-7.2.12+deb13-cloud-amd64", "linux-binary-7.2.9+deb13-cloud-amd64"],
+        );
+        check("5.10", Machine::X86_64, &[]);
     }
 
     #[test]

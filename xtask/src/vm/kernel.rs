@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::archive::Suite;
 use super::machine::Machine;
@@ -18,17 +18,18 @@ pub(super) struct Kernel {
     pub(super) machine: Machine,
     /// The start of its version.
     pub(super) series: &'static str,
-    /// The part of Debian's archive that has it: of a release those with security updates,
-    /// which are small and have the newest builds.
+    /// The part of Debian's archive that has it: of a release the security updates where they
+    /// have it, as that list is short and has the newest builds.
     pub(super) suite: &'static str,
 }
 
 /// From the oldest that is supported to the newest that Debian has.
-pub(super) const KERNELS: [Kernel; 5] = [
+pub(super) const KERNELS: [Kernel; 6] = [
     Kernel { name: "5.10", machine: Machine::X86_64, series: "5.10", suite: "bullseye-security" },
     Kernel { name: "6.1", machine: Machine::X86_64, series: "6.1", suite: "bookworm-security" },
     Kernel { name: "6.12", machine: Machine::X86_64, series: "6.12", suite: "bookworm-backports" },
     Kernel { name: "7", machine: Machine::X86_64, series: "7", suite: "trixie-backports" },
+    Kernel { name: "5.10-aarch64", machine: Machine::Aarch64, series: "5.10", suite: "bullseye" },
     Kernel {
         name: "6.1-aarch64",
         machine: Machine::Aarch64,
@@ -36,6 +37,9 @@ pub(super) const KERNELS: [Kernel; 5] = [
         suite: "bookworm-security",
     },
 ];
+
+/// How many builds of a kernel are tried until one can be downloaded.
+const MAX_TRIED: usize = 3;
 
 /// For the command line.
 pub(super) fn parse(name: &str) -> Result<&'static Kernel, String> {
@@ -62,27 +66,49 @@ impl Kernel {
             return Ok(());
         }
         let suite = Suite::fetch(self.suite, cache, mirror)?;
-        let package = suite.newest_kernel(self.series, self.machine)?;
-        if present.as_deref() == Some(&package) {
-            say(&format!("{}: {package} is still the newest", self.name));
+        let mut packages = suite.kernels(self.series, self.machine)?;
+        packages.truncate(MAX_TRIED);
+        if present.is_some() && present.as_ref() == packages.first() {
+            say(&format!("{}: {} is still the newest", self.name, packages[0]));
             return Ok(());
         }
-        say(&format!("{}: downloading {package}", self.name));
         let folder = image.parent().unwrap_or(cache);
         // Replaced as a whole, so that an interrupted download leaves nothing half done.
         let new = folder.with_extension("new");
         remove(&new)?;
         fs::create_dir_all(&new).with_context(|| format!("cannot make {}", new.display()))?;
-        let deb = suite.download(&package, self.machine, &new)?;
+        let (package, deb) = self.download(&suite, &packages, &new)?;
         let files = new.join("files");
         run(command("dpkg-deb").arg("--extract").arg(&deb).arg(&files))?;
         let found = vmlinuz(&files).with_context(|| format!("{package} has no kernel image"))?;
         fs::rename(found, new.join("vmlinuz")).context("cannot keep the kernel image")?;
-        fs::write(new.join("package"), &package).context("cannot write to the cache")?;
+        fs::write(new.join("package"), package).context("cannot write to the cache")?;
         remove(&files)?;
         fs::remove_file(deb).context("cannot remove the package")?;
         remove(folder)?;
         fs::rename(&new, folder).with_context(|| format!("cannot make {}", folder.display()))
+    }
+
+    /// Downloads the first of `packages` that the mirror has: of an old release the list can
+    /// have more than that.
+    fn download<'a>(
+        &self,
+        suite: &Suite,
+        packages: &'a [String],
+        folder: &Path,
+    ) -> Result<(&'a str, PathBuf)> {
+        let mut errors = Vec::new();
+        for package in packages {
+            say(&format!("{}: downloading {package}", self.name));
+            match suite.download(package, self.machine, folder) {
+                Ok(deb) => return Ok((package, deb)),
+                Err(error) => errors.push(format!("{error:#}")),
+            }
+        }
+        if errors.is_empty() {
+            bail!("there is no linux-image-{}*-cloud-* in {}", self.series, self.suite);
+        }
+        bail!("cannot download a kernel {} of {}: {}", self.series, self.suite, errors.join("; "))
     }
 }
 
