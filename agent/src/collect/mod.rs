@@ -12,6 +12,7 @@ mod order;
 mod sideband;
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,8 +57,9 @@ const STALL_INTERVAL: Duration = Duration::from_secs(5);
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Stacks that are copied to be walked in user space, at most: 2 MiB a second on each CPU.
-const STACK_COPIES_PER_SECOND: u32 = 128;
+/// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
+/// as many as samples, within these bounds. Each has up to 16 KiB.
+const STACK_COPIES_PER_SECOND: RangeInclusive<u64> = 128..=1024;
 
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
@@ -490,7 +492,7 @@ fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfError> {
         target_pid: config.target_pid.unwrap_or(0),
         wakeup_bytes: ring_bytes / 2,
         max_kernel_frames: max_kernel_frames(),
-        stack_copies_per_second: STACK_COPIES_PER_SECOND,
+        stack_copies_per_second: stack_copies_per_second(config.cpu_rate_hz),
         ..Config::default()
     };
     if form == ProgramForm::Old {
@@ -499,6 +501,11 @@ fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfError> {
         settings.stack_registers_offset = location.stack_to_regs;
     }
     Bpf::load(settings, form, ring_bytes)
+}
+
+fn stack_copies_per_second(rate_hz: u64) -> u32 {
+    let (min, max) = STACK_COPIES_PER_SECOND.into_inner();
+    u32::try_from((rate_hz.saturating_mul(2)).clamp(min, max)).unwrap_or(u32::MAX)
 }
 
 #[derive(Default)]

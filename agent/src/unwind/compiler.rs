@@ -1,7 +1,7 @@
 //! The thread that turns files into tables, one after the other.
 //!
-//! It runs at a low priority: until a table is there, stacks are finished from copies, so
-//! nothing is lost by its taking its time.
+//! One is enough: until a table is there stacks are finished from copies, so that nothing is
+//! lost by its taking its time.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -23,8 +23,6 @@ use crate::symbolize::vdso_image;
 
 /// Files that wait, at most.
 const MAX_JOBS: usize = 16 * 1024;
-
-const NICE: i32 = 10;
 
 /// What became of a file.
 #[derive(Debug)]
@@ -70,13 +68,14 @@ impl Compiler {
     pub(super) fn start(
         cache: Option<Cache>,
         limits: Limits,
+        nice: i32,
         outbox: SyncSender<Message>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread_shared = Arc::clone(&shared);
         thread::Builder::new().name("unwind-compile".to_owned()).spawn(move || {
             // Of this thread only, on Linux. A wish, not a need.
-            if let Err(error) = setpriority_process(None, NICE) {
+            if let Err(error) = setpriority_process(None, nice) {
                 debug!(%error, "unwind tables are compiled at normal priority");
             }
             while let Some(job) = thread_shared.next() {
