@@ -9,6 +9,7 @@ use everflame_profile::kind::Kind;
 
 use crate::export::{self, ExportError};
 use crate::unwind::DEFAULT_CACHE_DIR;
+use crate::unwind_info;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,6 +19,8 @@ Examples:
       with a label on every profile, and more samples
   everflame-agent capabilities
       what this process may do and this kernel can, and what is off because it may not
+  everflame-agent unwind-info /usr/lib/x86_64-linux-gnu/libc.so.6
+      how stacks are unwound through a library, to find out why one breaks
   curl http://127.0.0.1:4041/metrics
       what the agent has sampled, lost and used
 
@@ -58,6 +61,8 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
         format: ReportFormat,
     },
+    /// Shows how stacks are unwound through the code of a file: statistics, and rules in words
+    UnwindInfo(unwind_info::Args),
 }
 
 /// For whom a report is.

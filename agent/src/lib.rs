@@ -14,7 +14,8 @@
 //! | [`profile`] | builds pprof profiles |
 //! | [`export`] | spools and delivers them |
 //!
-//! [`pipeline`] joins them to an agent, [`session`] to a recording. Queues between threads
+//! [`pipeline`] joins them to an agent, [`session`] to a recording; [`unwind_info`] shows what
+//! [`unwind`] knows of a file. Queues between threads
 //! are bounded, and what a stage drops it counts in [`metrics`].
 
 pub mod aggregate;
@@ -38,3 +39,4 @@ pub mod session;
 pub mod symbolize;
 pub mod target;
 pub mod unwind;
+pub mod unwind_info;

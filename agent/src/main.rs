@@ -1,7 +1,7 @@
 //! `everflame-agent`: wires the stages together and stops them in order.
 
 use std::convert::Infallible;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +21,16 @@ use everflame_agent::metrics::Metrics;
 use everflame_agent::pipeline::{Pipeline, PipelineConfig, PipelineError};
 use everflame_agent::symbolize::SymbolizeConfig;
 use everflame_agent::unwind::UnwindConfig;
+use everflame_agent::unwind_info;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-/// sysexits.h: wrong usage, something needed is unavailable, a bug, no permission.
+/// sysexits.h: wrong usage, a file that cannot be used, one that is not there, something
+/// needed is unavailable, a bug, no permission.
 const EX_USAGE: u8 = 64;
+const EX_DATAERR: u8 = 65;
+const EX_NOINPUT: u8 = 66;
 const EX_UNAVAILABLE: u8 = 69;
 const EX_SOFTWARE: u8 = 70;
 const EX_NOPERM: u8 = 77;
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Some(Command::Capabilities { format }) => show_capabilities(format),
+        Some(Command::UnwindInfo(args)) => show_unwind_info(&args),
         None => {
             if let Err(message) = cli.run.check() {
                 return usage(&message);
@@ -221,4 +226,29 @@ fn show_capabilities(format: ReportFormat) -> ExitCode {
         (Ok(()), Err(_)) => EX_UNAVAILABLE,
         (Ok(()), Ok(())) => 0,
     })
+}
+
+#[expect(clippy::print_stderr, reason = "there is no log in this command")]
+fn show_unwind_info(args: &unwind_info::Args) -> ExitCode {
+    let report = match unwind_info::run(args) {
+        Ok(report) => report,
+        Err(error) => {
+            let code = if error.is_no_input() { EX_NOINPUT } else { EX_DATAERR };
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            return ExitCode::from(code);
+        }
+    };
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    let written = match args.format {
+        ReportFormat::Text => write!(stdout, "{report}"),
+        ReportFormat::Json => writeln!(stdout, "{:#}", serde_json::json!(report)),
+    };
+    match written.and_then(|()| stdout.flush()) {
+        // Who reads it may have enough, as `head` does.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("error: cannot write: {error}");
+            ExitCode::from(EX_UNAVAILABLE)
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }

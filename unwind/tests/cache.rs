@@ -261,7 +261,7 @@ fn directory_that_disappears_is_counted_not_fatal() {
     let dir = tempfile::tempdir().expect("a directory");
     let cache = open(dir.path(), BUDGET);
     fs::remove_dir(dir.path()).expect("ours");
-    cache.put(&key(1), &table(1, 0xfd20_d23d));
+    cache.put(&key(1), &table(1, 0));
     assert!(cache.get(&key(1)).is_none());
     let stats = cache.stats();
     assert_eq!((stats.write_errors, stats.misses, stats.bytes), (1, 1, 0));
@@ -275,7 +275,7 @@ fn full_disk_is_counted_and_leaves_nothing_behind() {
     if let Some(dir) = std::env::var_os(VARIABLE) {
         let cache = open(Path::new(&dir), BUDGET);
         cache.put(&key(1), &table(100, 0));
-        assert_eq!((cache.stats().write_errors, cache.stats().bytes), (1, 0xfd20_d23d));
+        assert_eq!((cache.stats().write_errors, cache.stats().bytes), (1, 0));
         assert!(files(Path::new(&dir)).is_empty());
         return;
     }

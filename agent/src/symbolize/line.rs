@@ -118,7 +118,7 @@ fn clip(name: &[u8]) -> &[u8] {
 
 /// The readable form of a Rust (legacy and v0) or C++ (Itanium) name; `None` for all
 /// others, Go's and C's among them.
-pub(super) fn demangle(name: &str) -> Option<String> {
+pub(crate) fn demangle(name: &str) -> Option<String> {
     if !["_Z", "__Z", "_R", "__R"].iter().any(|prefix| name.starts_with(prefix)) {
         return None;
     }

@@ -41,6 +41,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use self::kernel::KernelStatus;
+pub(crate) use self::line::demangle;
 pub use self::line::{Function, Line};
 pub use self::stats::SymbolizeStats;
 pub(crate) use self::vdso::read as vdso_image;
