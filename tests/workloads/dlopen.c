@@ -36,7 +36,7 @@ __attribute__((noipa)) uint64_t call_plugin(const char *path)
 		fprintf(stderr, "dlopen: %s\n", dlerror());
 		exit(70);
 	}
-	x = function(1, 3000000);
+	x = function(1, 5000000);
 	dlclose(library);
 	return x;
 }

@@ -6,7 +6,7 @@ use everflame_tests::profile::{Sample, total};
 use everflame_tests::workload::workload;
 use tempfile::TempDir;
 
-use super::{LIBC, MAIN, check, exact, from, is, percent, record, record_workload, say};
+use super::{LIBC, MAIN, brief, check, exact, from, is, percent, record, record_workload, say};
 use crate::take_turn;
 
 /// The names of a stack of `deep`, leaf first: the leaf function, frame_001 and so on.
@@ -59,18 +59,22 @@ fn chain_of_a_thread_ends_where_threads_begin() {
     let Some(_turn) = take_turn() else { return };
     let samples = record_workload(&workload("deep"), &["100", "4", "user", "2"]);
     let chain = chain(100, "leaf_user", &["thread"]);
-    let complete = samples.iter().filter(|sample| {
-        from(sample, "leaf_user").is_some_and(|stack| {
-            // Below the thread's function: start_thread and clone3, if libc's are named.
-            let threads = &stack[chain.len().min(stack.len())..];
-            stack.starts_with(&chain)
-                && threads.len() == 2
-                && (threads[1].is_empty() || threads[1].contains("clone"))
-        })
-    });
-    let (complete, all) = (total(complete), total(&samples));
+    let is_complete = |sample: &Sample| {
+        let stack = from(sample, "leaf_user").unwrap();
+        // Below the thread's function: start_thread and clone3, if libc's are named.
+        let below = stack.strip_prefix(&chain[..]).unwrap_or_default();
+        below.len() == 2 && (below[1].is_empty() || below[1].contains("clone"))
+    };
+    let (complete, others): (Vec<&Sample>, Vec<&Sample>) = samples
+        .iter()
+        .filter(|sample| sample.has("leaf_user"))
+        .partition(|sample| is_complete(sample));
+    for other in others.iter().take(10) {
+        say(&format!("{} x {}", other.count, brief(&other.stack)));
+    }
+    let (complete, all) = (total(complete.iter().copied()), total(complete) + total(others));
     say(&format!("threads: {complete} of {all} exact ({:.3} %)", percent(complete, all)));
-    assert!(all > 1000 && complete as f64 > 0.99 * all as f64, "{complete} of {all}");
+    assert!(all > 1000 && complete as f64 >= 0.995 * all as f64, "{complete} of {all}");
 }
 
 #[test]
@@ -79,13 +83,18 @@ fn stack_that_is_too_deep_keeps_its_leaf_side() {
     let samples = record_workload(&workload("deep"), &["600", "3", "user"]);
     let chain = chain(600, "leaf_user", &MAIN);
     let in_leaf: Vec<&Sample> = samples.iter().filter(|sample| sample.has("leaf_user")).collect();
-    assert!(total(in_leaf.iter().copied()) > 500);
-    for sample in in_leaf {
+    let mut long_enough = 0;
+    for sample in &in_leaf {
         let stack = from(sample, "leaf_user").unwrap();
-        assert!(stack.len() >= 256, "only {} frames", stack.len());
         let prefix: Vec<&str> = chain[..stack.len()].iter().map(String::as_str).collect();
-        assert!(stack.len() == 600 || is(stack, &prefix), "{stack:?}");
+        assert!(is(stack, &prefix), "{stack:?}");
+        long_enough += if stack.len() >= 256 { sample.count } else { 0 };
     }
+    // The first samples, which come before the table does, have been copied, and end where the
+    // copy of the stack ends.
+    let all = total(in_leaf);
+    say(&format!("{long_enough} of {all} have at least 256 frames"));
+    assert!(all > 500 && long_enough as f64 >= 0.99 * all as f64, "{long_enough} of {all}");
 }
 
 /// Programs that begin after the sampling and are gone after 100 ms, one after the other.
@@ -95,17 +104,18 @@ fn programs_that_live_for_100_ms_have_complete_stacks_from_the_first_sample_on()
     let dir = TempDir::new().unwrap();
     let times = dir.path().join("times");
     let script = format!(
-        "for i in $(seq 60); do {} 22 0.1 > /dev/null; done; times > {}",
+        "for i in $(seq 100); do {} 22 0.1 > /dev/null; done; times > {}",
         workload("deep").display(),
         times.display()
     );
-    let rate_hz = 997;
+    // Not more than the stacks that may be copied in a second, while tables are on their way.
+    let rate_hz = 119;
     let mut samples = record(rate_hz, Command::new("sh").args(["-c", &script]));
     samples.retain(|sample| sample.label("comm") == "deep");
 
     let chain = chain(22, "leaf_user", &MAIN);
     let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
-    check("programs of 100 ms", &samples, &chain, 0.995, 1000);
+    check("programs of 100 ms", &samples, &chain, 0.995, 400);
 
     // None is missing, so the first is not either.
     let expected = children_seconds(&std::fs::read_to_string(&times).unwrap()) * rate_hz as f64;
@@ -117,7 +127,7 @@ fn programs_that_live_for_100_ms_have_complete_stacks_from_the_first_sample_on()
     let mut pids: Vec<&str> = samples.iter().map(|sample| sample.label("pid")).collect();
     pids.sort_unstable();
     pids.dedup();
-    assert_eq!(pids.len(), 60, "each program was seen");
+    assert_eq!(pids.len(), 100, "each program was seen");
     for pid in pids {
         let of_pid: Vec<Sample> =
             samples.iter().filter(|sample| sample.label("pid") == pid).cloned().collect();

@@ -3,7 +3,7 @@
 use everflame_tests::profile::{Sample, total};
 use everflame_tests::workload::{go_workload, workload};
 
-use super::{MAIN, brief, check, percent, record_workload, say};
+use super::{MAIN, brief, check, from, is, percent, record_workload, say};
 use crate::take_turn;
 
 /// These frames, and below them main and what it is called from.
@@ -67,12 +67,15 @@ fn check_signal(arguments: &[&str], interrupted: &[&str]) {
     let handling: Vec<&Sample> = samples.iter().filter(|sample| sample.has("handler")).collect();
     let below = above_main(interrupted);
     let is_right = |sample: &Sample| {
-        let Some(at) = sample.stack.iter().position(|name| name == "handler") else { return false };
-        let Some((trampoline, stack)) = sample.stack[at + 1..].split_first() else { return false };
+        // The kernel may have interrupted the handler.
+        let Some(stack) = from(sample, "burn").or(from(sample, "handler")) else { return false };
+        let at = stack.iter().position(|name| name == "handler").unwrap_or(usize::MAX);
+        let Some((trampoline, stack)) = stack.get(at + 1..).and_then(<[_]>::split_first) else {
+            return false;
+        };
         // Anything below what is interrupted may be, and the clock that tells the time.
-        let stack: Vec<String> =
-            stack.iter().filter(|name| !is_clock(name)).map(String::clone).collect();
-        let shorter = (0..below.len()).any(|from| super::is(&stack, &below[from..]));
+        let stack: Vec<String> = stack.iter().filter(|name| !is_clock(name)).cloned().collect();
+        let shorter = (0..below.len()).any(|first| is(&stack, &below[first..]));
         is_trampoline(trampoline) && shorter && at <= 1
     };
     let (right, wrong): (Vec<&Sample>, Vec<&Sample>) =
@@ -80,9 +83,11 @@ fn check_signal(arguments: &[&str], interrupted: &[&str]) {
     for sample in wrong.iter().take(10) {
         say(&format!("{} x {}", sample.count, brief(&sample.stack)));
     }
+    // A stack that is copied while a table is on its way ends with the handler's stack, if that
+    // is another.
     let (right, all) = (total(right), total(handling));
     say(&format!("signal {arguments:?}: {right} of {all} exact ({:.3} %)", percent(right, all)));
-    assert!(all > 300 && right as f64 >= 0.995 * all as f64, "{right} of {all}");
+    assert!(all > 300 && right as f64 >= 0.99 * all as f64, "{right} of {all}");
 }
 
 fn is_clock(name: &str) -> bool {

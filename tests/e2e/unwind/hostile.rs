@@ -61,7 +61,9 @@ fn stack_that_is_not_there_keeps_its_leaf() {
             "{way}: {with} of {} in {function}, at most {deepest} frames",
             with + without
         ));
-        assert!(with as f64 > 0.8 * (with + without) as f64 && with > 300, "{way}: {with}");
+        // The other thread of `flicker` does nothing but system calls.
+        let enough = if way == "flicker" { 0.2 } else { 0.8 };
+        assert!(with as f64 > enough * (with + without) as f64 && with > 200, "{way}: {with}");
         let caller = samples.iter().find(|sample| sample.has("without_caller"));
         assert!(way != "caller" || caller.is_some());
         if let Some(sample) = caller {

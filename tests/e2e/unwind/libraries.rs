@@ -8,7 +8,7 @@ use everflame_tests::program::{Agent, Running, Server, wait_for};
 use everflame_tests::workload::{compile_with, workload};
 use tempfile::TempDir;
 
-use super::{MAIN, brief, is, percent, record_workload, say};
+use super::{MAIN, brief, is, percent, record, say};
 use crate::take_turn;
 
 const VARIANTS: usize = 4;
@@ -28,45 +28,85 @@ fn plugins(dir: &Path, copies: usize) -> Vec<PathBuf> {
     (0..copies).flat_map(of_copy).collect()
 }
 
-/// Whether each frame of the stack can be where it is.
-fn is_possible(stack: &[String]) -> bool {
-    let Some(at) = stack.iter().position(|name| name.starts_with("plugin_")) else { return true };
-    let variant = stack[at].trim_start_matches("plugin_").chars().next().unwrap();
+/// What is to be said of a stack with a plugin's function.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Complete,
+    /// All frames are right, and some are missing.
+    Truncated,
+    Wrong,
+}
+
+/// Looks at the stack from its first plugin function on. `None` if there is none.
+fn judge(stack: &[String]) -> Option<Verdict> {
+    let at = stack.iter().position(|name| name.starts_with("plugin_"))?;
+    let stack = &stack[at..];
+    let variant = stack[0].trim_start_matches("plugin_").chars().next()?;
     let names = ["leaf", "middle", "entry"].map(|part| format!("plugin_{variant}_{part}"));
     let chain: Vec<&str> =
         names.iter().map(String::as_str).chain(["call_plugin"]).chain(MAIN).collect();
-    let from = chain.iter().position(|name| *name == stack[at]);
-    from.is_some_and(|from| is(&stack[at..], &chain[from..]))
+    let Some(from) = chain.iter().position(|name| *name == stack[0]) else {
+        return Some(Verdict::Wrong);
+    };
+    let chain = &chain[from..];
+    Some(if is(stack, chain) {
+        Verdict::Complete
+    } else if is(stack, &chain[..stack.len().min(chain.len())]) {
+        Verdict::Truncated
+    } else {
+        Verdict::Wrong
+    })
+}
+
+/// Records `dlopen` with 1,000 loads; the share of complete stacks among those with a plugin.
+fn check_no_wrong_frames(rate_hz: u64, at_least: i64) -> f64 {
+    let dir = TempDir::new().unwrap();
+    let plugins = plugins(dir.path(), 3);
+    let mut samples = record(rate_hz, Command::new(workload("dlopen")).arg("1000").args(&plugins));
+    samples.retain(|sample| sample.label("comm") == "dlopen");
+    let of = |verdict: Verdict| -> Vec<&Sample> {
+        samples.iter().filter(|sample| judge(&sample.stack).as_ref() == Some(&verdict)).collect()
+    };
+    let (complete, truncated, wrong) =
+        (of(Verdict::Complete), of(Verdict::Truncated), of(Verdict::Wrong));
+    for sample in truncated.iter().chain(&wrong).take(20) {
+        say(&format!("{} x {}", sample.count, brief(&sample.stack)));
+    }
+    let (complete, truncated, wrong) = (total(complete), total(truncated), total(wrong));
+    let all = complete + truncated + wrong;
+    say(&format!(
+        "libraries at {rate_hz} Hz: {wrong} wrong, {truncated} truncated, {complete} complete \
+         ({:.3} %)",
+        percent(complete, all)
+    ));
+    assert!(all >= at_least, "{all} of {} samples are in plugins", total(&samples));
+    assert_eq!(wrong, 0);
+    // The rest is the loader at work, or the kernel at the program's begin and end.
+    let loading: Vec<&Sample> = samples
+        .iter()
+        .filter(|sample| judge(&sample.stack).is_none() && sample.has("call_plugin"))
+        .collect();
+    let broken =
+        loading.iter().filter(|sample| sample.stack.last().is_none_or(|last| last != "_start"));
+    let (broken, loading) = (total(broken.copied()), total(loading.iter().copied()));
+    say(&format!("{broken} of {loading} stacks of the loader do not reach _start"));
+    complete as f64 / all as f64
 }
 
 #[test]
 fn libraries_that_come_and_go_leave_no_wrong_frames() {
     let Some(_turn) = take_turn() else { return };
-    let dir = TempDir::new().unwrap();
-    let plugins = plugins(dir.path(), 3);
-    let mut arguments = vec!["1000"];
-    arguments.extend(plugins.iter().map(|path| path.to_str().unwrap()));
-    let samples = record_workload(&workload("dlopen"), &arguments);
+    // Each library is there for some milliseconds, and its table comes late or never: this is
+    // about what is made of that.
+    check_no_wrong_frames(1997, 1000);
+}
 
-    let with_plugin = |sample: &&Sample| sample.stack.iter().any(|name| name.contains("plugin_"));
-    let in_plugins: Vec<&Sample> = samples.iter().filter(with_plugin).collect();
-    let wrong: Vec<&Sample> =
-        in_plugins.iter().filter(|sample| !is_possible(&sample.stack)).copied().collect();
-    for sample in wrong.iter().take(10) {
-        say(&format!("{} x {}", sample.count, brief(&sample.stack)));
-    }
-    let (in_plugins, wrong) = (total(in_plugins), total(wrong));
-    say(&format!("libraries: {wrong} wrong of {in_plugins} ({:.3} %)", percent(wrong, in_plugins)));
-    assert!(in_plugins > 800, "{in_plugins} of {} samples are in plugins", total(&samples));
-    assert_eq!(wrong, 0);
-
-    // The rest is the loader at work, also from main on; or the kernel at the program's end.
-    let unnamed = samples.iter().filter(|sample| {
-        let from_main = sample.stack.iter().any(|name| name == "call_plugin");
-        from_main && sample.stack.last().is_none_or(|last| last != "_start")
-    });
-    let unnamed = total(unnamed);
-    assert!(unnamed as f64 <= 0.01 * total(&samples) as f64, "{unnamed} do not reach _start");
+#[test]
+fn libraries_that_come_and_go_have_complete_stacks() {
+    let Some(_turn) = take_turn() else { return };
+    // Not more than the stacks that may be copied in a second.
+    let complete = check_no_wrong_frames(119, 150);
+    assert!(complete >= 0.98, "{complete}");
 }
 
 /// Runs `dlopen`, up to the moment when it has finished, while it still holds its process.
@@ -110,11 +150,15 @@ fn libraries_and_processes_that_are_gone_take_no_bpf_memory() {
     // Tables are kept for the next who needs them; so each library and program once first.
     load_plugins(plugins.len(), &plugins);
     brief(1);
-    let before = settled_memory(&agent);
-    load_plugins(1000, &plugins);
-    brief(200);
-    let after = settled_memory(&agent);
-    say(&format!("memory of BPF maps: {before} before, {after} after"));
-    assert!(before > 0.0, "{}", agent.metrics());
-    assert!(after <= before, "{before} before, {after} after");
+    // Others on this machine start programs too. What stays behind would do so each time.
+    let mut grown = Vec::new();
+    while grown.len() < 3 && grown.last().is_none_or(|bytes| *bytes > 0.0) {
+        let before = settled_memory(&agent);
+        assert!(before > 0.0, "{}", agent.metrics());
+        load_plugins(1000, &plugins);
+        brief(200);
+        grown.push(settled_memory(&agent) - before);
+    }
+    say(&format!("memory of BPF maps grew by {grown:?} bytes"));
+    assert!(grown.last().is_some_and(|bytes| *bytes <= 0.0), "{grown:?}");
 }
