@@ -8,17 +8,16 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use super::bpf::DEBIAN_RUSTC;
-use super::{apt, say};
+use super::{apt, require_programs, say};
 use crate::command::{ask, command, find, run};
 use crate::vm::Machine;
 
 pub(super) fn set_up(machines: &[Machine]) -> Result<()> {
-    let mut packages = vec!["dpkg", "apt", "binutils"];
-    packages.extend(machines.iter().map(|machine| machine.qemu().1));
-    if !apt::is_available() {
+    if !apt::is_available() || find("dpkg-deb").is_none() {
         bail!("the kernels are Debian's, and come through its package manager, apt");
     }
-    apt::install("emulators", &packages)?;
+    let emulators: Vec<_> = machines.iter().map(|machine| machine.qemu()).collect();
+    require_programs("emulators", &emulators)?;
     for &machine in machines.iter().filter(|machine| !machine.is_native()) {
         set_up_compilers(machine)?;
     }
