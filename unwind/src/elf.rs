@@ -41,6 +41,8 @@ pub(crate) struct Section {
 pub(crate) struct Elf<'f> {
     file: &'f dyn ReadAt,
     pub(crate) arch: Arch,
+    /// Address of the first instruction that is executed; 0 if there is none.
+    pub(crate) entry: u64,
     /// What is mapped executable.
     pub(crate) code: Segments,
     /// All that is loaded.
@@ -100,7 +102,8 @@ impl<'f> Elf<'f> {
         // The vDSO of a foreign process and packed executables lack section headers, or have
         // some that point nowhere: the program headers are what counts.
         let (sections, names) = read_sections(file, header).unwrap_or_default();
-        Ok(Self { file, arch, code, loaded, frame_header, sections, names })
+        let entry = header.e_entry.get(LITTLE);
+        Ok(Self { file, arch, entry, code, loaded, frame_header, sections, names })
     }
 
     /// The first section of this name that has contents.

@@ -21,23 +21,42 @@ const MAX_PADDING: u32 = 16;
 /// as V8's builtins, and that keeps frame pointers.
 const MIN_FRAME_POINTER_CODE: u32 = 64 << 10;
 
+/// Bytes of code at the entry point; the longest known are those of glibc's dynamic linker.
+const MAX_ENTRY_POINT: u64 = 128;
+
 /// Turns functions, in order of file offset, into rows.
 #[derive(Debug)]
 pub(crate) struct Rows {
     arch: Arch,
     /// All code outside functions keeps frame pointers: Go, or a file that says nothing.
     keeps_frame_pointers: bool,
-    /// Linkage tables.
-    linkage: Vec<Piece>,
+    /// Linkage tables, and the entry point.
+    pieces: Vec<Piece>,
     machine: Machine,
     pub(crate) builder: Builder,
+}
+
+/// `_start`, where no function describes it, as in glibc's dynamic linker (whose code goes on
+/// at `_dl_start_user` behind it) and in musl: nothing has called it.
+fn entry_point(elf: &Elf<'_>, others: &[Piece]) -> Option<Piece> {
+    let (start, end) = elf
+        .code
+        .offsets(elf.entry, elf.entry.checked_add(MAX_ENTRY_POINT).filter(|_| elf.entry != 0)?)?;
+    let next = others.iter().map(|piece| piece.start).filter(|other| *other > start).min();
+    let is_apart = !others.iter().any(|piece| (piece.start..piece.end).contains(&start));
+    let end = next.map_or(end, |next| end.min(next));
+    is_apart.then_some(Piece { start, end, rule: Rule::END_OF_STACK })
 }
 
 impl Rows {
     pub(crate) fn new(elf: &Elf<'_>, keeps_frame_pointers: bool, builder: Builder) -> Self {
         let machine = Machine::new(elf.arch.columns());
-        let linkage = linkage::pieces(elf);
-        Self { arch: elf.arch, keeps_frame_pointers, linkage, machine, builder }
+        let mut pieces = linkage::pieces(elf);
+        if !keeps_frame_pointers {
+            pieces.extend(entry_point(elf, &pieces));
+            pieces.sort_by_key(|piece| piece.start);
+        }
+        Self { arch: elf.arch, keeps_frame_pointers, pieces, machine, builder }
     }
 
     /// The code from `start` to `end` belongs to no function.
@@ -52,8 +71,8 @@ impl Rows {
             Rule::NO_INFO
         };
         self.builder.push(start, rule);
-        let first = self.linkage.partition_point(|piece| piece.end <= start);
-        let within = self.linkage.get(first..).unwrap_or_default();
+        let first = self.pieces.partition_point(|piece| piece.end <= start);
+        let within = self.pieces.get(first..).unwrap_or_default();
         for piece in within.iter().take_while(|piece| piece.start < end) {
             self.builder.push(piece.start.max(start), piece.rule);
             if piece.end < end {
