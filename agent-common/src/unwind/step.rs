@@ -152,6 +152,9 @@ pub fn step<A: Architecture>(
         }
         Kind::FramePointer => return step_frame_pointer::<A>(regs, memory),
         Kind::SignalFrame => {
+            if regs.sp & 7 != 0 {
+                return Err(Stop::BrokenChain);
+            }
             A::leave_signal_frame(regs, memory).ok_or(Stop::Unreadable)?;
             regs.interrupted = 1;
             return Ok(());
@@ -364,6 +367,9 @@ mod tests {
         step::<X86_64>(Rule::SIGNAL_FRAME, &mut regs, &mut Words(&stack)).unwrap();
         assert_eq!((regs.ip, regs.sp, regs.fp), (121, 120, 115));
         assert_eq!((regs.general[8], regs.general[2], regs.interrupted), (105, 119, 1));
+        let mut regs = Registers { sp: STACK + 4, ..regs };
+        let stepped = step::<X86_64>(Rule::SIGNAL_FRAME, &mut regs, &mut Words(&stack));
+        assert_eq!(stepped, Err(Stop::BrokenChain));
     }
 
     #[test]
