@@ -21,10 +21,12 @@ pub(crate) struct Workload {
     leaf: &'static str,
 }
 
-pub(crate) const WORKLOADS: [Workload; 3] = [
+pub(crate) const WORKLOADS: &[Workload] = &[
     Workload { check: "unwind", program: "deep", mode: "user", leaf: "leaf_user" },
     Workload { check: "unwind-static", program: "deep-static", mode: "user", leaf: "leaf_user" },
     Workload { check: "unwind-syscall", program: "deep", mode: "kernel", leaf: "leaf_kernel" },
+    #[cfg(target_arch = "aarch64")]
+    Workload { check: "unwind-signed", program: "deep-signed", mode: "user", leaf: "leaf_user" },
 ];
 
 /// Samples whose leaf is the leaf function.

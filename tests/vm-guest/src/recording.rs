@@ -32,7 +32,7 @@ pub(crate) fn record() -> Result<Recorded> {
     let config = SessionConfig { kind: Kind::Cpu, rate_hz: RATE_HZ, target: Target::All };
     let session = Session::start(config)?;
     let mut children = Vec::new();
-    for workload in &WORKLOADS {
+    for workload in WORKLOADS {
         children.push(spawn(workload.program, workload.mode)?);
     }
     thread::sleep(LENGTH);

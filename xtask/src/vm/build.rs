@@ -21,8 +21,18 @@ const PACKAGE: &str = "everflame-vm-guest";
 const PROGRAMS: [(&str, &str); 2] =
     [("everflame-vm-guest", "init"), ("everflame-agent", "bin/everflame-agent")];
 
-/// The workload, in the two ways in which programs meet libc.
-const WORKLOADS: [(&str, &[&str]); 2] = [("deep", &[]), ("deep-static", &["-static"])];
+/// The workload: in the two ways in which programs meet libc, and with return addresses that
+/// the processor signs.
+fn workloads(machine: Machine) -> &'static [(&'static str, &'static [&'static str])] {
+    match machine {
+        Machine::X86_64 => &[("deep", &[]), ("deep-static", &["-static"])],
+        Machine::Aarch64 => &[
+            ("deep", &[]),
+            ("deep-static", &["-static"]),
+            ("deep-signed", &["-mbranch-protection=standard"]),
+        ],
+    }
+}
 
 /// As its source says.
 const WORKLOAD_FLAGS: [&str; 6] = [
@@ -55,7 +65,7 @@ pub(super) fn guest(machine: Machine) -> Result<Vec<File>> {
         run(strip.arg(built.join(program)).arg("-o").arg(&source))?;
         files.push(File { source, path: path.to_owned() });
     }
-    for (workload, flags) in WORKLOADS {
+    for &(workload, flags) in workloads(machine) {
         let source = folder.join(workload);
         let mut compile = command(machine.tool("gcc"));
         compile.args(WORKLOAD_FLAGS).args(flags);
