@@ -54,10 +54,24 @@ pub struct BpfPrograms(Vec<PathBuf>);
 impl BpfPrograms {
     /// Finds them.
     pub fn of(pid: u32) -> Self {
+        Self::find(pid, |_| true)
+    }
+
+    /// Finds those that perf events run: the samplers.
+    pub fn samplers_of(pid: u32) -> Self {
+        /// `BPF_PROG_TYPE_PERF_EVENT`
+        const PERF_EVENT: u64 = 7;
+        Self::find(pid, |info| field(info, "prog_type:") == Some(PERF_EVENT))
+    }
+
+    fn find(pid: u32, is_wanted: impl Fn(&str) -> bool) -> Self {
         let mut programs = BTreeMap::new();
         let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the process runs");
         for entry in entries.filter_map(Result::ok) {
             let Ok(info) = fs::read_to_string(entry.path()) else { continue };
+            if !is_wanted(&info) {
+                continue;
+            }
             // Perf events that a program is attached to repeat its id.
             if let (Some(id), Some(_)) = (field(&info, "prog_id:"), field(&info, "run_cnt:")) {
                 programs.insert(id, entry.path());

@@ -80,7 +80,7 @@ impl Figures {
             .collect();
         std::thread::sleep(WARM_UP);
         let pid = profiler.process.pid();
-        let programs = BpfPrograms::of(pid);
+        let programs = BpfPrograms::samplers_of(pid);
         let stats = BpfStats::on();
         let (before, cpu_before, begin) = (programs.run_time(), cpu_seconds(pid), Instant::now());
         let single = programs.watch(SPAN);
@@ -111,16 +111,19 @@ fn start_agent() -> Profiler {
     Profiler { process: agent.process, _server: Some(server), _dir: dir }
 }
 
-/// The nearest peer: tables of rows, walked in BPF.
+/// The nearest peer: tables of rows, walked in BPF. It wants to see tracefs, which is mounted for
+/// it alone.
 fn start_lightswitch(program: &Path) -> Profiler {
     let dir = TempDir::new().unwrap();
-    let mut command = Command::new(program);
+    let mut command = Command::new("unshare");
     command
-        .args(["--sample-freq", RATE_HZ, "--profile-format", "none", "--duration", "600"])
+        .args(["--mount", "sh", "-c"])
+        .arg("mount -t tracefs tracefs /sys/kernel/tracing; exec \"$0\" \"$@\"")
+        .arg(program)
+        .args(["--sample-freq", RATE_HZ, "--profile-format", "none", "--sender", "none"])
         .current_dir(dir.path())
         .stdout(Stdio::null());
     let process = Running::start(&mut command);
-    // It reads tables when a process is first sampled.
     std::thread::sleep(Duration::from_secs(5));
     Profiler { process, _server: None, _dir: dir }
 }
@@ -149,8 +152,12 @@ fn perf_record_dwarf() {
     print("perf_record_dwarf_200_user", "written", bytes as f64 / seconds / 1048576.0, "MiB/s");
 }
 
-/// A program on `PATH`.
+/// A program on `PATH`, or where cargo installs programs.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|program| program.is_file())
+    let cargo = std::env::home_dir().map(|home| home.join(".cargo/bin"));
+    std::env::split_paths(&path)
+        .chain(cargo)
+        .map(|dir| dir.join(program))
+        .find(|program| program.is_file())
 }
