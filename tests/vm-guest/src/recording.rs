@@ -14,7 +14,7 @@ use crate::chain::{DEPTH, WORKLOADS};
 
 /// What the agent is asked for; an emulated machine keeps up with it.
 pub(crate) const RATE_HZ: u64 = 49;
-const LENGTH: Duration = Duration::from_secs(6);
+const LENGTH: Duration = Duration::from_secs(8);
 
 /// What was recorded.
 pub(crate) struct Recorded {

@@ -43,7 +43,7 @@ pub(super) fn run(run: &Run) -> Result<Ended> {
     let (qemu, _) = run.machine.qemu();
     let mut command = command(qemu);
     command.args(run.machine.board());
-    command.args(["-accel", "tcg,thread=multi", "-smp", CPUS, "-m", MEMORY]);
+    command.args(["-accel", "tcg,thread=single", "-smp", CPUS, "-m", MEMORY]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-nographic"]);
     command.args(["-serial", "stdio", "-kernel"]).arg(&run.kernel);
     command.arg("-initrd").arg(&run.initramfs).arg("-append");
