@@ -13,7 +13,7 @@ use crate::{maps::PROCESSES, stats};
 #[inline(always)]
 pub fn forget_layout() {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: read at once; the agent replaces values as a whole.
+    // SAFETY: integers; what is read half of one value and half of another costs a copy.
     let Some(layout) = (unsafe { PROCESSES.get(pid) }) else { return };
     // The agent may have been quicker.
     if layout.exec_ns.wrapping_add(EXEC_RECORD_LEAD_NS) < stats::now_ns() {

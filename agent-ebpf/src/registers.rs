@@ -4,6 +4,11 @@
 //! they are those that the kernel saved at entry, at the base of the task's kernel stack.
 //! The only file that knows the layouts of x86_64 and aarch64.
 
+#[cfg(bpf_target_arch = "aarch64")]
+use core::ffi::c_void;
+
+#[cfg(bpf_target_arch = "aarch64")]
+use aya_ebpf::helpers::generated;
 use aya_ebpf::{
     bindings::bpf_perf_event_data,
     helpers::{
@@ -58,9 +63,15 @@ pub fn of_current_task<K: Kernel>(regs: &mut Registers) -> Found {
         };
         stack.wrapping_add(u64::from(config.stack_registers_offset))
     };
-    // Copied rather than read in place: the verifier refuses an instruction that is reached
-    // with pointers of two kinds, and the compiler merges these loads with those of a perf
-    // event's registers.
+    copy(saved, regs)
+}
+
+/// Takes registers that the kernel has saved. Copied rather than read in place: the verifier
+/// refuses an instruction that is reached with pointers of two kinds, and the compiler merges
+/// these loads with those of a perf event's registers.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+fn copy(saved: u64, regs: &mut Registers) -> Found {
     // SAFETY: the helper checks the address.
     match unsafe { bpf_probe_read_kernel(saved as *const Saved) } {
         Ok(saved) => take(&saved, regs),
@@ -68,15 +79,49 @@ pub fn of_current_task<K: Kernel>(regs: &mut Registers) -> Found {
     }
 }
 
+/// Takes registers that the kernel has saved. They are too many for the BPF stack, but lie
+/// in the same order here and there.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+fn copy(saved: u64, regs: &mut Registers) -> Found {
+    const GENERAL: usize = 31;
+    const REST: u64 = core::mem::offset_of!(Saved, sp) as u64;
+    const _: () = assert!(core::mem::offset_of!(Saved, regs) == 0 && REST == GENERAL as u64 * 8);
+    // SAFETY: the helper checks the address.
+    let rest = unsafe { bpf_probe_read_kernel(saved.wrapping_add(REST) as *const [u64; 3]) };
+    let Ok([sp, pc, pstate]) = rest else { return Found::Kernel };
+    let found = found(pstate);
+    if found == Found::Kernel {
+        return found;
+    }
+    // SAFETY: `general` has room for as many; the helper checks the address.
+    let read = unsafe {
+        generated::bpf_probe_read_kernel(
+            regs.general.as_mut_ptr().cast(),
+            REST as u32,
+            saved as *const c_void,
+        )
+    };
+    if read != 0 {
+        return Found::Kernel;
+    }
+    regs.ip = pc;
+    regs.sp = sp;
+    regs.fp = regs.general[FRAME_POINTER];
+    regs.interrupted = 1;
+    found
+}
+
 /// Writes registers down if they are those of user mode. What is saved of kernel threads is
-/// zeros on x86_64 and says "EL1" on aarch64, so it never passes for user mode.
+/// zeros on x86_64 and says "EL1" on aarch64. The kernel's workers for a process (io_uring,
+/// vhost) have a copy of its registers, but no instruction and no stack.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 fn take(saved: &Saved, regs: &mut Registers) -> Found {
     const PRIVILEGE_MASK: u64 = 3;
     // `__USER32_CS` of arch/x86/include/asm/segment.h.
     const COMPAT_CODE_SEGMENT: u64 = 0x23;
-    if saved.cs & PRIVILEGE_MASK != PRIVILEGE_MASK {
+    if saved.cs & PRIVILEGE_MASK != PRIVILEGE_MASK || (saved.rip == 0 && saved.rsp == 0) {
         return Found::Kernel;
     }
     regs.ip = saved.rip;
@@ -105,12 +150,9 @@ fn take(saved: &Saved, regs: &mut Registers) -> Found {
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
 fn take(saved: &Saved, regs: &mut Registers) -> Found {
-    const EXCEPTION_LEVEL_MASK: u64 = 0xf;
-    // `PSR_MODE32_BIT` of arch/arm64/include/uapi/asm/ptrace.h.
-    const COMPAT_STATE: u64 = 0x10;
-    const FRAME_POINTER: usize = 29;
-    if saved.pstate & EXCEPTION_LEVEL_MASK != 0 {
-        return Found::Kernel;
+    let found = found(saved.pstate);
+    if found == Found::Kernel {
+        return found;
     }
     regs.ip = saved.pc;
     regs.sp = saved.sp;
@@ -121,5 +163,24 @@ fn take(saved: &Saved, regs: &mut Registers) -> Found {
         regs.general[number] = saved.regs[number];
         number += 1;
     }
-    if saved.pstate & COMPAT_STATE != 0 { Found::Compat } else { Found::User }
+    found
+}
+
+#[cfg(bpf_target_arch = "aarch64")]
+const FRAME_POINTER: usize = 29;
+
+/// Whose registers they are, by the processor's state.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+fn found(pstate: u64) -> Found {
+    const EXCEPTION_LEVEL_MASK: u64 = 0xf;
+    // `PSR_MODE32_BIT` of arch/arm64/include/uapi/asm/ptrace.h.
+    const COMPAT_STATE: u64 = 0x10;
+    if pstate & EXCEPTION_LEVEL_MASK != 0 {
+        Found::Kernel
+    } else if pstate & COMPAT_STATE != 0 {
+        Found::Compat
+    } else {
+        Found::User
+    }
 }

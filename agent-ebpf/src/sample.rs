@@ -141,6 +141,10 @@ impl Scratch {
             chunk += 1;
         }
         self.header.stack_bytes = copied as u32;
+        if copied == 0 {
+            self.header.user_stop = Stop::Unreadable as u8;
+            return;
+        }
         stats::count(program, Counter::StackCopies);
     }
 

@@ -80,8 +80,8 @@ pub struct RuleCache([CachedRule; CACHED_RULES]);
 #[repr(C)]
 struct CachedRule {
     address: u64,
-    /// Of the layout under which it was found.
-    generation: u64,
+    /// Generation of the layout under which it was found, and when.
+    stamp: u64,
     rule: u64,
 }
 
@@ -116,10 +116,13 @@ pub unsafe fn user_stack<K: Kernel>(
         (*walk).walked = 0;
         (*walk).stop = Stop::DepthLimit as u64;
         (*walk).guessed = 0;
-        (*walk).window.start = u64::MAX;
-        // Without a layout nothing is found, so the walk stops at the leaf. The agent
-        // replaces values as a whole.
+        (*walk).window.start = NO_WINDOW;
+        // Without a layout nothing is found, so the walk stops at the leaf.
         (*walk).layout = PROCESSES.get(pid).copied().unwrap_or_default();
+        if (*walk).layout.sealed != (*walk).layout.seal(pid) {
+            // Caught between one process's and another's.
+            (*walk).layout = Layout::default();
+        }
     }
     if K::HAS_LOOP {
         // SAFETY: the callback lives as long as the program, its context as long as the call.
@@ -190,13 +193,15 @@ fn walk_frame(
 
     let address = walk.registers.lookup_address();
     let hash = address ^ address >> 10 ^ walk.layout.generation << 5;
+    // Good for some seconds, so that what is in use is looked up, and seen to be in use.
+    let stamp = walk.layout.generation ^ (walk.now >> 2) << 44;
     let cached = &mut rules.0[(hash & (CACHED_RULES as u64 - 1)) as usize];
-    let rule = if cached.address == address && cached.generation == walk.layout.generation {
+    let rule = if cached.address == address && cached.stamp == stamp {
         Rule::from_bits(cached.rule)
     } else {
         let rule = look_up(walk, address)?;
         cached.address = address;
-        cached.generation = walk.layout.generation;
+        cached.stamp = stamp;
         cached.rule = rule.bits();
         rule
     };
@@ -225,8 +230,8 @@ fn look_up(walk: &Walk, address: u64) -> Result<Rule, Stop> {
         _ => {}
     }
     let Some(shard) = SHARDS.get_ptr_mut(slot) else { return Err(Stop::NoTable) };
-    // SAFETY: the agent writes single words; a shard that changes in between is one whose
-    // pages stay as they are until no program can look at them any more.
+    // SAFETY: integers. The agent changes the root alone, to or from 0; the pages stay as they
+    // are until no program can look at them any more.
     let shard: &mut Shard = unsafe { &mut *shard };
     if shard.used != walk.now {
         shard.used = walk.now;
@@ -271,6 +276,9 @@ impl Sign for OpaqueSign {
     }
 }
 
+/// No stack is anywhere near.
+const NO_WINDOW: u64 = 1 << 62;
+
 /// The part of the stack that was read last: one read of 512 bytes costs as much as one of 8.
 #[repr(C)]
 struct Window {
@@ -307,7 +315,7 @@ fn read(window: &mut Window, address: u64) -> u64 {
     match unsafe { bpf_probe_read_user(address as *const u64) } {
         Ok(word) => {
             // The window holds part of what could be read.
-            window.start = u64::MAX;
+            window.start = NO_WINDOW;
             window.found = word;
             1
         }

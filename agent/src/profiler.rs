@@ -58,6 +58,8 @@ pub struct Profiler {
     aggregator: Aggregator,
     period_ns: u64,
     window_start_ns: u64,
+    /// When sampling for the present window ended, if it has.
+    window_end_ns: Option<u64>,
     next_sweep_ns: u64,
     vanished: u64,
     /// Samples whose stacks are being finished, by the numbers they were given.
@@ -75,7 +77,7 @@ struct Unfinished {
 }
 
 /// Samples that wait for their stacks, at most.
-const MAX_UNFINISHED: usize = 4096;
+const MAX_UNFINISHED: usize = 1024;
 
 impl Profiler {
     /// Starts to sample.
@@ -88,6 +90,7 @@ impl Profiler {
             aggregator: Aggregator::default(),
             period_ns: period_ns(config.cpu_rate_hz),
             window_start_ns: monotonic_ns(),
+            window_end_ns: None,
             next_sweep_ns: monotonic_ns() + SWEEP_INTERVAL_NS,
             vanished: 0,
             unfinished: HashMap::new(),
@@ -139,13 +142,15 @@ impl Profiler {
 
     /// Ends the window and begins the next.
     pub fn take_window(&mut self) -> ClosedWindow {
-        let now_ns = monotonic_ns();
+        let waited_ns = self.window_end_ns.take().map_or(0, |end_ns| monotonic_ns() - end_ns);
+        let now_ns = monotonic_ns() - waited_ns;
         let duration_ns = now_ns.saturating_sub(self.window_start_ns);
         self.window_start_ns = now_ns;
         // Reckoned back from now: a wall clock that was set meanwhile cannot make a window
         // longer or shorter than it was.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let now_unix_ns =
+            u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(waited_ns);
         let time = WindowTime {
             start_unix_ns: signed(now_unix_ns.saturating_sub(duration_ns)),
             duration_ns: signed(duration_ns),
@@ -190,6 +195,7 @@ impl Profiler {
     /// that are not as they are. For the last window.
     pub fn settle(&mut self, deadline: Instant) {
         self.drain();
+        self.window_end_ns = Some(monotonic_ns());
         while !self.unfinished.is_empty()
             && let Some(finished) = self.collector.next_finished(deadline)
         {
@@ -229,7 +235,12 @@ impl Profiler {
         else {
             return;
         };
-        sample.user = finished.frames.into();
+        let mut frames = finished.frames;
+        if finished.stop == Stop::Unmapped && frames.len() > 1 {
+            // With all that is known of the process now, this was no code.
+            frames.pop();
+        }
+        sample.user = frames.into();
         sample.user_stop = finished.stop;
         self.add(sample, &mut process);
     }

@@ -69,7 +69,7 @@ pub fn compile(file: &dyn ReadAt, limits: &Limits) -> Result<Table, CompileError
     for (start, end) in stretches {
         let mut covered = start;
         while let Some(function) = functions.next_if(|function| function.start < end) {
-            rows.gap(covered, function.start, covered > start);
+            rows.gap(covered, function.start);
             let reader = match function.kind {
                 Kind::EhFrame => &mut eh_frame,
                 Kind::DebugFrame => &mut debug_frame,
@@ -79,7 +79,7 @@ pub fn compile(file: &dyn ReadAt, limits: &Limits) -> Result<Table, CompileError
             }
             covered = function.end;
         }
-        rows.gap(covered, end, covered > start);
+        rows.gap(covered, end);
         rows.builder.push(end, Rule::NO_INFO);
     }
     let shards = rows.builder.finish(last);

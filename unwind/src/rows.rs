@@ -13,10 +13,6 @@ use crate::program::{Effect, Machine, Malformed};
 use crate::rules::{Cause, Context};
 use crate::stats::TableStats;
 
-/// Gaps below this are alignment behind a function, which is never executed: the function's
-/// last rule goes on.
-const MAX_PADDING: u32 = 16;
-
 /// Gaps from this on are code that somebody generated without call frame information, such
 /// as V8's builtins, and that keeps frame pointers.
 const MIN_FRAME_POINTER_CODE: u32 = 64 << 10;
@@ -59,10 +55,12 @@ impl Rows {
         Self { arch: elf.arch, keeps_frame_pointers, pieces, machine, builder }
     }
 
-    /// The code from `start` to `end` belongs to no function.
-    pub(crate) fn gap(&mut self, start: u32, end: u32, is_behind_function: bool) {
+    /// The code from `start` to `end` belongs to no function. Even alignment is said to be
+    /// nobody's: the byte before a function is where a walk looks when the function's start is
+    /// a return address, as that of a coroutine's first function is.
+    pub(crate) fn gap(&mut self, start: u32, end: u32) {
         let size = end - start;
-        if size == 0 || (size < MAX_PADDING && is_behind_function) {
+        if size == 0 {
             return;
         }
         let rule = if self.keeps_frame_pointers || size >= MIN_FRAME_POINTER_CODE {

@@ -115,7 +115,7 @@ pub struct UnwindMaps {
     /// `Shard`, as words.
     pub shards: Array<MapData, [u64; 3]>,
     /// `Layout`, as words, by process id.
-    pub processes: HashMap<MapData, u32, [u64; 4]>,
+    pub processes: HashMap<MapData, u32, [u64; 5]>,
 }
 
 /// The loaded programs. Dropping it unloads them.

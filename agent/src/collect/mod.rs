@@ -8,16 +8,15 @@ mod bpf;
 mod cpu;
 mod event;
 mod host;
+mod load;
 mod order;
 mod sideband;
 
 use std::io;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use everflame_agent_common::config::Config;
 use everflame_agent_common::stats::Program;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -33,14 +32,14 @@ pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
 pub use sideband::SidebandError;
 
-use crate::kernel::{KernelFeatures, pt_regs_location};
 use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
 use crate::unwind::{
     Finished, Unfinished, UnwindConfig, UnwindError, UnwindStats, Unwinder, UnwinderEnded,
 };
 use bpf::Bpf;
 use cpu::CpuEvents;
-use host::{is_initial_pid_namespace, max_kernel_frames, ring_bytes};
+use host::{is_initial_pid_namespace, ring_bytes};
+use load::load;
 use order::Ordering;
 use sideband::Sideband;
 
@@ -56,10 +55,6 @@ const STALL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
-/// as many as samples, within these bounds. Each has up to 16 KiB.
-const STACK_COPIES_PER_SECOND: RangeInclusive<u64> = 128..=1024;
 
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
@@ -477,35 +472,6 @@ impl Collector {
             Err(error) => debug!(error = &error as &dyn std::error::Error, "no cpu program"),
         }
     }
-}
-
-/// Loads the programs in the form that fits the kernel.
-fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfError> {
-    let features = KernelFeatures::probe();
-    features.require()?;
-    let form = config.program_form.unwrap_or_else(|| match features.unwinder() {
-        crate::kernel::Unwinder::Recent => ProgramForm::Recent,
-        crate::kernel::Unwinder::Old => ProgramForm::Old,
-    });
-    let mut settings = Config {
-        cpu_period_ns: period_ns(config.cpu_rate_hz),
-        target_pid: config.target_pid.unwrap_or(0),
-        wakeup_bytes: ring_bytes / 2,
-        max_kernel_frames: max_kernel_frames(),
-        stack_copies_per_second: stack_copies_per_second(config.cpu_rate_hz),
-        ..Config::default()
-    };
-    if form == ProgramForm::Old {
-        let location = pt_regs_location()?;
-        settings.task_stack_offset = location.task_stack_offset;
-        settings.stack_registers_offset = location.stack_to_regs;
-    }
-    Bpf::load(settings, form, ring_bytes)
-}
-
-fn stack_copies_per_second(rate_hz: u64) -> u32 {
-    let (min, max) = STACK_COPIES_PER_SECOND.into_inner();
-    u32::try_from((rate_hz.saturating_mul(2)).clamp(min, max)).unwrap_or(u32::MAX)
 }
 
 #[derive(Default)]

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -23,6 +24,9 @@ use crate::symbolize::vdso_image;
 
 /// Files that wait, at most.
 const MAX_JOBS: usize = 16 * 1024;
+
+/// Only what root owns is kept on disk: a build id is what a file claims.
+const ROOT: u32 = 0;
 
 /// What became of a file.
 #[derive(Debug)]
@@ -133,13 +137,20 @@ impl Shared {
 
 fn run(job: &Job, cache: Option<&Cache>, limits: &Limits) -> Compiled {
     let cache_key = match job.key {
-        Key::BuildId(build_id, size) => CacheKey::new(build_id.as_bytes(), size),
-        Key::Inode(..) | Key::Vdso => None,
+        Key::BuildId { build_id, size, owner: ROOT } => CacheKey::new(build_id.as_bytes(), size),
+        Key::BuildId { .. } | Key::Inode(..) | Key::Vdso => None,
     };
     let cached = cache.zip(cache_key).and_then(|(cache, key)| cache.get(&key));
     let from_cache = cached.is_some();
     let start = Instant::now();
-    let table = cached.map_or_else(|| compile_object(&job.object, limits), Ok);
+    let table = cached.map_or_else(
+        || {
+            // A file must not end the unwinding of all others.
+            catch_unwind(AssertUnwindSafe(|| compile_object(&job.object, limits)))
+                .unwrap_or(Err(CompileError::Malformed { what: "file (the compiler panicked)" }))
+        },
+        Ok,
+    );
     let took = start.elapsed();
     if let (false, Ok(table), Some(cache), Some(key)) = (from_cache, &table, cache, cache_key) {
         cache.put(&key, table);

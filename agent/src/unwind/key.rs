@@ -10,9 +10,17 @@ use crate::object::{BuildId, ObjectFile, ObjectKind};
 /// Identifies the contents of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Key {
-    /// The linker's identity, and the size: a stripped copy has another layout, and so has
-    /// most of what only claims to be the same.
-    BuildId(BuildId, u64),
+    /// The linker's identity; with the size, as a stripped copy has another layout, and with
+    /// the owner: whoever can write a file can claim any build id in it, and must not have
+    /// others' files walked by its rules.
+    BuildId {
+        /// The identity.
+        build_id: BuildId,
+        /// Bytes.
+        size: u64,
+        /// User id.
+        owner: u32,
+    },
     /// Device, inode, size and time of modification (seconds, nanoseconds).
     Inode(u64, u64, u64, i64, i64),
     /// The vDSO.
@@ -23,7 +31,7 @@ impl Key {
     fn of_file(file: &File, build_id: Option<BuildId>) -> Option<Self> {
         let data = file.metadata().ok()?;
         Some(match build_id {
-            Some(build_id) => Self::BuildId(build_id, data.size()),
+            Some(build_id) => Self::BuildId { build_id, size: data.size(), owner: data.uid() },
             None => {
                 Self::Inode(data.dev(), data.ino(), data.size(), data.mtime(), data.mtime_nsec())
             }

@@ -16,6 +16,7 @@
 //! are given back wait until every program that could have seen them has ended (`pages`).
 
 mod compiler;
+mod evict;
 mod finish;
 mod key;
 mod layout;

@@ -12,6 +12,9 @@ use tracing::warn;
 /// Bytes of one chunk.
 pub(super) const CHUNK_BYTES: u64 = CHUNK_PAGES as u64 * size_of::<Page>() as u64;
 
+/// Pages worth waiting for rather than to allocate more.
+const RECYCLE_AT: usize = 64;
+
 /// All pages.
 pub(super) struct PageStore {
     outer: ArrayOfMaps<MapData, Array<MapData, Page>>,
@@ -44,6 +47,9 @@ impl PageStore {
 
     /// Takes `count` pages, or none.
     pub(super) fn take(&mut self, count: usize) -> Option<Vec<u32>> {
+        if self.free.len() < count && self.quarantine.len() >= count.max(RECYCLE_AT) {
+            self.recycle();
+        }
         while self.free.len() < count && self.chunks.len() < self.max_chunks {
             if let Err(error) = self.grow() {
                 warn!(error = &error as &dyn std::error::Error, "no more memory for unwind tables");

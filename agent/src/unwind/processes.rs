@@ -22,19 +22,27 @@ const MAPPINGS_UNSUSPECTED: usize = 128;
 
 /// Layouts that are written for one process, at most, in each [`SLOT`]: starting a program
 /// takes some, and a runtime that generates code could ask for thousands a second.
-const LAYOUTS_PER_SLOT: u32 = 8;
+const LAYOUTS_PER_SLOT: u32 = 32;
+
+/// Pages of one layout, at most; a database or a browser takes one or two.
+const MAX_LAYOUT_PAGES: usize = 64;
 
 /// See [`LAYOUTS_PER_SLOT`].
 const SLOT: Duration = Duration::from_millis(100);
 
+/// So many are, always: there is a limit.
+const MAPPINGS_SUSPECT: usize = 8 * 1024;
+
 /// All processes with user code.
 pub(super) struct Processes {
-    map: maps::HashMap<MapData, u32, [u64; 4]>,
+    map: maps::HashMap<MapData, u32, [u64; 5]>,
     by_pid: HashMap<u32, Process>,
     /// Processes whose layout is not what the programs have been told.
     changed: HashSet<u32>,
     /// Processes that have become other programs since the last tick.
     execs: Vec<u32>,
+    /// Those of the tick before.
+    execs_before: Vec<u32>,
     generation: u64,
 }
 
@@ -89,12 +97,13 @@ struct Published {
 
 impl Processes {
     /// No processes yet.
-    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 4]>) -> Self {
+    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 5]>) -> Self {
         Self {
             map,
             by_pid: HashMap::new(),
             changed: HashSet::new(),
             execs: Vec::new(),
+            execs_before: Vec::new(),
             generation: 0,
         }
     }
@@ -131,10 +140,15 @@ impl Processes {
         }
     }
 
-    /// Marks processes whose layouts have to be written anew.
-    pub(super) fn mark(&mut self, pids: impl IntoIterator<Item = u32>) {
-        let known = pids.into_iter().filter(|pid| self.by_pid.contains_key(pid));
-        self.changed.extend(known);
+    /// Marks processes whose layouts have to be written anew, and those that share them.
+    pub(super) fn mark(&mut self, pids: &HashSet<u32>) {
+        let published = |process: &Process| process.published.as_ref().map(Arc::as_ptr);
+        let of_pids = pids.iter().filter_map(|pid| published(self.by_pid.get(pid)?));
+        let shared: HashSet<*const Published> = of_pids.collect();
+        let concerned = self.by_pid.iter().filter(|(pid, process)| {
+            pids.contains(pid) || published(process).is_some_and(|one| shared.contains(&one))
+        });
+        self.changed.extend(concerned.map(|(pid, _)| *pid));
     }
 
     /// Tells the programs what has changed.
@@ -162,7 +176,7 @@ impl Processes {
                 self.generation += 1;
                 let mapped_ns = mappings.newest_ns();
                 let layout =
-                    Layout { generation: self.generation, exec_ns, mapped_ns, root: 0, depth: 0 };
+                    Layout { generation: self.generation, exec_ns, mapped_ns, ..Layout::default() };
                 write(&stretches, layout, tables).map(Arc::new)
             };
             match &published {
@@ -182,7 +196,9 @@ impl Processes {
     /// Tells the programs again what they may have forgotten: an exec whose layout was there
     /// before the exec had ended.
     pub(super) fn tell_again(&mut self, tables: &mut Tables) {
-        for pid in std::mem::take(&mut self.execs) {
+        let recent = std::mem::take(&mut self.execs);
+        let before = std::mem::replace(&mut self.execs_before, recent.clone());
+        for pid in recent.into_iter().chain(before) {
             let process = self.by_pid.get(&pid);
             if let Some(published) = process.and_then(|process| process.published.as_deref()) {
                 self.tell(pid, published.layout, tables);
@@ -256,7 +272,8 @@ impl Processes {
         if let Some(ranges) = executable_ranges(pid) {
             Arc::make_mut(&mut process.mappings).retain_within(&ranges);
         }
-        process.suspect_above = MAPPINGS_UNSUSPECTED.max(process.mappings.len() * 2);
+        process.suspect_above =
+            (process.mappings.len() * 2).clamp(MAPPINGS_UNSUSPECTED, MAPPINGS_SUSPECT);
     }
 
     fn set(&mut self, pid: u32, process: Process, tables: &mut Tables) {
@@ -275,6 +292,7 @@ impl Processes {
     }
 
     fn tell(&mut self, pid: u32, layout: Layout, tables: &mut Tables) {
+        let layout = Layout { sealed: layout.seal(pid), ..layout };
         if self.map.insert(pid, layout.to_words(), 0).is_err() {
             tables.stats.processes_refused += 1;
         }
@@ -286,7 +304,8 @@ impl Processes {
 fn write(stretches: &[Stretch], layout: Layout, tables: &mut Tables) -> Option<Published> {
     let leaves = layout::pages(stretches);
     let count = leaves.len() + usize::from(leaves.len() > 1);
-    let Some(ids) = tables.take_pages(count, true) else {
+    let ids = if count <= MAX_LAYOUT_PAGES { tables.take_pages(count, true) } else { None };
+    let Some(ids) = ids else {
         tables.stats.over_budget += 1;
         return None;
     };

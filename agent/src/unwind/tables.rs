@@ -1,7 +1,8 @@
 //! Which file's rules are known, which of them are loaded, and which make room for others.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, MapError};
 use everflame_agent_common::unwind::page::{self, PlainSign, Shard, USED_SHIFT, shard};
@@ -18,53 +19,56 @@ use crate::collect::monotonic_ns;
 use crate::object::ObjectFile;
 use crate::process::{Backing, Mapping};
 
-/// A table that is waited for may drive out one that nobody has looked into for this long;
-/// else two busy processes would drive out each other's.
-const IDLE_URGENT: u64 = 4;
-
-/// A table that may be needed some time drives out only what is idle for this long.
-const IDLE_EAGER: u64 = 60;
+/// How soon a table for which there was no room is asked for again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// All tables, by file.
 pub(super) struct Tables {
     pub(super) pages: PageStore,
-    shards: Array<MapData, [u64; 3]>,
+    pub(super) shards: Array<MapData, [u64; 3]>,
     free_slots: Vec<u32>,
-    by_key: HashMap<Key, Entry>,
+    pub(super) by_key: HashMap<Key, Entry>,
     keys: Keys,
     pub(super) stats: UnwindStats,
 }
 
+/// One file.
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     object: Weak<ObjectFile>,
-    state: State,
+    pub(super) state: State,
     /// The compiler has been asked.
     requested: bool,
     /// Processes whose layout says that this file's rules are not known yet.
     pending: HashSet<u32>,
     /// Parts that a sample has met.
     wanted: HashSet<usize>,
+    /// There was no room, or the file has changed: not to be tried again before this.
+    not_before: Option<Instant>,
 }
 
+/// What is known of a file.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
+    /// Nothing yet.
     Unknown,
     /// One of the constants of [`shard`] holds for the whole file.
     Uniform(u32),
+    /// It has rules, in these parts.
     Shards(Vec<LoadedShard>),
 }
 
+/// A part of a file that may be loaded.
 #[derive(Debug)]
-struct LoadedShard {
-    slot: u32,
-    start_offset: u32,
-    end_offset: u32,
+pub(super) struct LoadedShard {
+    pub(super) slot: u32,
+    pub(super) start_offset: u32,
+    pub(super) end_offset: u32,
     /// Page id of what `Shard::root` is; 0 while not loaded.
-    root: u32,
-    depth: u32,
+    pub(super) root: u32,
+    pub(super) depth: u32,
     /// All pages, the index among them.
-    pages: Vec<u32>,
+    pub(super) pages: Vec<u32>,
 }
 
 /// What is known about an address.
@@ -193,17 +197,35 @@ impl Tables {
             self.stats.compile_ns += ns;
             self.stats.rows_compiled += table.stats.rows;
         }
+        let has_shards = matches!(entry.state, State::Shards(_));
         let state = match &compiled.table {
+            Err(error) if has_shards => {
+                // It was truncated since; what is loaded stays.
+                self.stats.malformed += 1;
+                debug!(key = ?compiled.key, error = error as &dyn std::error::Error, "not loaded");
+                self.put_off(compiled.key);
+                return pending;
+            }
             Ok(table) if table.stats.source == Source::None || table.shards.is_empty() => {
                 State::Uniform(shard::FRAME_POINTER)
             }
             Ok(table) => match &entry.state {
                 // Known already, and loaded again.
-                State::Shards(_) => {
-                    self.load(compiled.key, table, &wanted);
+                State::Shards(known) => {
+                    let extent =
+                        |shard: &everflame_unwind::Shard| (shard.start_offset, shard.end_offset);
+                    let is_same = known.len() == table.shards.len()
+                        && known.iter().zip(&table.shards).all(|(known, shard)| {
+                            (known.start_offset, known.end_offset) == extent(shard)
+                        });
+                    if is_same {
+                        self.load(compiled.key, table, &wanted);
+                    } else {
+                        self.put_off(compiled.key);
+                    }
                     return pending;
                 }
-                _ => self.slots_for(table),
+                _ => self.slots_for(compiled.key, table),
             },
             Err(error) => self.without_table(compiled.key, error),
         };
@@ -231,9 +253,10 @@ impl Tables {
         }
     }
 
-    fn slots_for(&mut self, table: &Table) -> State {
+    fn slots_for(&mut self, key: Key, table: &Table) -> State {
         if self.free_slots.len() < table.shards.len() {
             self.stats.over_budget += 1;
+            self.put_off(key);
             return State::Unknown;
         }
         let shards = table.shards.iter().filter_map(|shard| {
@@ -270,6 +293,7 @@ impl Tables {
         let count = rows + usize::from(rows > 1);
         let Some(ids) = self.take_pages(count, urgent) else {
             self.stats.over_budget += 1;
+            self.put_off(key);
             return;
         };
         let mut written = Ok(());
@@ -305,62 +329,6 @@ impl Tables {
             && let Some(loaded) = shards.get_mut(at)
         {
             (loaded.root, loaded.depth, loaded.pages) = (root, depth, ids);
-        }
-    }
-
-    /// Takes pages, and makes room for them if need be.
-    pub(super) fn take_pages(&mut self, count: usize, urgent: bool) -> Option<Vec<u32>> {
-        if let Some(ids) = self.pages.take(count) {
-            return Some(ids);
-        }
-        if self.pages.available() < count {
-            self.evict(count, if urgent { IDLE_URGENT } else { IDLE_EAGER });
-        }
-        self.pages.recycle();
-        self.pages.take(count)
-    }
-
-    /// Unloads what nobody has looked into for the longest time, until `count` pages can be
-    /// had; nothing that was used in the last `idle` units of [`USED_SHIFT`].
-    fn evict(&mut self, count: usize, idle: u64) {
-        let now = monotonic_ns() >> USED_SHIFT;
-        let mut by_use: BTreeMap<(u64, u32), (Key, usize)> = BTreeMap::new();
-        for (key, entry) in &self.by_key {
-            let State::Shards(shards) = &entry.state else { continue };
-            for (at, shard) in shards.iter().enumerate().filter(|(_, shard)| shard.root != 0) {
-                let used = self.shards.get(&shard.slot, 0).map_or(0, |words| words[2]);
-                if used + idle <= now {
-                    by_use.insert((used, shard.slot), (*key, at));
-                }
-            }
-        }
-        for (key, at) in by_use.into_values() {
-            if self.pages.available() >= count {
-                return;
-            }
-            self.unload(key, at);
-            self.stats.evicted += 1;
-        }
-    }
-
-    fn unload(&mut self, key: Key, at: usize) {
-        let Some(Entry { state: State::Shards(shards), .. }) = self.by_key.get_mut(&key) else {
-            return;
-        };
-        let Some(shard) = shards.get_mut(at) else { return };
-        let value = Shard {
-            root: 0,
-            depth: shard.depth,
-            start_offset: shard.start_offset,
-            end_offset: shard.end_offset,
-            used: 0,
-        };
-        let (slot, pages) = (shard.slot, std::mem::take(&mut shard.pages));
-        shard.root = 0;
-        match self.shards.set(slot, value.to_words(), 0) {
-            Ok(()) => self.pages.give_back(pages),
-            // The pages stay lost rather than be written under a program's eyes.
-            Err(error) => self.map_error(&error),
         }
     }
 
@@ -433,9 +401,19 @@ impl Tables {
         self.stats.map_errors += 1;
     }
 
+    /// Does not ask for a table again for a while.
+    fn put_off(&mut self, key: Key) {
+        if let Some(entry) = self.by_key.get_mut(&key) {
+            entry.not_before = Some(Instant::now() + RETRY_INTERVAL);
+        }
+    }
+
     /// Asks the compiler, once. False if it has too much to do already.
     fn request(&mut self, key: Key, compiler: &Compiler) -> bool {
         let Some(entry) = self.by_key.get_mut(&key) else { return false };
+        if entry.not_before.is_some_and(|time| Instant::now() < time) {
+            return false;
+        }
         if !entry.requested {
             let Some(object) = entry.object.upgrade() else { return false };
             entry.requested = compiler.request(key, object);
@@ -450,6 +428,7 @@ impl Tables {
             requested: false,
             pending: HashSet::new(),
             wanted: HashSet::new(),
+            not_before: None,
         });
         // The same file as another process has it; the first may be closed by now.
         if entry.object.strong_count() == 0 {

@@ -20,7 +20,7 @@ use crate::process::has_other_threads;
 use everflame_agent_common::unwind::Stop;
 
 /// Stacks that wait for a table, at most. Each can have 16 KiB.
-const MAX_WAITING: usize = 2048;
+const MAX_WAITING: usize = 1024;
 
 /// How long a stack waits. Large binaries take a second to compile, and may have to wait
 /// for each other.
@@ -62,8 +62,8 @@ pub(super) struct Worker {
     processes: Processes,
     compiler: Compiler,
     waiting: VecDeque<(Instant, Box<Unfinished>)>,
-    /// Processes whose main thread has ended before others.
-    headless: Vec<u32>,
+    /// Processes whose main thread has ended before others, and when it did.
+    headless: Vec<(u32, u64)>,
     outbox: Sender<Finished>,
     stats: Arc<Mutex<UnwindStats>>,
     ending: Arc<AtomicBool>,
@@ -115,7 +115,7 @@ impl Worker {
                     Message::Finish(stack) => self.finish(Instant::now(), stack),
                     Message::Compiled(compiled) => {
                         let pids = self.tables.compiled(*compiled);
-                        self.processes.mark(pids);
+                        self.processes.mark(&pids);
                         has_new_tables = true;
                     }
                     Message::End => return,
@@ -136,7 +136,9 @@ impl Worker {
 
     fn process(&mut self, time_ns: u64, event: ProcessEvent) {
         match event {
-            ProcessEvent::Exit { pid } if has_other_threads(pid) => self.headless.push(pid),
+            ProcessEvent::Exit { pid } if has_other_threads(pid) => {
+                self.headless.push((pid, time_ns));
+            }
             event => self.processes.apply(time_ns, event, &mut self.tables),
         }
     }
@@ -189,12 +191,14 @@ impl Worker {
         self.processes.tell_again(&mut self.tables);
         // A table that was made and then found no room, or was lost, is asked for again.
         self.retry();
-        let (headless, ended) =
-            std::mem::take(&mut self.headless).into_iter().partition(|pid| has_other_threads(*pid));
+        let (headless, ended) = std::mem::take(&mut self.headless)
+            .into_iter()
+            .partition(|(pid, _)| has_other_threads(*pid));
         self.headless = headless;
-        let ended: Vec<u32> = ended;
-        for pid in ended {
-            self.processes.apply(u64::MAX, ProcessEvent::Exit { pid }, &mut self.tables);
+        let ended: Vec<(u32, u64)> = ended;
+        for (pid, time_ns) in ended {
+            // At the time of its exit: the id may belong to another program by now.
+            self.processes.apply(time_ns, ProcessEvent::Exit { pid }, &mut self.tables);
         }
         if now >= self.next_sweep || self.tables.is_short_of_slots() {
             self.next_sweep = now + SWEEP_INTERVAL;

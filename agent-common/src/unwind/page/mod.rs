@@ -190,14 +190,25 @@ pub struct Layout {
     pub exec_ns: u64,
     /// When memory was last mapped that it knows of, on CLOCK_MONOTONIC.
     pub mapped_ns: u64,
+    /// See [`Layout::seal`]; the last word, as `generation` is the first.
+    pub sealed: u64,
 }
 
-const _: () = assert!(size_of::<Layout>() == 32);
+const _: () = assert!(size_of::<Layout>() == 40);
 
 impl Layout {
     /// As the programs read it.
-    pub const fn to_words(self) -> [u64; 4] {
-        [self.generation, pair(self.root, self.depth), self.exec_ns, self.mapped_ns]
+    pub const fn to_words(self) -> [u64; 5] {
+        let [root, exec_ns, mapped_ns] =
+            [pair(self.root, self.depth), self.exec_ns, self.mapped_ns];
+        [self.generation, root, exec_ns, mapped_ns, self.sealed]
+    }
+
+    /// What `sealed` is in the layout of this process. A program copies a layout while the
+    /// agent may be replacing it, even by that of another process: then the seal is broken.
+    #[inline(always)]
+    pub const fn seal(&self, pid: u32) -> u64 {
+        self.generation ^ (pid as u64) << 32
     }
 }
 

@@ -115,7 +115,7 @@ fn words_are_where_the_programs_read_them() {
     let shard = Shard { root: 1, depth: 2, start_offset: 3, end_offset: 4, used: 5 };
     assert_eq!(shard.to_words(), [2 << 32 | 1, 4 << 32 | 3, 5]);
     assert_eq!((offset_of!(Shard, depth), offset_of!(Shard, end_offset)), (4, 12));
-    let layout = Layout { generation: 1, root: 2, depth: 3, exec_ns: 4, mapped_ns: 5 };
-    assert_eq!(layout.to_words(), [1, 3 << 32 | 2, 4, 5]);
+    let layout = Layout { generation: 1, root: 2, depth: 3, exec_ns: 4, mapped_ns: 5, sealed: 6 };
+    assert_eq!(layout.to_words(), [1, (3 << 32) | 2, 4, 5, 6]);
     assert_eq!((offset_of!(Layout, root), offset_of!(Layout, depth)), (8, 12));
 }

@@ -1,0 +1,44 @@
+//! Which form of the programs is loaded, and with what settings.
+
+use std::ops::RangeInclusive;
+
+use everflame_agent_common::config::Config;
+
+use super::CollectConfig;
+use super::bpf::{Bpf, BpfError, ProgramForm};
+use super::cpu::period_ns;
+use super::host::max_kernel_frames;
+use crate::kernel::{KernelFeatures, Unwinder, pt_regs_location};
+
+/// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
+/// as many as samples, within these bounds. Each has up to 16 KiB.
+const STACK_COPIES_PER_SECOND: RangeInclusive<u64> = 128..=1024;
+
+/// Loads the programs in the form that fits the kernel.
+pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfError> {
+    let features = KernelFeatures::probe();
+    features.require()?;
+    let form = config.program_form.unwrap_or_else(|| match features.unwinder() {
+        Unwinder::Recent => ProgramForm::Recent,
+        Unwinder::Old => ProgramForm::Old,
+    });
+    let mut settings = Config {
+        cpu_period_ns: period_ns(config.cpu_rate_hz),
+        target_pid: config.target_pid.unwrap_or(0),
+        wakeup_bytes: ring_bytes / 2,
+        max_kernel_frames: max_kernel_frames(),
+        stack_copies_per_second: stack_copies_per_second(config.cpu_rate_hz),
+        ..Config::default()
+    };
+    if form == ProgramForm::Old {
+        let location = pt_regs_location()?;
+        settings.task_stack_offset = location.task_stack_offset;
+        settings.stack_registers_offset = location.stack_to_regs;
+    }
+    Bpf::load(settings, form, ring_bytes)
+}
+
+fn stack_copies_per_second(rate_hz: u64) -> u32 {
+    let (min, max) = STACK_COPIES_PER_SECOND.into_inner();
+    u32::try_from((rate_hz.saturating_mul(2)).clamp(min, max)).unwrap_or(u32::MAX)
+}
