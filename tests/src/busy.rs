@@ -22,6 +22,7 @@ use everflame_agent_common::unwind::Stop;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
+use crate::program::unwind_cache_dir;
 use crate::workload::{java_workload, source, workload};
 
 /// What is expected of a program.
@@ -142,7 +143,8 @@ impl fmt::Display for Outcome {
 pub fn measure(span: Duration, rate_hz: u64) -> Vec<Outcome> {
     let dir = TempDir::new().expect("a temporary directory");
     let programs = programs(dir.path());
-    let config = CollectConfig::at_rate(rate_hz);
+    let mut config = CollectConfig::at_rate(rate_hz);
+    config.unwind.cache_dir = Some(unwind_cache_dir());
     let mut collector = Collector::start(&config).expect("the kernel can be sampled");
     let mut outcomes = Vec::new();
     let mut running = Vec::new();

@@ -26,6 +26,12 @@ pub fn scratch_dir() -> &'static Path {
         .path()
 }
 
+/// Where agents of this test process keep compiled unwind tables: those of other versions are not
+/// to be found there.
+pub fn unwind_cache_dir() -> PathBuf {
+    scratch_dir().join("unwind")
+}
+
 /// A program of this workspace. Tests lie in `target/PROFILE/deps`, programs one above.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of the test");
@@ -159,6 +165,8 @@ impl Agent {
         command
             .args(["--server", server_url, "--metrics", "127.0.0.1:0", "--spool-dir"])
             .arg(spool_dir)
+            .arg("--unwind-cache-dir")
+            .arg(unwind_cache_dir())
             .args(arguments)
             .stdout(Stdio::null());
         let process = Running::start(&mut command);

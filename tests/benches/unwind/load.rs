@@ -104,7 +104,7 @@ fn first_complete_ms(collector: &mut Collector, command: &mut Command) -> Option
 
 /// A program with 100,000 rows: 50,000 functions that push a register and pop it again.
 fn large_binary(dir: &Path) -> PathBuf {
-    let mut text = String::from(".text\n");
+    let mut text = String::from(".section .note.GNU-stack,\"\",@progbits\n.text\n");
     for number in 0..50_000 {
         let _ = writeln!(
             text,

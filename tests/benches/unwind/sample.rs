@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::print;
 
-const SPAN: Duration = Duration::from_secs(20);
+const SPAN: Duration = Duration::from_secs(12);
 const WARM_UP: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 3;
 
