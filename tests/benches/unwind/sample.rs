@@ -118,7 +118,7 @@ fn start_lightswitch(program: &Path) -> Profiler {
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "sh", "-c"])
-        .arg("mount -t tracefs tracefs /sys/kernel/tracing; exec \"$0\" \"$@\"")
+        .arg("mount -t debugfs debugfs /sys/kernel/debug; exec \"$0\" \"$@\"")
         .arg(program)
         .args(["--sample-freq", RATE_HZ, "--profile-format", "none", "--sender", "none"])
         .current_dir(dir.path())
