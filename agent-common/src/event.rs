@@ -11,7 +11,9 @@
 //! A walk that meets a file whose rules are not loaded ([`Stop::NoTable`]) leaves a copy of
 //! the stack behind the addresses, for which room is kept: the [`Registers`] of the frame
 //! that it got to, whose address is the last one (at [`REGISTERS_AT`]), and `stack_bytes`
-//! bytes from its stack pointer on (at [`STACK_AT`]).
+//! bytes from [`STACK_COPY_BELOW`] below its stack pointer on (at [`STACK_AT`]).
+//!
+//! [`STACK_COPY_BELOW`]: crate::limits::STACK_COPY_BELOW
 //!
 //! [`Stop::NoTable`]: crate::unwind::Stop::NoTable
 
@@ -126,7 +128,7 @@ pub const STACK_AT: usize = REGISTERS_AT + size_of::<Registers>();
 pub struct StackCopy<'a> {
     /// Of the frame that it got to.
     pub registers: Registers,
-    /// Memory from `registers.sp` on.
+    /// Memory around and above `registers.sp`.
     pub stack: &'a [u8],
 }
 

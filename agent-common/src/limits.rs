@@ -19,6 +19,10 @@ const _: () = assert!(MAX_KERNEL_FRAMES + MAX_USER_FRAMES <= FRAME_SLOTS);
 /// smaller; what lies above is lost.
 pub const MAX_STACK_COPY: usize = STACK_COPY_CHUNKS[0] * 2 - MIN_STACK_COPY;
 
+/// A copy begins this many bytes below the stack pointer: the red zone of x86_64, in which
+/// OpenSSL's hash functions keep the address of their frame.
+pub const STACK_COPY_BELOW: u64 = 128;
+
 /// A stack is copied in these pieces, each tried once: together they reach its end, wherever
 /// that is, to within the smallest of them.
 pub const STACK_COPY_CHUNKS: [usize; 6] = [8192, 4096, 2048, 1024, 512, 256];

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use everflame_agent_common::{
     event::{Kind, REGISTERS_AT, STACK_AT, SampleHeader},
-    limits::{FRAME_SLOTS, MAX_KERNEL_FRAMES, MAX_STACK_COPY, STACK_COPY_CHUNKS},
+    limits::{FRAME_SLOTS, MAX_KERNEL_FRAMES, MAX_STACK_COPY, STACK_COPY_BELOW, STACK_COPY_CHUNKS},
     stats::{Counter, Program},
     unwind::{Registers, Stop, page::Sign as _},
 };
@@ -116,17 +116,19 @@ impl Scratch {
     #[inline(always)]
     fn copy_stack(&mut self, program: Program, walk: &mut Walk) {
         let config = CONFIG.load();
-        // Half of the ring buffer is for samples without copies, which are small.
-        let is_short_of_room = EVENTS.query(0) >= u64::from(config.wakeup_bytes);
+        // A quarter of the ring buffer is for samples without copies, which are small. The
+        // reader has been awake since the first quarter was full.
+        let is_short_of_room = EVENTS.query(0) >= u64::from(config.wakeup_bytes) * 3;
         if is_short_of_room || walk.may_not_copy(config.stack_copies_per_second) {
             return stats::count(program, Counter::StackCopiesRefused);
         }
         self.registers = walk.registers;
+        let start = walk.registers.sp.wrapping_sub(STACK_COPY_BELOW);
         let mut copied = 0;
         let mut chunk = 0;
         while chunk < STACK_COPY_CHUNKS.len() {
             let size = STACK_COPY_CHUNKS[chunk];
-            let from = walk.registers.sp.wrapping_add(copied as u64);
+            let from = start.wrapping_add(copied as u64);
             // SAFETY: the chunks before this one have at most the sum of their sizes, and
             // all together fit; the kernel checks the address.
             let read = unsafe {

@@ -141,7 +141,6 @@ fn run(args: RunArgs) -> Result<Infallible> {
             max_bytes: args.unwind_max_bytes,
             cache_dir: args.unwind_cache_dir.dir(),
             cache_max_bytes: args.unwind_cache_max_bytes,
-            ..UnwindConfig::default()
         },
         symbolize: SymbolizeConfig {
             cache_bytes: usize::try_from(args.symbol_cache_bytes).unwrap_or(usize::MAX),

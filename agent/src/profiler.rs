@@ -77,7 +77,7 @@ struct Unfinished {
 }
 
 /// Samples that wait for their stacks, at most.
-const MAX_UNFINISHED: usize = 1024;
+const MAX_UNFINISHED: usize = 2048;
 
 impl Profiler {
     /// Starts to sample.

@@ -20,7 +20,6 @@ use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
 use crate::target::TargetFilter;
-use crate::unwind::UnwindConfig;
 
 pub use crate::target::Target;
 
@@ -114,10 +113,7 @@ impl Session {
             Target::Pid(pid) => Some(pid),
             _ => None,
         };
-        // Nobody should wait for tables longer than need be.
-        let unwind = UnwindConfig { compiler_nice: 0, ..UnwindConfig::default() };
-        let collect =
-            CollectConfig { target_pid, unwind, ..CollectConfig::at_rate(config.rate_hz) };
+        let collect = CollectConfig { target_pid, ..CollectConfig::at_rate(config.rate_hz) };
         let profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let shared = Arc::new(Shared::default());

@@ -43,6 +43,10 @@ pub trait Architecture {
     const FP: u64;
     /// DWARF number of the link register, on machines that have one.
     const LR: Option<u64>;
+    /// Registers that no function restores, as bits by DWARF number. Assembly that reckons its
+    /// frame from one of them calls nothing that changes it, so that it still has the value
+    /// that it has in the leaf.
+    const SCRATCH: u64;
 
     /// The code address in a stored return address, which may be signed.
     fn code_address(stored: u64) -> u64;
@@ -64,6 +68,8 @@ impl Architecture for X86_64 {
     const SP: u64 = 7;
     const FP: u64 = 6;
     const LR: Option<u64> = None;
+    /// rax, rdx, rcx, rsi, rdi, r8 to r11.
+    const SCRATCH: u64 = 0x0f37;
 
     #[inline(always)]
     fn code_address(stored: u64) -> u64 {
@@ -95,6 +101,8 @@ impl Architecture for Aarch64 {
     const SP: u64 = 31;
     const FP: u64 = 29;
     const LR: Option<u64> = Some(30);
+    /// x0 to x17.
+    const SCRATCH: u64 = 0x3_ffff;
 
     /// User addresses have 48 bits (52 only for programs that ask); above them lies the
     /// signature of pointer authentication.
@@ -236,7 +244,7 @@ fn base_register<A: Architecture>(rule: Rule, regs: &Registers) -> Result<u64, S
         Ok(regs.sp)
     } else if base == A::FP {
         Ok(regs.fp)
-    } else if regs.interrupted != 0 {
+    } else if regs.interrupted != 0 || A::SCRATCH >> base & 1 != 0 {
         Ok(regs.general[(base & 31) as usize])
     } else {
         Err(Stop::BadRule)
@@ -257,8 +265,9 @@ mod tests {
     use crate::unwind::{FrameRule, ReturnAddress, SavedFramePointer};
 
     const STACK: u64 = 0x7000;
-    /// DWARF number of rax.
+    /// DWARF numbers.
     const RAX: u16 = 0;
+    const RBX: u16 = 3;
 
     /// Words from `STACK` on.
     struct Words<'a>(&'a [u64]);
@@ -302,12 +311,15 @@ mod tests {
     }
 
     #[test]
-    fn other_registers_are_known_in_the_leaf_only() {
-        let rule = cfa(RAX.into(), 8, SavedFramePointer::Unchanged);
-        let mut leaf = regs(1, STACK, 7);
-        leaf.general[usize::from(RAX)] = STACK + 8;
-        check(rule, leaf, &[0, 9], Ok((9, STACK + 16, 7)));
-        check(rule, Registers { interrupted: 0, ..leaf }, &[0, 9], Err(Stop::BadRule));
+    fn registers_that_functions_restore_are_known_in_the_leaf_only() {
+        let in_caller = [(RAX, Ok((9, STACK + 16, 7))), (RBX, Err(Stop::BadRule))];
+        for (register, expected) in in_caller {
+            let rule = cfa(register.into(), 8, SavedFramePointer::Unchanged);
+            let mut leaf = regs(1, STACK, 7);
+            leaf.general[usize::from(register)] = STACK + 8;
+            check(rule, leaf, &[0, 9], Ok((9, STACK + 16, 7)));
+            check(rule, Registers { interrupted: 0, ..leaf }, &[0, 9], expected);
+        }
     }
 
     #[test]

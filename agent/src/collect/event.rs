@@ -42,7 +42,7 @@ pub struct Sample {
 pub struct StackCopy {
     /// Of the frame that the walk got to, whose address is the last one.
     pub registers: Registers,
-    /// Memory from its stack pointer on.
+    /// Memory around and above its stack pointer.
     pub stack: Box<[u8]>,
 }
 

@@ -25,7 +25,7 @@ pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfEr
     let mut settings = Config {
         cpu_period_ns: period_ns(config.cpu_rate_hz),
         target_pid: config.target_pid.unwrap_or(0),
-        wakeup_bytes: ring_bytes / 2,
+        wakeup_bytes: ring_bytes / 4,
         max_kernel_frames: max_kernel_frames(),
         stack_copies_per_second: stack_copies_per_second(config.cpu_rate_hz),
         ..Config::default()

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use everflame_agent_common::limits::STACK_COPY_BELOW;
 use everflame_agent_common::stats::Program;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -325,7 +326,7 @@ impl Collector {
             id,
             mappings: Arc::clone(mappings),
             frames: sample.user.to_vec(),
-            stack_start: copy.registers.sp,
+            stack_start: copy.registers.sp.wrapping_sub(STACK_COPY_BELOW),
             registers: copy.registers,
             stack: copy.stack,
         };

@@ -1,7 +1,7 @@
 //! The thread that turns files into tables, one after the other.
 //!
-//! One is enough: until a table is there stacks are finished from copies, so that nothing is
-//! lost by its taking its time.
+//! One is enough: a million rows take a tenth of a second, and until a table is there stacks
+//! are finished from copies. It runs at normal priority, as on a busy host others are always.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -14,8 +14,6 @@ use std::time::Instant;
 
 use everflame_unwind::cache::{Cache, CacheKey, CacheStats};
 use everflame_unwind::{CompileError, Limits, Table, compile};
-use rustix::process::setpriority_process;
-use tracing::debug;
 
 use super::key::Key;
 use super::worker::Message;
@@ -72,16 +70,11 @@ impl Compiler {
     pub(super) fn start(
         cache: Option<Cache>,
         limits: Limits,
-        nice: i32,
         outbox: SyncSender<Message>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread_shared = Arc::clone(&shared);
         thread::Builder::new().name("unwind-compile".to_owned()).spawn(move || {
-            // Of this thread only, on Linux. A wish, not a need.
-            if let Err(error) = setpriority_process(None, nice) {
-                debug!(%error, "unwind tables are compiled at normal priority");
-            }
             while let Some(job) = thread_shared.next() {
                 let compiled = run(&job, cache.as_ref(), &limits);
                 drop(job);

@@ -28,8 +28,8 @@ pub struct Unfinished {
     pub frames: Vec<u64>,
     /// Of the frame that the walk got to.
     pub registers: Registers,
-    /// Where `stack` was copied from: the stack pointer of the frame that the walk in the
-    /// kernel got to.
+    /// Where `stack` was copied from: somewhat below the stack pointer of the frame that the
+    /// walk in the kernel got to.
     pub stack_start: u64,
     /// The copy.
     pub stack: Box<[u8]>,

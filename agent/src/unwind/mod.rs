@@ -57,9 +57,6 @@ pub struct UnwindConfig {
     pub cache_dir: Option<PathBuf>,
     /// Bytes on disk, at most.
     pub cache_max_bytes: u64,
-    /// How nice the compiler is to other programs (see nice(2)): until a table is there, stacks
-    /// are finished from copies, so that it can take its time.
-    pub compiler_nice: i32,
 }
 
 /// Where tables are kept unless said otherwise.
@@ -71,7 +68,6 @@ impl Default for UnwindConfig {
             max_bytes: 64 << 20,
             cache_dir: Some(PathBuf::from(DEFAULT_CACHE_DIR)),
             cache_max_bytes: 256 << 20,
-            compiler_nice: 10,
         }
     }
 }
@@ -131,9 +127,8 @@ impl Unwinder {
                 }
             }
         });
-        let compiler =
-            Compiler::start(cache, Limits::default(), config.compiler_nice, messages.clone())
-                .map_err(|source| UnwindError::Thread { source })?;
+        let compiler = Compiler::start(cache, Limits::default(), messages.clone())
+            .map_err(|source| UnwindError::Thread { source })?;
         let ending = Arc::new(AtomicBool::new(false));
         let shared = (Arc::clone(&stats), Arc::clone(&ending));
         let worker = Worker::new(maps, config.max_bytes, compiler, outbox, shared)

@@ -20,7 +20,7 @@ use crate::process::has_other_threads;
 use everflame_agent_common::unwind::Stop;
 
 /// Stacks that wait for a table, at most. Each can have 16 KiB.
-const MAX_WAITING: usize = 1024;
+const MAX_WAITING: usize = 2048;
 
 /// How long a stack waits. Large binaries take a second to compile, and may have to wait
 /// for each other.
