@@ -4,7 +4,7 @@
 //! Complete means that the walk ended where its rules say that the stack ends (at `_start`, where
 //! a thread or a goroutine begins), named or not. Programs are told apart by the process that
 //! was started and its descendants. Sampling begins before the programs do, and every sample
-//! counts.
+//! behind the warm-up counts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -140,7 +140,7 @@ impl fmt::Display for Outcome {
 }
 
 /// Lets all programs run at once for some time, on all CPUs, and looks at their stacks.
-pub fn measure(span: Duration, rate_hz: u64) -> Vec<Outcome> {
+pub fn measure(warm_up: Duration, span: Duration, rate_hz: u64) -> Vec<Outcome> {
     let dir = TempDir::new().expect("a temporary directory");
     let programs = programs(dir.path());
     let mut config = CollectConfig::at_rate(rate_hz);
@@ -161,8 +161,15 @@ pub fn measure(span: Duration, rate_hz: u64) -> Vec<Outcome> {
     // Walks that met a file without a table, and wait for it.
     let mut unfinished: HashMap<u64, (usize, Sample, Arc<Mappings>)> = HashMap::new();
     let mut last_id = 0;
-    let end = Instant::now() + span;
+    let mut counts_from = Some(Instant::now() + warm_up);
+    let end = Instant::now() + warm_up + span;
     while Instant::now() < end {
+        if counts_from.is_some_and(|time| Instant::now() >= time) {
+            counts_from = None;
+            for outcome in &mut outcomes {
+                *outcome = Outcome::new(outcome.name, outcome.code);
+            }
+        }
         collector.wait(Instant::now() + Duration::from_millis(100)).expect("events arrive");
         let mut without_table = Vec::new();
         collector.drain(|time_ns, event| match event {
