@@ -13,7 +13,8 @@ use everflame_agent_common::{
     unwind::{
         Kind, Memory, Registers, Rule, Stop,
         page::{
-            Layout, Page, Shard, Sign, USED_SHIFT, find_row_page, find_rule, find_stretch, shard,
+            Layout, Page, Shard, Sign, Stretch, USED_SHIFT, find_row_page, find_rule, find_stretch,
+            shard,
         },
         step,
     },
@@ -46,6 +47,8 @@ pub struct Walk {
     stop: u64,
     /// Whether a frame pointer was followed where no rule said that it is one.
     guessed: u64,
+    /// Where the last rule was looked up: callers are often in the same file.
+    seen: Stretch,
     window: Window,
     /// When copies of stacks were last counted from 0, in the unit of `now`.
     copies_since: u64,
@@ -73,11 +76,13 @@ impl Walk {
     }
 }
 
-/// Rules by the addresses that they were looked up for.
+/// Rules by the addresses that they were looked up for: pairs of addresses with the same hash,
+/// the younger one first.
 #[repr(C)]
-pub struct RuleCache([CachedRule; CACHED_RULES]);
+pub struct RuleCache([[CachedRule; 2]; CACHED_RULES / 2]);
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct CachedRule {
     address: u64,
     /// Generation of the layout under which it was found, and when.
@@ -117,6 +122,7 @@ pub unsafe fn user_stack<K: Kernel>(
         (*walk).stop = Stop::DepthLimit as u64;
         (*walk).guessed = 0;
         (*walk).window.start = NO_WINDOW;
+        (*walk).seen.end = 0;
         // Without a layout nothing is found, so the walk stops at the leaf.
         (*walk).layout = PROCESSES.get(pid).copied().unwrap_or_default();
         if (*walk).layout.sealed != (*walk).layout.seal(pid) {
@@ -195,14 +201,15 @@ fn walk_frame(
     let hash = address ^ address >> 10 ^ walk.layout.generation << 5;
     // Good for some seconds, so that what is in use is looked up, and seen to be in use.
     let stamp = walk.layout.generation ^ (walk.now >> 2) << 44;
-    let cached = &mut rules.0[(hash & (CACHED_RULES as u64 - 1)) as usize];
-    let rule = if cached.address == address && cached.stamp == stamp {
-        Rule::from_bits(cached.rule)
+    let [young, old] = &mut rules.0[(hash & (CACHED_RULES as u64 / 2 - 1)) as usize];
+    let rule = if young.address == address && young.stamp == stamp {
+        Rule::from_bits(young.rule)
+    } else if old.address == address && old.stamp == stamp {
+        Rule::from_bits(old.rule)
     } else {
         let rule = look_up(walk, address)?;
-        cached.address = address;
-        cached.stamp = stamp;
-        cached.rule = rule.bits();
+        *old = *young;
+        *young = CachedRule { address, stamp, rule: rule.bits() };
         rule
     };
     if rule.kind() == Kind::FramePointer {
@@ -216,11 +223,15 @@ fn walk_frame(
 
 /// The rule of an address in the current task.
 #[inline(always)]
-fn look_up(walk: &Walk, address: u64) -> Result<Rule, Stop> {
-    let (mut start, mut what) = stretch(walk.layout.root, address)?;
-    if walk.layout.depth != 0 {
-        (start, what) = stretch(what as u32, address)?;
+fn look_up(walk: &mut Walk, address: u64) -> Result<Rule, Stop> {
+    if address < walk.seen.start || address >= walk.seen.end {
+        let mut stretch = find(walk.layout.root, address)?;
+        if walk.layout.depth != 0 {
+            stretch = find(stretch.what as u32, address)?;
+        }
+        walk.seen = stretch;
     }
+    let Stretch { start, what, .. } = walk.seen;
     let slot = what as u32;
     match slot {
         shard::UNMAPPED => return Err(Stop::Unmapped),
@@ -249,7 +260,7 @@ fn look_up(walk: &Walk, address: u64) -> Result<Rule, Stop> {
 }
 
 #[inline(always)]
-fn stretch(root: u32, address: u64) -> Result<(u64, u64), Stop> {
+fn find(root: u32, address: u64) -> Result<Stretch, Stop> {
     Ok(find_stretch::<OpaqueSign>(page(root)?, address))
 }
 

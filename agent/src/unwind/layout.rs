@@ -187,12 +187,10 @@ mod tests {
         let ids: Vec<u32> = (0..8).collect();
         let top = top_page(&pages, &ids).unwrap();
         for stretch in stretches {
-            let (_, id) = find_stretch::<PlainSign>(&top, stretch.start);
+            let id = find_stretch::<PlainSign>(&top, stretch.start).what;
             let page = &pages[usize::try_from(id).unwrap()];
-            assert_eq!(
-                find_stretch::<PlainSign>(page, stretch.start),
-                (stretch.start, stretch.what)
-            );
+            let found = find_stretch::<PlainSign>(page, stretch.start);
+            assert_eq!((found.start, found.what), (stretch.start, stretch.what));
         }
         assert!(top_page(&vec![[0; WORDS]; 257], &[0; 257]).is_none());
     }

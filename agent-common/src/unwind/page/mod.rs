@@ -105,12 +105,29 @@ pub fn find_row_page<S: Sign>(page: &Page, file_offset: u64) -> (u64, u32) {
     (entry >> 32, entry as u32)
 }
 
-/// The stretch of a layout page that an address lies in: (first address, what lies there).
+/// A stretch of a process's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stretch {
+    /// First address.
+    pub start: u64,
+    /// The address behind the last, or 0 where the page does not say.
+    pub end: u64,
+    /// What lies there, as the page has it.
+    pub what: u64,
+}
+
+/// The stretch of a layout page that an address lies in.
 #[inline(always)]
-pub fn find_stretch<S: Sign>(page: &Page, address: u64) -> (u64, u64) {
-    let at = last_not_above::<S>(page, MAX_LAYOUT_ENTRIES as u64 / 2, address as i64);
-    let at = at & (MAX_LAYOUT_ENTRIES as u64 - 1);
-    (page[at as usize], page[at as usize + MAX_LAYOUT_ENTRIES])
+pub fn find_stretch<S: Sign>(page: &Page, address: u64) -> Stretch {
+    const LAST: u64 = MAX_LAYOUT_ENTRIES as u64 - 1;
+    let at = last_not_above::<S>(page, MAX_LAYOUT_ENTRIES as u64 / 2, address as i64) & LAST;
+    // Without a branch: behind the last entry comes something else.
+    let is_last = (at + 1) / MAX_LAYOUT_ENTRIES as u64;
+    Stretch {
+        start: page[at as usize],
+        end: page[((at + 1) & LAST) as usize] * (1 - is_last),
+        what: page[at as usize + MAX_LAYOUT_ENTRIES],
+    }
 }
 
 /// The position of the last word, among the first `2 * half`, that is not above `key`. The

@@ -89,11 +89,19 @@ fn stretch_of_memory_is_found() {
         for at in 0..count as u64 {
             for inside in [0, 0xffff_ffff] {
                 let found = find_stretch::<PlainSign>(&page, at * 0x1_0000_0000 + inside);
-                assert_eq!(found, (at * 0x1_0000_0000, at + 50));
+                let end = if at + 1 < count as u64 {
+                    (at + 1) * 0x1_0000_0000
+                } else if count < MAX_LAYOUT_ENTRIES {
+                    UNUSED
+                } else {
+                    0
+                };
+                let start = at * 0x1_0000_0000;
+                assert_eq!(found, Stretch { start, end, what: at + 50 });
             }
         }
         let found = find_stretch::<PlainSign>(&page, (1 << 56) - 1);
-        assert_eq!(found.1, count as u64 + 49);
+        assert_eq!(found.what, count as u64 + 49);
     }
 }
 
