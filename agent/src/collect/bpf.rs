@@ -173,6 +173,11 @@ impl ProgramStats {
     }
 }
 
+/// Says what to do about a kernel without type information, which nothing works without.
+pub(super) fn require_btf() -> Result<(), BpfError> {
+    if Path::new(KERNEL_BTF).exists() { Ok(()) } else { Err(BpfError::NoBtf) }
+}
+
 impl Bpf {
     /// Loads the object with these settings and a ring buffer of `ring_bytes`, which must be
     /// a power of two and a multiple of the page size.
@@ -181,9 +186,6 @@ impl Bpf {
         form: ProgramForm,
         ring_bytes: u32,
     ) -> Result<Self, BpfError> {
-        if !Path::new(KERNEL_BTF).exists() {
-            return Err(BpfError::NoBtf);
-        }
         lift_memlock_limit();
         let cpu_program = form.cpu_program();
         let config = config.to_bytes();

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use everflame_agent_common::config::Config;
 
 use super::CollectConfig;
-use super::bpf::{Bpf, BpfError, ProgramForm};
+use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
 use super::cpu::period_ns;
 use super::host::max_kernel_frames;
 use crate::kernel::{KernelFeatures, Unwinder, pt_regs_location};
@@ -16,6 +16,7 @@ const STACK_COPIES_PER_SECOND: RangeInclusive<u64> = 128..=1024;
 
 /// Loads the programs in the form that fits the kernel.
 pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfError> {
+    require_btf()?;
     let features = KernelFeatures::probe();
     features.require()?;
     let form = config.program_form.unwrap_or_else(|| match features.unwinder() {
