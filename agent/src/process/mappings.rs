@@ -70,7 +70,7 @@ impl Mapping {
 }
 
 /// Executable mappings of one process, at most; a database or a browser has some hundred.
-const MAX_MAPPINGS: usize = 16 * 1024;
+pub(super) const MAX_MAPPINGS: usize = 16 * 1024;
 
 /// One is usual.
 const MAX_JITDUMPS: usize = 8;

@@ -11,5 +11,7 @@ mod table;
 
 pub use mappings::{Backing, Insertion, MappedMemory, Mapping, Mappings};
 pub use objects::{ObjectCache, ObjectStats, kernel_build_id};
-pub use seed::{SeededProcess, executable_ranges, has_other_threads, running_pids, seed};
+pub use seed::{
+    SeededProcess, cpu_ticks, executable_ranges, has_other_threads, running_pids, seed,
+};
 pub use table::{Generation, Process, ProcessTable};

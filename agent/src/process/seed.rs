@@ -48,12 +48,31 @@ pub fn seed(pid: u32, objects: &mut ObjectCache) -> Option<SeededProcess> {
     Some(SeededProcess { pid, name: name.unwrap_or_default(), kernel_thread, mappings, executable })
 }
 
-/// The executable memory of a process, as ranges of addresses. `None` if it is gone by now.
+/// The executable memory of a process, as ranges of addresses. `None` if it is gone by now, or
+/// on its way.
 pub fn executable_ranges(pid: u32) -> Option<Vec<(u64, u64)>> {
     let maps = fs::read(Path::new("/proc").join(pid.to_string()).join("maps")).ok()?;
     let lines = maps.split(|byte| *byte == b'\n');
     let executable = lines.filter_map(|line| parse_executable(pid, line));
-    Some(executable.map(|memory| (memory.start_avma, memory.end_avma)).collect())
+    let ranges: Vec<_> = executable.map(|memory| (memory.start_avma, memory.end_avma)).collect();
+    // A process that has given up its memory is still listed.
+    (!ranges.is_empty()).then_some(ranges)
+}
+
+/// The CPU time of all of a process's threads, in ticks of the kernel (10 ms). `None` if it is
+/// gone by now.
+pub fn cpu_ticks(pid: u32) -> Option<u64> {
+    parse_cpu_ticks(&fs::read(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?)
+}
+
+/// Fields 14 and 15 of /proc/PID/stat (proc_pid_stat(5)). The second is a name, which may have
+/// any byte in it, in brackets.
+fn parse_cpu_ticks(stat: &[u8]) -> Option<u64> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields = str::from_utf8(&stat[name_end + 1..]).ok()?;
+    let mut times = fields.split_whitespace().skip(11);
+    let (user, system): (u64, u64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
+    user.checked_add(system)
 }
 
 /// Whether a process whose main thread has ended goes on in others. Its main thread is still
@@ -113,6 +132,15 @@ mod tests {
         let Backing::Object(object) = &mapping.backing else { panic!("code lies in a file") };
         assert_eq!(Some(object.path.as_str()), executable.to_str());
         assert!(object.build_id.is_some());
+    }
+
+    #[test]
+    fn cpu_time_is_that_of_user_and_kernel() {
+        let stat = b"7 (a) b 9 (c) R 1 2 3 4 5 6 7 8 9 10 120 3 99 98 20 0 1 0 5\n";
+        assert_eq!(parse_cpu_ticks(stat), Some(123));
+        assert_eq!(parse_cpu_ticks(b"7 (a) R 1 2"), None);
+        assert!(cpu_ticks(std::process::id()).is_some());
+        assert_eq!(cpu_ticks(u32::MAX), None);
     }
 
     #[test]

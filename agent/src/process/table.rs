@@ -4,13 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::jit;
-use super::{Backing, Insertion, Mapping, Mappings, SeededProcess};
+use super::mappings::MAX_MAPPINGS;
+use super::{Backing, Insertion, Mapping, Mappings, SeededProcess, executable_ranges};
 use crate::collect::ProcessEvent;
 use crate::identity::ProcessIdentity;
 use crate::object::{ObjectFile, ObjectKind};
 
 /// The process id of the kernel's thread that starts all other threads of the kernel.
 const KTHREADD: u32 = 2;
+
+/// Mappings of one process that are no reason to look whether they are all there still.
+const MAPPINGS_UNSUSPECTED: usize = 1024;
+
+/// A process's mappings are looked at no more often than this: its /proc/PID/maps is long.
+const LOOK_INTERVAL_NS: u64 = 10_000_000_000;
 
 /// Tells apart the programs that one process id has stood for: counts up with each fork and
 /// each exec.
@@ -40,9 +47,43 @@ pub struct Process {
     jit: Option<Arc<ObjectFile>>,
     /// When it ended, on CLOCK_MONOTONIC.
     exited_ns: Option<u64>,
+    suspicion: Suspicion,
+}
+
+/// When it is worth a look which mappings are there still, as perf does not tell of unmapping.
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    /// With so many.
+    at: usize,
+    /// Not before this moment, on CLOCK_MONOTONIC.
+    not_before_ns: u64,
+}
+
+impl Suspicion {
+    /// Not before there are twice as many as these, which are there.
+    fn after(mappings: usize, not_before_ns: u64) -> Self {
+        Self { at: (mappings * 2).clamp(MAPPINGS_UNSUSPECTED, MAX_MAPPINGS), not_before_ns }
+    }
 }
 
 impl Process {
+    /// Drops mappings that are not there any more, once there are suspiciously many.
+    fn prune(&mut self, pid: u32, time_ns: u64) {
+        if self.mappings.len() < self.suspicion.at || time_ns < self.suspicion.not_before_ns {
+            return;
+        }
+        if let Some(ranges) = executable_ranges(pid) {
+            let mut left = Mappings::clone(&self.mappings);
+            left.retain_within(&ranges);
+            // Nothing of another program, which this process has become meanwhile.
+            if !left.is_empty() && left.len() < self.mappings.len() {
+                self.mappings = Arc::new(left);
+            }
+        }
+        let not_before_ns = time_ns.saturating_add(LOOK_INTERVAL_NS);
+        self.suspicion = Suspicion::after(self.mappings.len(), not_before_ns);
+    }
+
     /// The file of its executable.
     pub fn main_object(&self) -> Option<&Arc<ObjectFile>> {
         let executable = self.executable.as_deref()?;
@@ -81,7 +122,7 @@ impl ProcessTable {
             }
             ProcessEvent::Comm { .. } => {}
             ProcessEvent::Mmap { pid, mapping } => {
-                self.map(pid, Mapping { mapped_ns: time_ns, ..mapping });
+                self.map(time_ns, pid, mapping);
             }
             ProcessEvent::Exit { pid } => {
                 // A process that is not known has nothing to keep.
@@ -140,6 +181,7 @@ impl ProcessTable {
                 inherited: None,
                 jit: None,
                 exited_ns: None,
+                suspicion: Suspicion::after(0, 0),
             }
         })
     }
@@ -160,6 +202,7 @@ impl ProcessTable {
         process.name = seeded.name;
         process.kernel_thread = seeded.kernel_thread;
         process.executable = executable;
+        process.suspicion = Suspicion::after(mappings.len(), 0);
         process.mappings = Arc::new(mappings);
     }
 
@@ -189,8 +232,10 @@ impl ProcessTable {
         process.inherited = before.and_then(|before| before.identity.or(before.inherited));
     }
 
-    fn map(&mut self, pid: u32, mapping: Mapping) {
+    fn map(&mut self, time_ns: u64, pid: u32, mapping: Mapping) {
+        let mapping = Mapping { mapped_ns: time_ns, ..mapping };
         let process = self.entry(pid);
+        process.prune(pid, time_ns);
         // The kernel maps the executable before anything else. The vDSO comes first only
         // when that record was lost.
         if process.executable.is_none()
@@ -207,6 +252,7 @@ impl ProcessTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::{ObjectCache, seed};
 
     fn object_mapping(path: &str, start_avma: u64) -> Mapping {
         let object = ObjectFile {
@@ -338,6 +384,48 @@ mod tests {
         assert_eq!((process.name.as_str(), process.mappings.len()), ("server", 1));
         table.apply(2, ProcessEvent::Seed(seeded("/bin/server")));
         assert_eq!(table.get_mut(10).generation, generation, "nothing was lost");
+    }
+
+    #[test]
+    fn libraries_that_are_gone_make_room_for_others() {
+        let pid = std::process::id();
+        let mut objects = ObjectCache::default();
+        let this = seed(pid, &mut objects).expect("this process is there");
+        let there: Vec<u64> = this.mappings.iter().map(|mapping| mapping.start_avma).collect();
+        let mut table = ProcessTable::default();
+        table.apply(0, ProcessEvent::Seed(this));
+        // Beyond what user code can have.
+        let gone = object_mapping("/lib/gone.so", 1 << 56);
+        let mut load = |time_ns, number: u64| {
+            let start_avma = gone.start_avma + number * 0x2000;
+            let end_avma = start_avma + 0x1000;
+            let mapping = Mapping { start_avma, end_avma, ..gone.clone() };
+            table.apply(time_ns, ProcessEvent::Mmap { pid, mapping });
+            table.get_mut(pid).mappings.len()
+        };
+        let unsuspected = MAPPINGS_UNSUSPECTED - there.len();
+        let most = (0..unsuspected as u64).map(|number| load(1, number)).max();
+        assert_eq!(most, Some(MAPPINGS_UNSUSPECTED));
+        let fresh = unsuspected as u64;
+        assert_eq!(load(1, fresh), there.len() + 1, "what is gone has left");
+        let limit = MAX_MAPPINGS as u64;
+        let most = (fresh..fresh + limit).map(|number| load(2, number)).max();
+        assert_eq!(most, Some(MAX_MAPPINGS), "no look so soon after the first");
+        assert_eq!(load(LOOK_INTERVAL_NS * 2, 0), there.len() + 1, "another at the limit");
+        let left = Arc::clone(&table.get_mut(pid).mappings);
+        assert!(there.iter().all(|address| left.find(*address).is_some()));
+        assert_eq!(table.refused_mappings(), there.len() as u64);
+    }
+
+    #[test]
+    fn mappings_of_a_process_that_is_gone_stay_for_its_samples() {
+        let mut table = ProcessTable::default();
+        let pid = u32::MAX;
+        for number in 0..MAPPINGS_UNSUSPECTED as u64 + 10 {
+            let mapping = object_mapping("/lib/some.so", number * 0x2000);
+            table.apply(number, ProcessEvent::Mmap { pid, mapping });
+        }
+        assert_eq!(table.get_mut(pid).mappings.len(), MAPPINGS_UNSUSPECTED + 10);
     }
 
     #[test]
