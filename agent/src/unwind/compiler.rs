@@ -2,15 +2,17 @@
 //!
 //! One is enough: a million rows take a tenth of a second, and until a table is there stacks
 //! are finished from copies. It runs at normal priority, as on a busy host others are always.
+//!
+//! Each job has a time at which it is due, and the first one is taken: small files before
+//! large ones, those that a stack waits for before others, but none waits for ever.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use everflame_unwind::cache::{Cache, CacheKey, CacheStats};
 use everflame_unwind::{CompileError, Limits, Table, compile};
@@ -51,9 +53,33 @@ struct Shared {
     changed: Condvar,
 }
 
+/// How much a table matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// It may be needed some time.
+    Eager,
+    /// A stack waits for it.
+    Awaited,
+}
+
+/// How much later a file is due for each byte: most processes need few large ones. About
+/// what the compiler manages in a second, so that a file is due when it could be done.
+const BYTES_PER_SECOND: u64 = 64 << 20;
+
+/// How much earlier a file is due that a stack waits for.
+const AWAITED_LEAD: Duration = Duration::from_secs(30);
+
+/// How much later the largest file is due.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Queue {
-    jobs: BinaryHeap<Job>,
+    /// By the time at which they are due, and their number.
+    jobs: BTreeMap<(Instant, u64), Job>,
+    /// Where a file's job is.
+    due: HashMap<Key, (Instant, u64)>,
+    /// Numbers that were given to jobs.
+    numbers: u64,
     ended: bool,
 }
 
@@ -61,8 +87,33 @@ struct Queue {
 struct Job {
     key: Key,
     object: Arc<ObjectFile>,
-    /// Small files first: most processes need few large ones.
-    bytes: u64,
+}
+
+impl Queue {
+    /// Adds a job for a file of so many bytes.
+    fn push(&mut self, now: Instant, bytes: u64, urgency: Urgency, job: Job) {
+        self.numbers += 1;
+        let wait = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND);
+        // The lead is what others wait longer: a clock may have begun just now.
+        let lead = if urgency == Urgency::Awaited { Duration::ZERO } else { AWAITED_LEAD };
+        let due = (now + wait.min(MAX_WAIT) + lead, self.numbers);
+        self.due.insert(job.key, due);
+        self.jobs.insert(due, job);
+    }
+
+    /// Lets a job be due as early as if a stack had waited for it from the beginning.
+    fn hurry(&mut self, key: Key) {
+        let Some(due) = self.due.get_mut(&key) else { return };
+        let Some(job) = self.jobs.remove(due) else { return };
+        due.0 = due.0.checked_sub(AWAITED_LEAD).unwrap_or(due.0);
+        self.jobs.insert(*due, job);
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let (_, job) = self.jobs.pop_first()?;
+        self.due.remove(&job.key);
+        Some(job)
+    }
 }
 
 impl Compiler {
@@ -86,19 +137,25 @@ impl Compiler {
         Ok(Self { shared })
     }
 
-    /// Asks for a file's table. False if too many wait already.
-    pub(super) fn request(&self, key: Key, object: Arc<ObjectFile>) -> bool {
-        let mut queue = self.shared.lock();
-        if queue.jobs.len() >= MAX_JOBS {
-            return false;
-        }
+    /// Asks for a file's table, which must not have been asked for. False if too many wait
+    /// already.
+    pub(super) fn request(&self, key: Key, object: Arc<ObjectFile>, urgency: Urgency) -> bool {
         let bytes = match &object.kind {
             ObjectKind::Elf { file: Some(file) } => file.metadata().map_or(0, |data| data.len()),
             _ => 0,
         };
-        queue.jobs.push(Job { key, object, bytes });
+        let mut queue = self.shared.lock();
+        if queue.jobs.len() >= MAX_JOBS {
+            return false;
+        }
+        queue.push(Instant::now(), bytes, urgency, Job { key, object });
         self.shared.changed.notify_one();
         true
+    }
+
+    /// A stack waits for a table now that has been asked for.
+    pub(super) fn hurry(&self, key: Key) {
+        self.shared.lock().hurry(key);
     }
 }
 
@@ -120,7 +177,7 @@ impl Shared {
             if queue.ended {
                 return None;
             }
-            if let Some(job) = queue.jobs.pop() {
+            if let Some(job) = queue.pop() {
                 return Some(job);
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -170,23 +227,58 @@ fn compile_object(object: &ObjectFile, limits: &Limits) -> Result<Table, Compile
     }
 }
 
-impl Ord for Job {
-    /// The greatest is taken first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.bytes, other.key).cmp(&(self.bytes, self.key))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn job(name: u64) -> Job {
+        let object = ObjectFile {
+            path: String::new(),
+            build_id: None,
+            kind: ObjectKind::Elf { file: None },
+        };
+        Job { key: Key::Inode(0, name, 0, 0, 0), object: Arc::new(object) }
+    }
+
+    fn order(mut queue: Queue) -> Vec<u64> {
+        let name = |job: Job| match job.key {
+            Key::Inode(_, name, ..) => name,
+            _ => 0,
+        };
+        std::iter::from_fn(|| queue.pop()).map(name).collect()
+    }
+
+    #[test]
+    fn small_files_come_first_and_those_that_are_awaited_before_them() {
+        let now = Instant::now();
+        let mut queue = Queue::default();
+        queue.push(now, 500 * MIB, Urgency::Eager, job(1));
+        queue.push(now, MIB, Urgency::Eager, job(2));
+        queue.push(now, 50 * MIB, Urgency::Awaited, job(3));
+        queue.push(now, 100 * MIB, Urgency::Eager, job(4));
+        queue.push(now, MIB, Urgency::Eager, job(5));
+        queue.hurry(job(4).key);
+        queue.hurry(job(9).key);
+        assert_eq!(order(queue), [3, 4, 2, 5, 1]);
+    }
+
+    #[test]
+    fn large_file_does_not_wait_for_ever_behind_small_ones() {
+        let start = Instant::now();
+        let mut queue = Queue::default();
+        queue.push(start, u64::MAX, Urgency::Eager, job(0));
+        let mut taken = Vec::new();
+        for second in 1..=200 {
+            let now = start + Duration::from_secs(second);
+            let urgency = if second % 2 == 0 { Urgency::Awaited } else { Urgency::Eager };
+            queue.push(now, 2 * MIB, urgency, job(second));
+            queue.push(now, 2 * MIB, urgency, job(second + 1000));
+            let Some(Job { key: Key::Inode(_, name, ..), .. }) = queue.pop() else { panic!() };
+            taken.push(name);
+        }
+        assert!(taken[..30].iter().all(|name| *name != 0));
+        assert!(taken.contains(&0), "{taken:?}");
     }
 }
-
-impl PartialOrd for Job {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Job {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Job {}

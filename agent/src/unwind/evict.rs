@@ -1,4 +1,4 @@
-//! Which tables make room for others.
+//! Which tables make room for others, and for layouts of processes.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,32 @@ const IDLE_URGENT: u64 = 10;
 /// A table that may be needed some time drives out only what is idle for this long.
 const IDLE_EAGER: u64 = 60;
 
+/// Of all pages, layouts can have 1 / this: rows must not be left without any.
+pub(super) const LAYOUT_SHARE: usize = 2;
+
 impl Tables {
+    /// Takes pages for a layout, and makes room for them if need be. `None` also if layouts
+    /// have their share already.
+    pub(super) fn take_layout_pages(&mut self, count: usize) -> Option<Vec<u32>> {
+        if self.layout_pages + count > self.max_layout_pages() {
+            return None;
+        }
+        let ids = self.take_pages(count, true)?;
+        self.layout_pages += count;
+        Some(ids)
+    }
+
+    /// Gives a layout's pages back.
+    pub(super) fn give_back_layout(&mut self, ids: Vec<u32>) {
+        self.layout_pages -= ids.len();
+        self.pages.give_back(ids);
+    }
+
+    /// Pages that layouts can have.
+    pub(super) fn max_layout_pages(&self) -> usize {
+        self.pages.max() / LAYOUT_SHARE
+    }
+
     /// Takes pages, and makes room for them if need be.
     pub(super) fn take_pages(&mut self, count: usize, urgent: bool) -> Option<Vec<u32>> {
         if let Some(ids) = self.pages.take(count) {

@@ -9,8 +9,8 @@
 //!
 //! Two threads. The *worker* owns all maps and never waits for a file; the *compiler* turns
 //! one file after the other into a table, or takes it from the cache on disk. What they hold
-//! is bounded: pages by a byte budget with least recently used tables leaving first, waiting
-//! samples by number.
+//! is bounded: pages by a byte budget, of which layouts have a share, with the least recently
+//! used leaving first (`evict`, `idle`); waiting samples by number and bytes.
 //!
 //! Invariant: a page that a BPF program may still be reading is not written to. Pages that
 //! are given back wait until every program that could have seen them has ended (`pages`).
@@ -18,12 +18,16 @@
 mod compiler;
 mod evict;
 mod finish;
+mod idle;
 mod key;
 mod layout;
 mod pages;
 mod processes;
 mod stats;
 mod tables;
+#[cfg(test)]
+mod tests;
+mod waiting;
 mod worker;
 
 use std::io;

@@ -3,6 +3,11 @@
 //! A page that is given back may still be read by a BPF program that has found its id a
 //! moment ago. So it waits in quarantine until [`PageStore::recycle`] has waited for an RCU
 //! grace period, after which all programs that ran before have ended.
+//!
+//! Chunks are kept until the end. Pages of one table or layout lie wherever there was room, so
+//! a chunk is hardly ever empty again without moving pages of others, which programs refer to
+//! by their ids; and what was needed once is needed again at the next start of the same
+//! programs. So the memory of a host's busiest moment stays, and the budget is its bound.
 
 use aya::maps::{Array, ArrayOfMaps, MapData, MapError};
 use everflame_agent_common::limits::{CHUNK_PAGES, MAX_CHUNKS};
@@ -114,6 +119,11 @@ impl PageStore {
     /// Kernel memory.
     pub(super) fn bytes(&self) -> u64 {
         self.chunks.len() as u64 * CHUNK_BYTES
+    }
+
+    /// Pages that there can be.
+    pub(super) fn max(&self) -> usize {
+        self.max_chunks * CHUNK_PAGES as usize
     }
 
     /// Pages in use or in quarantine.

@@ -3,16 +3,17 @@
 //! Unlike `process::ProcessTable`, which follows samples in order of time, this is how things
 //! are now: it is told at once, so that a process can be walked from its first moment.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{self, MapData};
-use everflame_agent_common::unwind::page::Layout;
+use everflame_agent_common::unwind::page::{Layout, Page, shard};
 
 use super::compiler::Compiler;
+use super::idle::Activity;
 use super::key::Key;
-use super::layout::{self, Stretch};
+use super::layout::{self, Content};
 use super::tables::Tables;
 use crate::collect::ProcessEvent;
 use crate::process::{Insertion, Mapping, Mappings, executable_ranges};
@@ -33,12 +34,24 @@ const SLOT: Duration = Duration::from_millis(100);
 /// So many are, always: there is a limit.
 const MAPPINGS_SUSPECT: usize = 8 * 1024;
 
+/// How often a process that has as many is looked at: its /proc/PID/maps is long.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// All processes with user code.
 pub(super) struct Processes {
-    map: maps::HashMap<MapData, u32, [u64; 5]>,
-    by_pid: HashMap<u32, Process>,
+    pub(super) map: maps::HashMap<MapData, u32, [u64; 5]>,
+    pub(super) by_pid: BTreeMap<u32, Process>,
     /// Processes whose layout is not what the programs have been told.
-    changed: HashSet<u32>,
+    pub(super) changed: HashSet<u32>,
+    /// Processes that have the layout of those that they are copies of, which the programs
+    /// have not been told yet: they may be about to become other programs.
+    forked: Vec<u32>,
+    /// Processes without a layout, for want of room; see `idle`.
+    pub(super) dormant: BTreeSet<u32>,
+    /// Where looking for activity goes on, among the dormant and among all.
+    pub(super) next_looks: [u32; 2],
+    /// There was nothing idle at the last look.
+    pub(super) nothing_idle: bool,
     /// Processes that have become other programs since the last tick.
     execs: Vec<u32>,
     /// Those of the tick before.
@@ -47,10 +60,12 @@ pub(super) struct Processes {
 }
 
 #[derive(Clone)]
-struct Process {
+pub(super) struct Process {
     mappings: Arc<Mappings>,
     /// What the programs have been told; shared with processes that were forked since.
-    published: Option<Arc<Published>>,
+    pub(super) published: Option<Arc<Published>>,
+    /// When it was last seen to run, if anybody has looked.
+    pub(super) activity: Option<Activity>,
     /// When it was started, or became the program that it is.
     since_ns: u64,
     /// When it, or the process that it is a copy of, became the program that it is; 0 if
@@ -59,6 +74,8 @@ struct Process {
     /// When there are more mappings than this, some may be gone: perf does not tell of
     /// unmapping.
     suspect_above: usize,
+    /// When it was last looked.
+    looked: Option<Instant>,
     /// When the present slot began, and layouts written in it.
     slot: (Instant, u32),
     /// The agent has seen it start: tables are loaded before a sample needs them. Of what
@@ -71,9 +88,11 @@ impl Process {
         Self {
             mappings: Arc::default(),
             published: None,
+            activity: None,
             since_ns: time_ns,
             exec_ns: time_ns,
             suspect_above: MAPPINGS_UNSUSPECTED,
+            looked: None,
             slot: (Instant::now(), 0),
             is_new: true,
         }
@@ -90,9 +109,12 @@ impl Process {
     }
 }
 
-struct Published {
+/// A layout that is written.
+pub(super) struct Published {
     layout: Layout,
     pages: Vec<u32>,
+    /// Files that it says of that their rules are not known yet.
+    pending: HashSet<Key>,
 }
 
 impl Processes {
@@ -100,8 +122,12 @@ impl Processes {
     pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 5]>) -> Self {
         Self {
             map,
-            by_pid: HashMap::new(),
+            by_pid: BTreeMap::new(),
             changed: HashSet::new(),
+            forked: Vec::new(),
+            dormant: BTreeSet::new(),
+            next_looks: [0; 2],
+            nothing_idle: false,
             execs: Vec::new(),
             execs_before: Vec::new(),
             generation: 0,
@@ -140,22 +166,25 @@ impl Processes {
         }
     }
 
-    /// Marks processes whose layouts have to be written anew, and those that share them.
-    pub(super) fn mark(&mut self, pids: &HashSet<u32>) {
-        let published = |process: &Process| process.published.as_ref().map(Arc::as_ptr);
-        let of_pids = pids.iter().filter_map(|pid| published(self.by_pid.get(pid)?));
-        let shared: HashSet<*const Published> = of_pids.collect();
-        let concerned = self.by_pid.iter().filter(|(pid, process)| {
-            pids.contains(pid) || published(process).is_some_and(|one| shared.contains(&one))
+    /// Marks processes whose layouts wait for the rules of this file.
+    pub(super) fn mark(&mut self, key: Key) {
+        let concerned = self.by_pid.iter().filter(|(_, process)| {
+            process.published.as_deref().is_some_and(|published| published.pending.contains(&key))
         });
         self.changed.extend(concerned.map(|(pid, _)| *pid));
     }
 
     /// Tells the programs what has changed.
     pub(super) fn publish(&mut self, tables: &mut Tables, compiler: &Compiler) {
+        for pid in std::mem::take(&mut self.forked) {
+            if !self.changed.contains(&pid) && !self.tell_known(pid) {
+                self.changed.insert(pid);
+            }
+        }
         let now = Instant::now();
+        let mut written = Written::new();
         for pid in std::mem::take(&mut self.changed) {
-            self.prune(pid);
+            self.prune(pid, now);
             let Some(process) = self.by_pid.get_mut(&pid) else { continue };
             if now.duration_since(process.slot.0) >= SLOT {
                 process.slot = (now, 0);
@@ -165,50 +194,98 @@ impl Processes {
                 continue;
             }
             process.slot.1 += 1;
-            let mappings = Arc::clone(&process.mappings);
-            let published = if mappings.is_empty() {
-                None
-            } else {
-                let (is_new, exec_ns) = (process.is_new, process.exec_ns);
-                let content =
-                    |mapping: &Mapping| tables.content(pid, mapping, is_new.then_some(compiler));
-                let stretches = layout::stretches(&mappings, content);
-                self.generation += 1;
-                let mapped_ns = mappings.newest_ns();
-                let layout =
-                    Layout { generation: self.generation, exec_ns, mapped_ns, ..Layout::default() };
-                write(&stretches, layout, tables).map(Arc::new)
-            };
-            match &published {
-                Some(published) => self.tell(pid, published.layout, tables),
-                None => {
-                    let _ = self.map.remove(&pid);
-                }
+            let published = self.write(pid, &mut written, tables, compiler);
+            let has_room = published.as_ref().is_none_or(|published| {
+                self.tell(pid, published.layout)
+                    || self.make_room(now, tables) && self.tell(pid, published.layout)
+            });
+            if !has_room {
+                tables.stats.processes_refused += 1;
+                self.dormant.insert(pid);
+            }
+            let (published, unwanted) =
+                if has_room { (published, None) } else { (None, published) };
+            if published.is_none() {
+                let _ = self.map.remove(&pid);
             }
             let before = self
                 .by_pid
                 .get_mut(&pid)
                 .and_then(|process| std::mem::replace(&mut process.published, published));
             release(before, tables);
+            release(unwanted, tables);
         }
+        for (_, published) in written.into_values() {
+            release(Some(published), tables);
+        }
+    }
+
+    /// Writes the layout of a process, unless the same has been `written` just now for one
+    /// that it is a copy of. `None` if there is nothing to write, or no room.
+    fn write(
+        &mut self,
+        pid: u32,
+        written: &mut Written,
+        tables: &mut Tables,
+        compiler: &Compiler,
+    ) -> Option<Arc<Published>> {
+        self.dormant.remove(&pid);
+        let process = self.by_pid.get(&pid)?;
+        let mappings = Arc::clone(&process.mappings);
+        if mappings.is_empty() {
+            return None;
+        }
+        let (is_new, exec_ns) = (process.is_new, process.exec_ns);
+        let alike = (Arc::as_ptr(&mappings), is_new, exec_ns);
+        if let Some((_, published)) = written.get(&alike) {
+            return Some(Arc::clone(published));
+        }
+        let mut pending = HashSet::new();
+        let stretches = layout::stretches(&mappings, |mapping: &Mapping| {
+            let content = tables.content(mapping, is_new.then_some(compiler));
+            if content == Content::Uniform(shard::PENDING) {
+                pending.extend(tables.key_of(mapping));
+            }
+            content
+        });
+        let leaves = layout::pages(&stretches);
+        let count = leaves.len() + usize::from(leaves.len() > 1);
+        if count > MAX_LAYOUT_PAGES {
+            tables.stats.over_budget += 1;
+            return None;
+        }
+        let ids = tables.take_layout_pages(count).or_else(|| {
+            self.make_room(Instant::now(), tables).then(|| tables.take_layout_pages(count))?
+        });
+        let Some(ids) = ids else {
+            tables.stats.over_budget += 1;
+            self.dormant.insert(pid);
+            return None;
+        };
+        self.generation += 1;
+        let mapped_ns = mappings.newest_ns();
+        let layout =
+            Layout { generation: self.generation, exec_ns, mapped_ns, ..Layout::default() };
+        let published = Arc::new(fill(&leaves, ids, layout, pending, tables)?);
+        written.insert(alike, (mappings, Arc::clone(&published)));
+        Some(published)
     }
 
     /// Tells the programs again what they may have forgotten: an exec whose layout was there
     /// before the exec had ended.
-    pub(super) fn tell_again(&mut self, tables: &mut Tables) {
+    pub(super) fn tell_again(&mut self) {
         let recent = std::mem::take(&mut self.execs);
         let before = std::mem::replace(&mut self.execs_before, recent.clone());
         for pid in recent.into_iter().chain(before) {
-            let process = self.by_pid.get(&pid);
-            if let Some(published) = process.and_then(|process| process.published.as_deref()) {
-                self.tell(pid, published.layout, tables);
+            if !self.tell_known(pid) {
+                self.changed.insert(pid);
             }
         }
     }
 
     /// Whether there is something to tell.
     pub(super) fn is_changed(&self) -> bool {
-        !self.changed.is_empty()
+        !self.changed.is_empty() || !self.forked.is_empty()
     }
 
     /// Files that some process maps.
@@ -231,9 +308,9 @@ impl Processes {
         }
     }
 
-    /// How many processes have a layout.
-    pub(super) fn len(&self) -> usize {
-        self.by_pid.len()
+    /// How many processes have a layout that the programs know.
+    pub(super) fn told(&self) -> usize {
+        self.by_pid.values().filter(|process| process.published.is_some()).count()
     }
 
     fn fork(&mut self, time_ns: u64, pid: u32, parent: u32, tables: &mut Tables) {
@@ -244,14 +321,15 @@ impl Processes {
             self.remove(pid, tables);
             return;
         };
-        let copy = Process { since_ns: time_ns, ..known.clone() };
-        let layout = copy.published.as_deref().map(|published| published.layout);
+        let copy = Process { since_ns: time_ns, activity: None, ..known.clone() };
+        let is_told = copy.published.is_some() && !self.changed.contains(&parent);
         self.set(pid, copy, tables);
-        match layout {
-            Some(layout) if !self.changed.contains(&parent) => self.tell(pid, layout, tables),
-            _ => {
-                self.changed.insert(pid);
-            }
+        if is_told {
+            // What the process that had this id before was to be told does not matter.
+            self.changed.remove(&pid);
+            self.forked.push(pid);
+        } else {
+            self.changed.insert(pid);
         }
     }
 
@@ -264,11 +342,14 @@ impl Processes {
     }
 
     /// Drops mappings that have been unmapped since, once there are suspiciously many.
-    fn prune(&mut self, pid: u32) {
+    fn prune(&mut self, pid: u32, now: Instant) {
         let Some(process) = self.by_pid.get_mut(&pid) else { return };
-        if process.mappings.len() <= process.suspect_above {
+        if process.mappings.len() <= process.suspect_above
+            || process.looked.is_some_and(|looked| now.duration_since(looked) < LOOK_INTERVAL)
+        {
             return;
         }
+        process.looked = Some(now);
         if let Some(ranges) = executable_ranges(pid) {
             Arc::make_mut(&mut process.mappings).retain_within(&ranges);
         }
@@ -277,6 +358,7 @@ impl Processes {
     }
 
     fn set(&mut self, pid: u32, process: Process, tables: &mut Tables) {
+        self.dormant.remove(&pid);
         if let Some(before) = self.by_pid.insert(pid, process) {
             release(before.published, tables);
         }
@@ -284,6 +366,7 @@ impl Processes {
 
     fn remove(&mut self, pid: u32, tables: &mut Tables) {
         self.changed.remove(&pid);
+        self.dormant.remove(&pid);
         if let Some(process) = self.by_pid.remove(&pid) {
             // Not there if it found no room.
             let _ = self.map.remove(&pid);
@@ -291,32 +374,40 @@ impl Processes {
         }
     }
 
-    fn tell(&mut self, pid: u32, layout: Layout, tables: &mut Tables) {
+    /// False if the map is full.
+    fn tell(&mut self, pid: u32, layout: Layout) -> bool {
         let layout = Layout { sealed: layout.seal(pid), ..layout };
-        if self.map.insert(pid, layout.to_words(), 0).is_err() {
-            tables.stats.processes_refused += 1;
-        }
+        self.map.insert(pid, layout.to_words(), 0).is_ok()
+    }
+
+    /// Tells what is written for this process, if anything is. False if the map is full.
+    fn tell_known(&mut self, pid: u32) -> bool {
+        let published = self.by_pid.get(&pid).and_then(|process| process.published.as_ref());
+        let layout = published.map(|published| published.layout);
+        layout.is_none_or(|layout| self.tell(pid, layout))
     }
 }
 
-/// Writes pages for a layout. `None` if there is no room: stacks of the process are then
-/// finished in user space.
-fn write(stretches: &[Stretch], layout: Layout, tables: &mut Tables) -> Option<Published> {
-    let leaves = layout::pages(stretches);
-    let count = leaves.len() + usize::from(leaves.len() > 1);
-    let ids = if count <= MAX_LAYOUT_PAGES { tables.take_pages(count, true) } else { None };
-    let Some(ids) = ids else {
-        tables.stats.over_budget += 1;
-        return None;
-    };
+/// Layouts that were written together, by what they were made of. Holding the mappings keeps
+/// their address from being used again.
+type Written = HashMap<(*const Mappings, bool, u64), (Arc<Mappings>, Arc<Published>)>;
+
+/// Writes a layout into pages that have been taken for it.
+fn fill(
+    leaves: &[Page],
+    ids: Vec<u32>,
+    layout: Layout,
+    pending: HashSet<Key>,
+    tables: &mut Tables,
+) -> Option<Published> {
     let mut written = Ok(());
-    for (id, page) in ids.iter().zip(&leaves) {
+    for (id, page) in ids.iter().zip(leaves) {
         written = written.and_then(|()| tables.pages.write(*id, page));
     }
     let mut layout = Layout { root: ids.first().copied()?, depth: 0, ..layout };
     if let Some(&top) = ids.get(leaves.len()) {
-        let Some(page) = layout::top_page(&leaves, &ids) else {
-            tables.pages.give_back(ids);
+        let Some(page) = layout::top_page(leaves, &ids) else {
+            tables.give_back_layout(ids);
             return None;
         };
         written = written.and_then(|()| tables.pages.write(top, &page));
@@ -324,15 +415,15 @@ fn write(stretches: &[Stretch], layout: Layout, tables: &mut Tables) -> Option<P
     }
     if let Err(error) = written {
         tables.map_error(&error);
-        tables.pages.give_back(ids);
+        tables.give_back_layout(ids);
         return None;
     }
-    Some(Published { layout, pages: ids })
+    Some(Published { layout, pages: ids, pending })
 }
 
 /// Gives the pages of a layout back when no process has it any more.
-fn release(published: Option<Arc<Published>>, tables: &mut Tables) {
+pub(super) fn release(published: Option<Arc<Published>>, tables: &mut Tables) {
     if let Some(published) = published.and_then(Arc::into_inner) {
-        tables.pages.give_back(published.pages);
+        tables.give_back_layout(published.pages);
     }
 }

@@ -17,11 +17,17 @@ pub struct UnwindStats {
     pub page_bytes_used: u64,
     /// Processes whose layout is known to the programs.
     pub layouts: u64,
+    /// Processes that wait for room for their layout.
+    pub layouts_dormant: u64,
+    /// Layouts that made room for others.
+    pub layouts_evicted: u64,
+    /// Kernel memory of layouts, in bytes; a part of `page_bytes_used`.
+    pub layout_bytes: u64,
     /// Parts of tables that made room for others.
     pub evicted: u64,
-    /// Parts of tables that found no room.
+    /// Parts of tables, and layouts, that found no room.
     pub over_budget: u64,
-    /// Processes that found no room.
+    /// Times that a process found no room among those whose layouts are known.
     pub processes_refused: u64,
     /// Files compiled.
     pub compiled: u64,
@@ -35,6 +41,8 @@ pub struct UnwindStats {
     pub malformed: u64,
     /// Stacks that wait for a table.
     pub waiting: u64,
+    /// What they hold, in bytes, the mappings of their moments among it.
+    pub waiting_bytes: u64,
     /// Stacks finished in user space up to their end.
     pub finished: u64,
     /// Stacks finished in user space, but not up to their end.

@@ -10,7 +10,7 @@ use everflame_agent_common::unwind::{Rule, Stop};
 use everflame_unwind::{CompileError, Source, Table};
 use tracing::{debug, warn};
 
-use super::compiler::{Compiled, Compiler};
+use super::compiler::{Compiled, Compiler, Urgency};
 use super::key::{Key, Keys};
 use super::layout::{Content, ShardSlot};
 use super::pages::PageStore;
@@ -29,6 +29,8 @@ pub(super) struct Tables {
     free_slots: Vec<u32>,
     pub(super) by_key: HashMap<Key, Entry>,
     keys: Keys,
+    /// Pages that layouts of processes have taken.
+    pub(super) layout_pages: usize,
     pub(super) stats: UnwindStats,
 }
 
@@ -37,10 +39,8 @@ pub(super) struct Tables {
 pub(super) struct Entry {
     object: Weak<ObjectFile>,
     pub(super) state: State,
-    /// The compiler has been asked.
-    requested: bool,
-    /// Processes whose layout says that this file's rules are not known yet.
-    pending: HashSet<u32>,
+    /// The compiler has been asked, and how much it matters.
+    requested: Option<Urgency>,
     /// Parts that a sample has met.
     wanted: HashSet<usize>,
     /// There was no room, or the file has changed: not to be tried again before this.
@@ -92,18 +92,14 @@ impl Tables {
             free_slots: slots.rev().collect(),
             by_key: HashMap::new(),
             keys: Keys::default(),
+            layout_pages: 0,
             stats: UnwindStats::default(),
         }
     }
 
-    /// What a layout says of a mapping of process `pid`. Asks the compiler, if one is given,
-    /// for a table that is not there.
-    pub(super) fn content(
-        &mut self,
-        pid: u32,
-        mapping: &Mapping,
-        compiler: Option<&Compiler>,
-    ) -> Content {
+    /// What a layout says of a mapping. Asks the compiler, if one is given, for a table that is
+    /// not there.
+    pub(super) fn content(&mut self, mapping: &Mapping, compiler: Option<&Compiler>) -> Content {
         let object = match &mapping.backing {
             Backing::Anonymous => return Content::Uniform(shard::FRAME_POINTER),
             Backing::Object(object) => object,
@@ -121,9 +117,8 @@ impl Tables {
                 Content::Shards(slots.collect())
             }
             State::Unknown => {
-                entry.pending.insert(pid);
                 if let Some(compiler) = compiler {
-                    self.request(key, compiler);
+                    self.request(key, Urgency::Eager, compiler);
                 }
                 Content::Uniform(shard::PENDING)
             }
@@ -149,7 +144,7 @@ impl Tables {
             State::Uniform(shard::FRAME_POINTER) => return Lookup::Rule(Rule::FRAME_POINTER),
             State::Uniform(_) => return Lookup::Stop(Stop::NoInfo),
             State::Unknown => {
-                return if self.request(key, compiler) {
+                return if self.request(key, Urgency::Awaited, compiler) {
                     Lookup::Wait
                 } else {
                     Lookup::Stop(Stop::NoTable)
@@ -165,7 +160,7 @@ impl Tables {
                 let shard = &shards[at];
                 if shard.root == 0 {
                     entry.wanted.insert(at);
-                    return if self.request(key, compiler) {
+                    return if self.request(key, Urgency::Awaited, compiler) {
                         Lookup::Wait
                     } else {
                         Lookup::Stop(Stop::NoTable)
@@ -184,14 +179,13 @@ impl Tables {
         Lookup::Rule(page::find_rule::<PlainSign>(&rows, offset.wrapping_sub(first)))
     }
 
-    /// Takes note of what the compiler has made. Returns the processes whose layouts have to
-    /// be written anew.
-    pub(super) fn compiled(&mut self, compiled: Compiled) -> HashSet<u32> {
+    /// Takes note of what the compiler has made. Returns whether layouts that mention the file
+    /// have to be written anew.
+    pub(super) fn compiled(&mut self, compiled: Compiled) -> bool {
         self.stats.cache = compiled.cache;
-        let Some(entry) = self.by_key.get_mut(&compiled.key) else { return HashSet::new() };
-        entry.requested = false;
+        let Some(entry) = self.by_key.get_mut(&compiled.key) else { return false };
+        entry.requested = None;
         let wanted = std::mem::take(&mut entry.wanted);
-        let pending = std::mem::take(&mut entry.pending);
         if let (Some(ns), Ok(table)) = (compiled.compile_ns, &compiled.table) {
             self.stats.compiled += 1;
             self.stats.compile_ns += ns;
@@ -204,7 +198,7 @@ impl Tables {
                 self.stats.malformed += 1;
                 debug!(key = ?compiled.key, error = error as &dyn std::error::Error, "not loaded");
                 self.put_off(compiled.key);
-                return pending;
+                return false;
             }
             Ok(table) if table.stats.source == Source::None || table.shards.is_empty() => {
                 State::Uniform(shard::FRAME_POINTER)
@@ -223,19 +217,20 @@ impl Tables {
                     } else {
                         self.put_off(compiled.key);
                     }
-                    return pending;
+                    return false;
                 }
                 _ => self.slots_for(compiled.key, table),
             },
             Err(error) => self.without_table(compiled.key, error),
         };
+        let is_known = !matches!(state, State::Unknown);
         if let Some(entry) = self.by_key.get_mut(&compiled.key) {
             entry.state = state;
         }
         if let Ok(table) = &compiled.table {
             self.load(compiled.key, table, &wanted);
         }
-        pending
+        is_known
     }
 
     /// Generated code may be mapped from a file; what is no ELF file is taken for that.
@@ -339,7 +334,8 @@ impl Tables {
                 State::Shards(shards) => shards.iter().any(|shard| shard.root != 0),
                 _ => false,
             };
-            (!in_use.contains(key) && !entry.requested && (also_loaded || !loaded)).then_some(*key)
+            (!in_use.contains(key) && entry.requested.is_none() && (also_loaded || !loaded))
+                .then_some(*key)
         };
         let keys: Vec<Key> = self.by_key.iter().filter_map(unused).collect();
         let mut slots: Vec<u32> = Vec::new();
@@ -387,9 +383,10 @@ impl Tables {
         }
         self.stats.tables = known;
         self.stats.tables_waiting =
-            self.by_key.values().filter(|entry| entry.requested).count() as u64;
+            self.by_key.values().filter(|entry| entry.requested.is_some()).count() as u64;
         self.stats.shards = shards;
         self.stats.page_bytes = self.pages.bytes();
+        self.stats.layout_bytes = (self.layout_pages * size_of::<page::Page>()) as u64;
         self.stats.page_bytes_used = (self.pages.used() * size_of::<page::Page>()) as u64;
     }
 
@@ -409,24 +406,33 @@ impl Tables {
     }
 
     /// Asks the compiler, once. False if it has too much to do already.
-    fn request(&mut self, key: Key, compiler: &Compiler) -> bool {
+    fn request(&mut self, key: Key, urgency: Urgency, compiler: &Compiler) -> bool {
         let Some(entry) = self.by_key.get_mut(&key) else { return false };
         if entry.not_before.is_some_and(|time| Instant::now() < time) {
             return false;
         }
-        if !entry.requested {
-            let Some(object) = entry.object.upgrade() else { return false };
-            entry.requested = compiler.request(key, object);
+        match entry.requested {
+            None => {
+                let Some(object) = entry.object.upgrade() else { return false };
+                if !compiler.request(key, object, urgency) {
+                    return false;
+                }
+                entry.requested = Some(urgency);
+            }
+            Some(before) if before < urgency => {
+                compiler.hurry(key);
+                entry.requested = Some(urgency);
+            }
+            Some(_) => {}
         }
-        entry.requested
+        true
     }
 
     fn entry(&mut self, key: Key, object: &Arc<ObjectFile>) -> &mut Entry {
         let entry = self.by_key.entry(key).or_insert_with(|| Entry {
             object: Arc::downgrade(object),
             state: State::Unknown,
-            requested: false,
-            pending: HashSet::new(),
+            requested: None,
             wanted: HashSet::new(),
             not_before: None,
         });

@@ -1,6 +1,5 @@
 //! The thread that owns the maps.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -15,12 +14,10 @@ use super::pages::PageStore;
 use super::processes::Processes;
 use super::stats::UnwindStats;
 use super::tables::Tables;
+use super::waiting::Waiting;
 use crate::collect::{ProcessEvent, UnwindMaps};
-use crate::process::has_other_threads;
+use crate::process::{cpu_ticks, has_other_threads};
 use everflame_agent_common::unwind::Stop;
-
-/// Stacks that wait for a table, at most. Each can have 16 KiB.
-const MAX_WAITING: usize = 2048;
 
 /// How long a stack waits. Large binaries take a second to compile, and may have to wait
 /// for each other.
@@ -61,7 +58,7 @@ pub(super) struct Worker {
     tables: Tables,
     processes: Processes,
     compiler: Compiler,
-    waiting: VecDeque<(Instant, Box<Unfinished>)>,
+    waiting: Waiting,
     /// Processes whose main thread has ended before others, and when it did.
     headless: Vec<(u32, u64)>,
     outbox: Sender<Finished>,
@@ -85,7 +82,7 @@ impl Worker {
             tables: Tables::new(pages, maps.shards),
             processes: Processes::new(maps.processes),
             compiler,
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             headless: Vec::new(),
             outbox,
             stats,
@@ -114,8 +111,10 @@ impl Worker {
                     Message::Process { time_ns, event } => self.process(time_ns, event),
                     Message::Finish(stack) => self.finish(Instant::now(), stack),
                     Message::Compiled(compiled) => {
-                        let pids = self.tables.compiled(*compiled);
-                        self.processes.mark(&pids);
+                        let key = compiled.key;
+                        if self.tables.compiled(*compiled) {
+                            self.processes.mark(key);
+                        }
                         has_new_tables = true;
                     }
                     Message::End => return,
@@ -154,18 +153,16 @@ impl Worker {
                 self.hand_over(finished);
             }
             Progress::Waiting(stack) => {
-                self.waiting.push_back((since, stack));
-                if self.waiting.len() > MAX_WAITING
-                    && let Some((_, oldest)) = self.waiting.pop_front()
-                {
-                    self.give_up(oldest);
+                let too_many: Vec<_> = self.waiting.push(since, stack).collect();
+                for stack in too_many {
+                    self.give_up(stack);
                 }
             }
         }
     }
 
     fn retry(&mut self) {
-        for (since, stack) in std::mem::take(&mut self.waiting) {
+        for (since, stack) in self.waiting.take_all() {
             self.finish(since, stack);
         }
     }
@@ -183,12 +180,11 @@ impl Worker {
     fn tick(&mut self) {
         let now = Instant::now();
         self.next_tick = now + TICK;
-        while let Some((_, stack)) =
-            self.waiting.pop_front_if(|(since, _)| now.duration_since(*since) > PATIENCE)
-        {
+        while let Some(stack) = self.waiting.pop_before(now.checked_sub(PATIENCE)) {
             self.give_up(stack);
         }
-        self.processes.tell_again(&mut self.tables);
+        self.processes.tell_again();
+        self.processes.look(now, &self.tables, cpu_ticks);
         // A table that was made and then found no room, or was lost, is asked for again.
         self.retry();
         let (headless, ended) = std::mem::take(&mut self.headless)
@@ -216,8 +212,10 @@ impl Worker {
     fn publish_stats(&mut self) {
         self.tables.update_stats();
         let stats = UnwindStats {
-            layouts: self.processes.len() as u64,
+            layouts: self.processes.told() as u64,
             waiting: self.waiting.len() as u64,
+            waiting_bytes: self.waiting.bytes() as u64,
+            layouts_dormant: self.processes.dormant.len() as u64,
             ..self.tables.stats.clone()
         };
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
