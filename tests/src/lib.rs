@@ -11,6 +11,7 @@ pub mod busy;
 pub mod cost;
 pub mod profile;
 pub mod program;
+pub mod waits;
 pub mod workload;
 
 /// Whether BPF can be used here. Where it cannot, tests that need it print why and return;
