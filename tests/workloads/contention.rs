@@ -88,11 +88,12 @@ impl Locker {
         self.asked_ns = monotonic_ns();
     }
 
-    /// To be called with the lock held: keeps it for some time.
+    /// To be called with the lock held: keeps it, slowly or not. By this argument, too, the two
+    /// functions that call it differ: compilers make one of functions that are the same.
     #[inline(always)]
-    pub fn has(&mut self) {
+    pub fn keeps(&mut self, slowly: bool) {
         self.got_ns = monotonic_ns();
-        match (self.is_holder, self.hold_sleeps) {
+        match (slowly, self.hold_sleeps) {
             (true, true) => std::thread::sleep(Duration::from_millis(20)),
             (true, false) => busy_for(20 * MS),
             (false, _) => busy_for(MS / 10),

@@ -17,14 +17,17 @@ static THE_LOCK: Mutex<u64> = Mutex::new(0);
 fn slow_holder(locker: &mut Locker) {
     locker.asks();
     let mut guard = THE_LOCK.lock().expect("nobody panics");
-    locker.has();
+    locker.keeps(true);
     *guard += 1;
+    drop(guard);
+    // Keeps the release from being the last call, which would become a jump.
+    std::hint::black_box(locker);
 }
 
 #[inline(never)]
 fn holder_outer(locker: &mut Locker) {
     slow_holder(locker);
-    // Keeps the call from becoming a jump.
+    // As above.
     std::hint::black_box(locker);
 }
 
@@ -32,8 +35,11 @@ fn holder_outer(locker: &mut Locker) {
 fn request_path(locker: &mut Locker) {
     locker.asks();
     let mut guard = THE_LOCK.lock().expect("nobody panics");
-    locker.has();
+    locker.keeps(false);
     *guard += 1;
+    drop(guard);
+    // Keeps the release from being the last call, which would become a jump.
+    std::hint::black_box(locker);
 }
 
 fn main() {
