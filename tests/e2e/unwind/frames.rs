@@ -67,16 +67,15 @@ fn check_signal(arguments: &[&str], interrupted: &[&str]) {
     let handling: Vec<&Sample> = samples.iter().filter(|sample| sample.has("handler")).collect();
     let below = above_main(interrupted);
     let is_right = |sample: &Sample| {
-        // The kernel may have interrupted the handler.
-        let Some(stack) = from(sample, "burn").or(from(sample, "handler")) else { return false };
-        let at = stack.iter().position(|name| name == "handler").unwrap_or(usize::MAX);
-        let Some((trampoline, stack)) = stack.get(at + 1..).and_then(<[_]>::split_first) else {
-            return false;
-        };
+        // `burn` may also be what was interrupted, and the kernel may have interrupted all.
+        let Some(at) = sample.stack.iter().position(|name| name == "handler") else { return false };
+        let (above, below_handler) = sample.stack.split_at(at);
+        let burns_right = above.iter().position(|name| name == "burn").is_none_or(|i| i + 1 == at);
+        let Some((trampoline, stack)) = below_handler[1..].split_first() else { return false };
         // Anything below what is interrupted may be, and the clock that tells the time.
         let stack: Vec<String> = stack.iter().filter(|name| !is_clock(name)).cloned().collect();
         let shorter = (0..below.len()).any(|first| is(&stack, &below[first..]));
-        is_trampoline(trampoline) && shorter && at <= 1
+        is_trampoline(trampoline) && shorter && burns_right
     };
     let (right, wrong): (Vec<&Sample>, Vec<&Sample>) =
         handling.iter().partition(|sample| is_right(sample));
