@@ -71,6 +71,10 @@ pub(super) struct Process {
     /// When it, or the process that it is a copy of, became the program that it is; 0 if
     /// that was before the agent.
     exec_ns: u64,
+    /// Which process it is a copy of, if it has not become another program since.
+    parent: Option<u32>,
+    /// When a copy of it was last made.
+    forked_ns: u64,
     /// When there are more mappings than this, some may be gone: perf does not tell of
     /// unmapping.
     suspect_above: usize,
@@ -91,6 +95,8 @@ impl Process {
             activity: None,
             since_ns: time_ns,
             exec_ns: time_ns,
+            parent: None,
+            forked_ns: 0,
             suspect_above: MAPPINGS_UNSUSPECTED,
             looked: None,
             slot: (Instant::now(), 0),
@@ -150,14 +156,28 @@ impl Processes {
             }
             ProcessEvent::Fork { pid, parent } => self.fork(time_ns, pid, parent, tables),
             ProcessEvent::Comm { pid, exec: true, .. } => {
-                if self.by_pid.get(&pid).is_none_or(|known| known.since_ns <= time_ns) {
-                    self.set(pid, Process::executed(time_ns), tables);
+                let known = self.by_pid.get(&pid);
+                if known.is_none_or(|known| known.since_ns <= time_ns) {
+                    let forked_ns = known.map_or(0, |known| known.forked_ns);
+                    for heir in self.heirs(pid, time_ns) {
+                        let Some(copy) = self.by_pid.get(&heir) else { continue };
+                        let (since_ns, parent) = (copy.since_ns, copy.parent);
+                        let copy = Process { since_ns, parent, ..Process::executed(time_ns) };
+                        self.set(heir, copy, tables);
+                        self.changed.insert(heir);
+                    }
+                    self.set(pid, Process { forked_ns, ..Process::executed(time_ns) }, tables);
                     self.changed.insert(pid);
                     self.execs.push(pid);
                 }
             }
             ProcessEvent::Comm { .. } => {}
-            ProcessEvent::Mmap { pid, mapping } => self.map(time_ns, pid, mapping),
+            ProcessEvent::Mmap { pid, mapping } => {
+                for heir in self.heirs(pid, time_ns) {
+                    self.map(time_ns, heir, mapping.clone());
+                }
+                self.map(time_ns, pid, mapping);
+            }
             ProcessEvent::Exit { pid } => {
                 if self.by_pid.get(&pid).is_some_and(|known| known.since_ns <= time_ns) {
                     self.remove(pid, tables);
@@ -317,11 +337,18 @@ impl Processes {
         if self.by_pid.get(&pid).is_some_and(|known| known.since_ns > time_ns) {
             return;
         }
-        let Some(known) = self.by_pid.get(&parent) else {
+        let Some(known) = self.by_pid.get_mut(&parent) else {
             self.remove(pid, tables);
             return;
         };
-        let copy = Process { since_ns: time_ns, activity: None, ..known.clone() };
+        known.forked_ns = known.forked_ns.max(time_ns);
+        let copy = Process {
+            since_ns: time_ns,
+            parent: Some(parent),
+            forked_ns: 0,
+            activity: None,
+            ..known.clone()
+        };
         let is_told = copy.published.is_some() && !self.changed.contains(&parent);
         self.set(pid, copy, tables);
         if is_told {
@@ -331,6 +358,19 @@ impl Processes {
         } else {
             self.changed.insert(pid);
         }
+    }
+
+    /// Copies of a process that were made after this moment, as far as they are the same
+    /// program still: another CPU's buffer tells too late what they are copies of.
+    fn heirs(&self, pid: u32, time_ns: u64) -> Vec<u32> {
+        if self.by_pid.get(&pid).is_none_or(|known| known.forked_ns <= time_ns) {
+            return Vec::new();
+        }
+        let copies = self
+            .by_pid
+            .iter()
+            .filter(|(_, process)| process.parent == Some(pid) && process.since_ns > time_ns);
+        copies.map(|(pid, _)| *pid).collect()
     }
 
     fn map(&mut self, time_ns: u64, pid: u32, mapping: Mapping) {

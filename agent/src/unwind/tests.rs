@@ -155,6 +155,29 @@ fn records_of_one_batch_yield_the_layouts_of_its_end() {
 }
 
 #[test]
+fn copies_get_what_is_told_too_late_of_their_parent() {
+    let Some(mut it) = Fixture::new(64) else { return };
+    it.exec(10, 1);
+    it.mmap(11, 1, anonymous(0x10000));
+    it.fork(20, 1, 2);
+    it.fork(40, 2, 3);
+    it.fork(50, 2, 4);
+    it.exec(60, 4);
+    it.publish();
+    assert_eq!(it.what(3, 0x10000), CODE);
+
+    // From the buffer of a CPU that 2 ran on before it made its copies.
+    it.exec(30, 2);
+    it.mmap(31, 2, anonymous(0x20000));
+    it.mmap(41, 2, anonymous(0x30000));
+    it.publish();
+    let memory = [0x10000, 0x20000, 0x30000];
+    assert_eq!(memory.map(|address| it.what(2, address)), [UNMAPPED, CODE, CODE]);
+    assert_eq!(memory.map(|address| it.what(3, address)), [UNMAPPED, CODE, UNMAPPED]);
+    assert!(!it.is_told(4), "another program, with nothing mapped yet");
+}
+
+#[test]
 fn process_that_was_refused_is_told_once_there_is_room_and_it_runs() {
     let Some(mut it) = Fixture::new(4) else { return };
     for pid in 1..=6 {
