@@ -40,3 +40,4 @@ pub mod symbolize;
 pub mod target;
 pub mod unwind;
 pub mod unwind_info;
+pub mod wait;
