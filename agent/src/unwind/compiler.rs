@@ -4,7 +4,8 @@
 //! are finished from copies. It runs at normal priority, as on a busy host others are always.
 //!
 //! Each job has a time at which it is due, and the first one is taken: small files before
-//! large ones, those that a stack waits for before others, but none waits for ever.
+//! large ones, those that a stack waits for before others of their size and much larger ones,
+//! but none waits for ever.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -62,14 +63,14 @@ pub(super) enum Urgency {
     Awaited,
 }
 
-/// How much later a file is due for each byte: most processes need few large ones. About
-/// what the compiler manages in a second, so that a file is due when it could be done.
+/// What the compiler manages, about: a file is due when it could be done. Most processes need
+/// few large ones.
 const BYTES_PER_SECOND: u64 = 64 << 20;
 
-/// How much earlier a file is due that a stack waits for.
-const AWAITED_LEAD: Duration = Duration::from_secs(30);
+/// How many times as long a file has to wait that no stack waits for.
+const EAGER_PATIENCE: u32 = 8;
 
-/// How much later the largest file is due.
+/// How long the largest file has to wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -87,16 +88,27 @@ struct Queue {
 struct Job {
     key: Key,
     object: Arc<ObjectFile>,
+    asked: Instant,
+    /// What the compiler will take for it.
+    cost: Duration,
+}
+
+impl Job {
+    fn new(key: Key, object: Arc<ObjectFile>, asked: Instant, bytes: u64) -> Self {
+        let cost = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND);
+        Self { key, object, asked, cost: cost.min(MAX_WAIT) }
+    }
+
+    fn due(&self, urgency: Urgency) -> Instant {
+        let patience = if urgency == Urgency::Awaited { 1 } else { EAGER_PATIENCE };
+        self.asked + (self.cost * patience).min(MAX_WAIT)
+    }
 }
 
 impl Queue {
-    /// Adds a job for a file of so many bytes.
-    fn push(&mut self, now: Instant, bytes: u64, urgency: Urgency, job: Job) {
+    fn push(&mut self, urgency: Urgency, job: Job) {
         self.numbers += 1;
-        let wait = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND);
-        // The lead is what others wait longer: a clock may have begun just now.
-        let lead = if urgency == Urgency::Awaited { Duration::ZERO } else { AWAITED_LEAD };
-        let due = (now + wait.min(MAX_WAIT) + lead, self.numbers);
+        let due = (job.due(urgency), self.numbers);
         self.due.insert(job.key, due);
         self.jobs.insert(due, job);
     }
@@ -105,7 +117,7 @@ impl Queue {
     fn hurry(&mut self, key: Key) {
         let Some(due) = self.due.get_mut(&key) else { return };
         let Some(job) = self.jobs.remove(due) else { return };
-        due.0 = due.0.checked_sub(AWAITED_LEAD).unwrap_or(due.0);
+        due.0 = job.due(Urgency::Awaited);
         self.jobs.insert(*due, job);
     }
 
@@ -148,7 +160,7 @@ impl Compiler {
         if queue.jobs.len() >= MAX_JOBS {
             return false;
         }
-        queue.push(Instant::now(), bytes, urgency, Job { key, object });
+        queue.push(urgency, Job::new(key, object, Instant::now(), bytes));
         self.shared.changed.notify_one();
         true
     }
@@ -233,13 +245,17 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn job(name: u64) -> Job {
+    fn key(name: u64) -> Key {
+        Key::Inode(0, name, 0, 0, 0)
+    }
+
+    fn job(name: u64, asked: Instant, bytes: u64) -> Job {
         let object = ObjectFile {
             path: String::new(),
             build_id: None,
             kind: ObjectKind::Elf { file: None },
         };
-        Job { key: Key::Inode(0, name, 0, 0, 0), object: Arc::new(object) }
+        Job::new(key(name), Arc::new(object), asked, bytes)
     }
 
     fn order(mut queue: Queue) -> Vec<u64> {
@@ -251,30 +267,31 @@ mod tests {
     }
 
     #[test]
-    fn small_files_come_first_and_those_that_are_awaited_before_them() {
+    fn small_files_come_first_and_those_that_are_awaited_before_others_of_their_size() {
         let now = Instant::now();
         let mut queue = Queue::default();
-        queue.push(now, 500 * MIB, Urgency::Eager, job(1));
-        queue.push(now, MIB, Urgency::Eager, job(2));
-        queue.push(now, 50 * MIB, Urgency::Awaited, job(3));
-        queue.push(now, 100 * MIB, Urgency::Eager, job(4));
-        queue.push(now, MIB, Urgency::Eager, job(5));
-        queue.hurry(job(4).key);
-        queue.hurry(job(9).key);
-        assert_eq!(order(queue), [3, 4, 2, 5, 1]);
+        queue.push(Urgency::Eager, job(1, now, 500 * MIB));
+        queue.push(Urgency::Eager, job(2, now, MIB));
+        queue.push(Urgency::Awaited, job(3, now, 50 * MIB));
+        queue.push(Urgency::Eager, job(4, now, 100 * MIB));
+        queue.push(Urgency::Eager, job(5, now, MIB));
+        queue.push(Urgency::Eager, job(6, now, 10 * MIB));
+        queue.hurry(key(4));
+        queue.hurry(key(9));
+        assert_eq!(order(queue), [2, 5, 3, 6, 4, 1]);
     }
 
     #[test]
     fn large_file_does_not_wait_for_ever_behind_small_ones() {
         let start = Instant::now();
         let mut queue = Queue::default();
-        queue.push(start, u64::MAX, Urgency::Eager, job(0));
+        queue.push(Urgency::Eager, job(0, start, u64::MAX));
         let mut taken = Vec::new();
         for second in 1..=200 {
             let now = start + Duration::from_secs(second);
             let urgency = if second % 2 == 0 { Urgency::Awaited } else { Urgency::Eager };
-            queue.push(now, 2 * MIB, urgency, job(second));
-            queue.push(now, 2 * MIB, urgency, job(second + 1000));
+            queue.push(urgency, job(second, now, 2 * MIB));
+            queue.push(urgency, job(second + 1000, now, 2 * MIB));
             let Some(Job { key: Key::Inode(_, name, ..), .. }) = queue.pop() else { panic!() };
             taken.push(name);
         }
