@@ -18,6 +18,8 @@
 
 mod idle;
 mod kernel_functions;
+#[cfg(test)]
+mod live_tests;
 mod lock_use;
 mod names;
 mod reason;
