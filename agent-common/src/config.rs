@@ -19,15 +19,25 @@ pub struct Config {
     pub task_stack_offset: u32,
     /// See `task_stack_offset`.
     pub stack_registers_offset: u32,
+    /// One wait is sampled in this much time that a thread waits, in nanoseconds; longer
+    /// waits always are.
+    pub wait_period_ns: u64,
+    /// Offset of `task_struct.pid`, the id of a thread.
+    pub task_pid_offset: u32,
+    /// Offset of `task_struct.tgid`, the id of a process.
+    pub task_tgid_offset: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 32);
+/// Bytes of a [`Config`].
+pub const CONFIG_BYTES: usize = 48;
+
+const _: () = assert!(size_of::<Config>() == CONFIG_BYTES);
 
 impl Config {
     /// The bytes that the loader puts in place of the programs' global, in the byte order
     /// of the host.
-    pub fn to_bytes(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
+    pub fn to_bytes(self) -> [u8; CONFIG_BYTES] {
+        let mut bytes = [0; CONFIG_BYTES];
         bytes[0..8].copy_from_slice(&self.cpu_period_ns.to_ne_bytes());
         bytes[8..12].copy_from_slice(&self.target_pid.to_ne_bytes());
         bytes[12..16].copy_from_slice(&self.wakeup_bytes.to_ne_bytes());
@@ -35,6 +45,9 @@ impl Config {
         bytes[20..24].copy_from_slice(&self.stack_copies_per_second.to_ne_bytes());
         bytes[24..28].copy_from_slice(&self.task_stack_offset.to_ne_bytes());
         bytes[28..32].copy_from_slice(&self.stack_registers_offset.to_ne_bytes());
+        bytes[32..40].copy_from_slice(&self.wait_period_ns.to_ne_bytes());
+        bytes[40..44].copy_from_slice(&self.task_pid_offset.to_ne_bytes());
+        bytes[44..48].copy_from_slice(&self.task_tgid_offset.to_ne_bytes());
         bytes
     }
 }
@@ -54,6 +67,9 @@ mod tests {
             stack_copies_per_second: 5,
             task_stack_offset: 6,
             stack_registers_offset: 7,
+            wait_period_ns: 8,
+            task_pid_offset: 9,
+            task_tgid_offset: 10,
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -64,5 +80,8 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, stack_copies_per_second)..][..4], 5u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, task_stack_offset)..][..4], 6u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, stack_registers_offset)..][..4], 7u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, wait_period_ns)..][..8], 8u64.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_pid_offset)..][..4], 9u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_tgid_offset)..][..4], 10u32.to_ne_bytes());
     }
 }

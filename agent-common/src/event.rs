@@ -2,7 +2,8 @@
 //!
 //! A record is a [`SampleHeader`] followed by `kernel_frames` and then `user_frames`
 //! addresses of 8 bytes, leaf first, in the byte order of the host. New kinds of profile
-//! use the same record with another [`Kind`].
+//! use the same record with another [`Kind`], and say what is particular to them in
+//! [`SampleHeader::detail`].
 //!
 //! An address of a caller is its return address: one less lies in the instruction that
 //! called. Of a function that a signal interrupted it is one more than its instruction
@@ -26,6 +27,11 @@ use crate::unwind::Registers;
 pub enum Kind {
     /// On-CPU time; [`SampleHeader::value`] is nanoseconds.
     Cpu = 1,
+    /// A wait that has ended; [`SampleHeader::value`] is nanoseconds, the detail a
+    /// [`Wait`](crate::wait::Wait).
+    OffCpu = 2,
+    /// A wait that goes on. There are no user addresses but that of the leaf.
+    Waiting = 3,
 }
 
 impl Kind {
@@ -33,6 +39,8 @@ impl Kind {
     pub const fn from_u16(kind: u16) -> Option<Self> {
         match kind {
             1 => Some(Self::Cpu),
+            2 => Some(Self::OffCpu),
+            3 => Some(Self::Waiting),
             _ => None,
         }
     }
@@ -72,9 +80,16 @@ pub struct SampleHeader {
     /// What the walk knew of the process's memory: all that was mapped until then, on
     /// CLOCK_MONOTONIC. 0: nothing.
     pub mapped_ns: u64,
+    /// How many events the sample stands for.
+    pub count: u64,
+    /// What is particular to the kind.
+    pub detail: [u64; DETAIL_WORDS],
 }
 
-const _: () = assert!(size_of::<SampleHeader>() == 64);
+/// Words of [`SampleHeader::detail`].
+pub const DETAIL_WORDS: usize = 7;
+
+const _: () = assert!(size_of::<SampleHeader>() == 128);
 const _: () = assert!(size_of::<SampleHeader>().is_multiple_of(8));
 
 impl SampleHeader {
@@ -86,6 +101,10 @@ impl SampleHeader {
         let bytes = record.get(..Self::SIZE)?;
         let mut thread_name = [0; THREAD_NAME_LEN];
         thread_name.copy_from_slice(&bytes[40..56]);
+        let mut detail = [0; DETAIL_WORDS];
+        for (word, value) in detail.iter_mut().zip(addresses(&bytes[72..])) {
+            *word = value;
+        }
         Some(Self {
             time_ns: u64_at(bytes, 0)?,
             value: u64_at(bytes, 8)?,
@@ -100,6 +119,8 @@ impl SampleHeader {
             stack_bytes: u32_at(bytes, 36)?,
             thread_name,
             mapped_ns: u64_at(bytes, 56)?,
+            count: u64_at(bytes, 64)?,
+            detail,
         })
     }
 
@@ -182,6 +203,8 @@ mod tests {
             stack_bytes: 0,
             thread_name: *b"0123456789abcdef",
             mapped_ns: 9,
+            count: 10,
+            detail: [11, 12, 13, 14, 15, 16, 17],
         };
         let mut bytes = [0; SampleHeader::SIZE + 24];
         bytes[0..8].copy_from_slice(&1u64.to_ne_bytes());
@@ -193,11 +216,14 @@ mod tests {
         bytes[30..32].copy_from_slice(&1u16.to_ne_bytes());
         bytes[32..34].copy_from_slice(&2u16.to_ne_bytes());
         bytes[56..64].copy_from_slice(&9u64.to_ne_bytes());
+        for (at, word) in (10..18u64).enumerate() {
+            bytes[64 + at * 8..72 + at * 8].copy_from_slice(&word.to_ne_bytes());
+        }
         bytes[34] = 7;
         bytes[35] = 8;
         bytes[40..56].copy_from_slice(b"0123456789abcdef");
         for (slot, address) in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000].into_iter().enumerate() {
-            bytes[64 + slot * 8..72 + slot * 8].copy_from_slice(&address.to_ne_bytes());
+            bytes[128 + slot * 8..136 + slot * 8].copy_from_slice(&address.to_ne_bytes());
         }
         (bytes, header)
     }
@@ -237,7 +263,7 @@ mod tests {
     #[test]
     fn short_records_are_refused() {
         let (bytes, header) = record();
-        assert_eq!(SampleHeader::read(&bytes[..63]), None);
+        assert_eq!(SampleHeader::read(&bytes[..127]), None);
         assert!(header.stacks(&bytes[..bytes.len() - 1]).is_none());
     }
 }

@@ -18,3 +18,4 @@ pub mod event;
 pub mod limits;
 pub mod stats;
 pub mod unwind;
+pub mod wait;

@@ -37,6 +37,9 @@ pub const CACHED_RULES: usize = 1024;
 
 const _: () = assert!(CACHED_RULES.is_power_of_two());
 
+/// Threads whose waits are followed.
+pub const MAX_THREADS: u32 = 64 * 1024;
+
 /// Processes whose memory layout is known to the programs.
 pub const MAX_PROCESSES: u32 = 16 * 1024;
 

@@ -13,17 +13,30 @@ pub enum Program {
     Cpu = 0,
     /// Forgets the layouts of processes that become other programs.
     Exec = 1,
+    /// Notes when threads leave a CPU.
+    SwitchOut = 2,
+    /// Samples waits when threads are back on a CPU.
+    SwitchIn = 3,
+    /// Notes when waits end.
+    Waking = 4,
+    /// Lists waits that go on.
+    Waiting = 5,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 2] = [Self::Cpu, Self::Exec];
+    pub const ALL: [Self; 6] =
+        [Self::Cpu, Self::Exec, Self::SwitchOut, Self::SwitchIn, Self::Waking, Self::Waiting];
 
     /// The name used in metrics and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
             Self::Exec => "exec",
+            Self::SwitchOut => "switch_out",
+            Self::SwitchIn => "switch_in",
+            Self::Waking => "waking",
+            Self::Waiting => "waiting",
         }
     }
 }
@@ -52,11 +65,13 @@ pub enum Counter {
     StackCopies = 8,
     /// Stacks that should have been copied, beyond what is allowed a second.
     StackCopiesRefused = 9,
+    /// Threads whose waits are not seen, as there are more than can be followed.
+    Untracked = 10,
 }
 
 impl Counter {
     /// All counters, in slot order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Runs,
         Self::TimedRuns,
         Self::TimedNs,
@@ -67,6 +82,7 @@ impl Counter {
         Self::NoScratch,
         Self::StackCopies,
         Self::StackCopiesRefused,
+        Self::Untracked,
     ];
 }
 

@@ -5,6 +5,7 @@ use everflame_agent_common::{
     event::Kind,
     stats::{Counter, Program},
     unwind::Stop,
+    wait::Weight,
 };
 
 use crate::{
@@ -33,7 +34,7 @@ pub fn sample<K: Kernel>(ctx: &PerfEventContext) {
     // SAFETY: this CPU's memory, three maps; the sampler does not interrupt itself.
     let (scratch, walk, rules) = unsafe { (&mut *scratch, &mut *walk, &mut *rules) };
 
-    scratch.begin(Kind::Cpu, config.cpu_period_ns);
+    scratch.begin(Kind::Cpu, Weight { value: config.cpu_period_ns, count: 1 });
     let mut found = registers::of_perf_event(ctx.ctx, &mut walk.registers);
     if found == Found::Kernel {
         scratch.take_kernel_stack(ctx);

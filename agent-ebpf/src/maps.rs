@@ -8,9 +8,10 @@ use aya_ebpf::{
 };
 use everflame_agent_common::{
     config::Config,
-    limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_PROCESSES},
+    limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_PROCESSES, MAX_THREADS},
     stats,
     unwind::page::{Layout, Page, Shard, shard},
+    wait::Thread,
 };
 
 use crate::{
@@ -28,6 +29,9 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     stack_copies_per_second: 0,
     task_stack_offset: 0,
     stack_registers_offset: 0,
+    wait_period_ns: 0,
+    task_pid_offset: 0,
+    task_tgid_offset: 0,
 });
 
 /// Samples on their way to the agent, which sets the real size.
@@ -71,3 +75,28 @@ pub static CPU_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 /// Rules that the CPU sampler has found.
 #[map]
 pub static CPU_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);
+
+/// When each thread left its CPU, by thread id. The agent sets the real size.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(MAX_THREADS, 0);
+
+/// Where samples of waits are built, with interrupts on but preemption off.
+#[map]
+pub static WAIT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The walk of a wait's stack.
+#[map]
+pub static WAIT_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Rules that were found for waits.
+#[map]
+pub static WAIT_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where records of waits that go on are built. One for all CPUs: they are asked for by one
+/// thread of the agent.
+#[map]
+pub static WAITING_SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+
+/// The registers of threads that wait.
+#[map]
+pub static WAITING_WALK: Array<Walk> = Array::with_max_entries(1, 0);

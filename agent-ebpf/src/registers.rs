@@ -46,24 +46,57 @@ pub fn of_perf_event(ctx: *const bpf_perf_event_data, regs: &mut Registers) -> F
 /// for a kernel thread, which has not been in user mode.
 #[inline(always)]
 pub fn of_current_task<K: Kernel>(regs: &mut Registers) -> Found {
-    let saved = if K::HAS_TASK_REGISTERS {
+    match saved_by_current_task::<K>() {
+        Some(saved) => copy(saved, regs),
+        None => Found::Kernel,
+    }
+}
+
+/// Where the kernel has saved the current task's registers.
+#[inline(always)]
+pub fn saved_by_current_task<K: Kernel>() -> Option<u64> {
+    if K::HAS_TASK_REGISTERS {
         // SAFETY: a helper without arguments.
         let task = unsafe { bpf_get_current_task_btf() };
         // SAFETY: the current task is alive.
-        (unsafe { bpf_task_pt_regs(task) }) as u64
-    } else {
-        // What the helper does: they end where the task's kernel stack does.
-        let config = CONFIG.load();
-        // SAFETY: a helper without arguments.
-        let task = unsafe { bpf_get_current_task() };
-        let stack = task.wrapping_add(u64::from(config.task_stack_offset)) as *const u64;
-        // SAFETY: the helper checks the address.
-        let Ok(stack) = (unsafe { bpf_probe_read_kernel(stack) }) else {
-            return Found::Kernel;
-        };
-        stack.wrapping_add(u64::from(config.stack_registers_offset))
-    };
-    copy(saved, regs)
+        return Some((unsafe { bpf_task_pt_regs(task) }) as u64);
+    }
+    // What the helper does: they end where the task's kernel stack does.
+    let config = CONFIG.load();
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let stack = task.wrapping_add(u64::from(config.task_stack_offset)) as *const u64;
+    // SAFETY: the helper checks the address.
+    let stack = unsafe { bpf_probe_read_kernel(stack) }.ok()?;
+    Some(stack.wrapping_add(u64::from(config.stack_registers_offset)))
+}
+
+/// The system call that a task is in, by the registers that it saved and that `regs` has been
+/// [copied](copy) from: its number, -1 for none, and its first two arguments.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub fn system_call(saved: u64, regs: &Registers) -> (i64, [u64; 2]) {
+    const NUMBER: u64 = core::mem::offset_of!(Saved, orig_rax) as u64;
+    // SAFETY: the helper checks the address.
+    let number = unsafe { bpf_probe_read_kernel(saved.wrapping_add(NUMBER) as *const i64) };
+    // rdi and rsi, by DWARF number.
+    (number.unwrap_or(-1), [regs.general[5], regs.general[4]])
+}
+
+/// The system call that a task is in, by the registers that it saved and that `regs` has been
+/// [copied](copy) from: its number, -1 for none, and its first two arguments.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn system_call(saved: u64, regs: &Registers) -> (i64, [u64; 2]) {
+    /// Behind the part of `struct pt_regs` that user space knows (arch/arm64/include/asm/ptrace.h):
+    /// `u64 orig_x0; s32 syscallno`.
+    const ORIGINAL_X0: u64 = size_of::<Saved>() as u64;
+    // SAFETY: the helper checks the address.
+    let words = unsafe { bpf_probe_read_kernel(saved.wrapping_add(ORIGINAL_X0) as *const [u64; 2]) };
+    match words {
+        Ok([first, number]) => (i64::from(number as i32), [first, regs.general[1]]),
+        Err(_) => (-1, [0; 2]),
+    }
 }
 
 /// Takes registers that the kernel has saved. Copied rather than read in place: the verifier
@@ -71,7 +104,7 @@ pub fn of_current_task<K: Kernel>(regs: &mut Registers) -> Found {
 /// these loads with those of a perf event's registers.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-fn copy(saved: u64, regs: &mut Registers) -> Found {
+pub fn copy(saved: u64, regs: &mut Registers) -> Found {
     // SAFETY: the helper checks the address.
     match unsafe { bpf_probe_read_kernel(saved as *const Saved) } {
         Ok(saved) => take(&saved, regs),
@@ -83,7 +116,7 @@ fn copy(saved: u64, regs: &mut Registers) -> Found {
 /// in the same order here and there.
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
-fn copy(saved: u64, regs: &mut Registers) -> Found {
+pub fn copy(saved: u64, regs: &mut Registers) -> Found {
     const GENERAL: usize = 31;
     const REST: u64 = core::mem::offset_of!(Saved, sp) as u64;
     const _: () = assert!(core::mem::offset_of!(Saved, regs) == 0 && REST == GENERAL as u64 * 8);

@@ -6,17 +6,18 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, task_struct},
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
-        generated::{bpf_get_stack, bpf_probe_read_user},
+        generated::{bpf_get_stack, bpf_get_task_stack, bpf_probe_read_user},
     },
 };
 use everflame_agent_common::{
-    event::{Kind, REGISTERS_AT, STACK_AT, SampleHeader},
+    event::{DETAIL_WORDS, Kind, REGISTERS_AT, STACK_AT, SampleHeader, THREAD_NAME_LEN},
     limits::{FRAME_SLOTS, MAX_KERNEL_FRAMES, MAX_STACK_COPY, STACK_COPY_BELOW, STACK_COPY_CHUNKS},
     stats::{Counter, Program},
     unwind::{Registers, Stop, page::Sign as _},
+    wait::{Wait, Weight},
 };
 
 use crate::{
@@ -42,11 +43,11 @@ const _: () = assert!(core::mem::offset_of!(Scratch, stack) == STACK_AT);
 impl Scratch {
     /// Starts a record about the current task.
     #[inline(always)]
-    pub fn begin(&mut self, kind: Kind, value: u64) {
+    pub fn begin(&mut self, kind: Kind, weight: Weight) {
         let id = bpf_get_current_pid_tgid();
         self.header = SampleHeader {
             time_ns: stats::now_ns(),
-            value,
+            value: weight.value,
             pid: (id >> 32) as u32,
             tid: id as u32,
             // SAFETY: a helper without arguments.
@@ -59,7 +60,38 @@ impl Scratch {
             stack_bytes: 0,
             thread_name: bpf_get_current_comm().unwrap_or_default(),
             mapped_ns: 0,
+            count: weight.count,
+            detail: [0; DETAIL_WORDS],
         };
+    }
+
+    /// Says whom the record is about, if not the current task, whose name goes with it.
+    #[inline(always)]
+    pub fn set_task(&mut self, pid: u32, tid: u32) {
+        self.header.pid = pid;
+        self.header.tid = tid;
+        self.header.thread_name = [0; THREAD_NAME_LEN];
+    }
+
+    /// Says what the record stands for, where that is not known from the start.
+    #[inline(always)]
+    pub fn set_wait(&mut self, weight: Weight, wait: Wait) {
+        self.header.value = weight.value;
+        self.header.count = weight.count;
+        self.header.detail = wait.to_detail();
+    }
+
+    /// Takes the stack of a task that is in the kernel and does not run.
+    ///
+    /// # Safety
+    /// `task` comes from the kernel, which knows it for a task.
+    #[inline(always)]
+    pub unsafe fn take_kernel_stack_of(&mut self, task: *mut task_struct) {
+        const SIZE: u32 = (MAX_KERNEL_FRAMES * 8) as u32;
+        // SAFETY: `frames` has room for SIZE bytes.
+        let written =
+            unsafe { bpf_get_task_stack(task, self.frames.as_mut_ptr().cast(), SIZE, 0) };
+        self.took_kernel_stack(written);
     }
 
     /// Takes the kernel's stack at the event. Must come before [`Self::take_user_stack`].
@@ -69,7 +101,13 @@ impl Scratch {
         // SAFETY: `frames` has room for SIZE bytes.
         let written =
             unsafe { bpf_get_stack(ctx.as_ptr(), self.frames.as_mut_ptr().cast(), SIZE, 0) };
-        if written <= 0 || written > i64::from(SIZE) {
+        self.took_kernel_stack(written);
+    }
+
+    /// `written` is what the kernel's helper says: bytes, or what is wrong.
+    #[inline(always)]
+    fn took_kernel_stack(&mut self, written: i64) {
+        if written <= 0 || written > (MAX_KERNEL_FRAMES * 8) as i64 {
             self.header.kernel_stop = Stop::Failed as u8;
             return;
         }

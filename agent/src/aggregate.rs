@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use everflame_agent_common::event::Kind;
 use everflame_agent_common::unwind::Stop;
+use everflame_agent_common::wait::{FLAG_RUN_QUEUE, Wait};
 use foldhash::fast::RandomState;
 
 use crate::collect::{Sample, ThreadName};
@@ -56,18 +57,45 @@ pub struct StackKey {
     pub tid: u32,
     /// The thread's name.
     pub thread_name: ThreadName,
-    /// Where it ran.
+    /// Where it ran; 0 for waits.
     pub cpu: u32,
     /// Kernel addresses, leaf first.
     pub kernel: Box<[u64]>,
     /// User frames, leaf first.
     pub user: Box<[Frame]>,
+    /// Of waits: what for.
+    pub wait: Option<WaitKey>,
+}
+
+/// What waits are told apart by, beside their stacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WaitKey {
+    /// The kernel's `prev_state`, or `PREEMPTED`.
+    pub state: u32,
+    /// The thread was ready to run and waited for a CPU.
+    pub is_run_queue: bool,
+    /// The system call that it was in; -1 for none.
+    pub syscall: i64,
+    /// The system call's first argument, if that is the address of a futex; otherwise 0.
+    pub futex: u64,
+}
+
+impl WaitKey {
+    fn of(wait: &Wait) -> Self {
+        let is_futex = wait.syscall == libc::SYS_futex;
+        Self {
+            state: wait.state,
+            is_run_queue: wait.flags & FLAG_RUN_QUEUE != 0,
+            syscall: wait.syscall,
+            futex: if is_futex { wait.arguments[0] } else { 0 },
+        }
+    }
 }
 
 /// Sums of equal samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Number of samples.
+    /// Number of events that the samples stand for.
     pub count: u64,
     /// Sum of their values, in the unit of the kind.
     pub value: u64,
@@ -142,10 +170,13 @@ impl Aggregator {
         let mut kernel = sample.kernel;
         kernel.iter_mut().skip(1).for_each(|address| *address = address.wrapping_sub(1));
         let key = StackKey {
-            kind: sample.kind,
+            // One that goes on is a part of one that ends in another window.
+            kind: if sample.kind == Kind::Waiting { Kind::OffCpu } else { sample.kind },
+            wait: sample.wait.as_ref().map(WaitKey::of),
             tid: sample.tid,
             thread_name: sample.thread_name,
-            cpu: sample.cpu,
+            // A wait is on none.
+            cpu: if sample.wait.is_some() { 0 } else { sample.cpu },
             kernel,
             user,
         };
@@ -158,7 +189,7 @@ impl Aggregator {
         }
         let before = known.stacks.len();
         let totals = known.stacks.entry(key).or_default();
-        totals.count += 1;
+        totals.count = totals.count.saturating_add(sample.count);
         totals.value = totals.value.saturating_add(sample.value);
         if known.stacks.len() > before {
             self.window.stack_bytes += bytes;

@@ -95,10 +95,12 @@ impl Pipeline {
             ..CollectConfig::at_rate(config.cpu_rate_hz)
         };
         let profiler = Profiler::start(&collect, TargetFilter::all())?;
-        metrics.set_sampling_source(match profiler.clock() {
-            Clock::Cycles => "cycles",
-            Clock::CpuClock => "cpu-clock",
-        });
+        if let Some(clock) = profiler.clock() {
+            metrics.set_sampling_source(match clock {
+                Clock::Cycles => "cycles",
+                Clock::CpuClock => "cpu-clock",
+            });
+        }
         for (program, error) in profiler.refused_programs() {
             metrics.set_capability_off(&format!("program {}", program.name()), &chain(error));
         }

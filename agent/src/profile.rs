@@ -21,6 +21,7 @@ use crate::aggregate::{Frame, MappedRange, ProcessWindow, StackKey, Totals, Wind
 use crate::object::{BuildId, ObjectFile, ObjectKind};
 use crate::process::kernel_build_id;
 use crate::symbolize::{Line, Symbolizer};
+use crate::wait::{self, scheduler_frames};
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
@@ -37,6 +38,8 @@ pub struct WindowTime {
     pub duration_ns: i64,
     /// What a CPU sample stands for, in nanoseconds.
     pub cpu_period_ns: i64,
+    /// How much waiting a sample stands for, in nanoseconds.
+    pub wait_period_ns: i64,
 }
 
 /// The profile of one process.
@@ -131,13 +134,13 @@ pub fn build<'a>(
     time: WindowTime,
 ) -> impl Iterator<Item = ProcessProfile> + 'a {
     window.processes.iter().flat_map(move |process| {
-        [Kind::Cpu].into_iter().filter_map(move |kind| {
+        [Kind::Cpu, Kind::OffCpu].into_iter().filter_map(move |kind| {
             let mut stacks = process.stacks.iter().filter(|(key, _)| key.kind == kind).peekable();
             stacks.peek()?;
             let mut assembly = Assembly::new(kind, &window.ranges, symbols, time);
             assembly.main_executable(process);
             for (key, totals) in stacks {
-                assembly.add(key, *totals);
+                assembly.add(key, *totals, process.identity.is_kernel_thread);
             }
             Some(ProcessProfile {
                 kind: profile_kind(kind),
@@ -151,6 +154,7 @@ pub fn build<'a>(
 fn profile_kind(kind: Kind) -> ProfileKind {
     match kind {
         Kind::Cpu => ProfileKind::Cpu,
+        Kind::OffCpu | Kind::Waiting => ProfileKind::OffCpu,
     }
 }
 
@@ -189,6 +193,9 @@ impl<'a> Assembly<'a> {
         builder.set_time(time.start_unix_ns, time.duration_ns);
         match kind {
             Kind::Cpu => builder.set_period("cpu", "nanoseconds", time.cpu_period_ns),
+            Kind::OffCpu | Kind::Waiting => {
+                builder.set_period("delay", "nanoseconds", time.wait_period_ns);
+            }
         }
         Self {
             builder,
@@ -220,19 +227,45 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    fn add(&mut self, key: &StackKey, totals: Totals) {
-        let kernel = key.kernel.iter().map(|&address| self.kernel_location(address));
+    fn add(&mut self, key: &StackKey, totals: Totals, is_kernel_thread: bool) {
+        let names = key.wait.map(|wait| (wait, self.kernel_names(key)));
+        let skipped = names.as_ref().map_or(0, |(_, names)| scheduler_frames(names.iter().copied()));
+        let kernel = key.kernel.iter().skip(skipped).map(|&address| self.kernel_location(address));
         let mut stack: Vec<LocationId> = kernel.collect();
         stack.extend(key.user.iter().map(|&frame| self.user_location(frame)));
         let thread = key.thread_name.to_string_lossy();
         let values =
             [totals.count, totals.value].map(|value| i64::try_from(value).unwrap_or(i64::MAX));
-        let labels = [
+        let mut labels = vec![
             ("tid", LabelValue::Num(i64::from(key.tid), "")),
             ("thread", LabelValue::Str(&thread)),
-            ("cpu", LabelValue::Num(i64::from(key.cpu), "")),
         ];
+        match names {
+            None => labels.push(("cpu", LabelValue::Num(i64::from(key.cpu), ""))),
+            Some((wait, names)) => {
+                let user = self.user_names(key);
+                let waited = wait::labels(&wait, is_kernel_thread, &names[skipped..], &user);
+                labels.push(("reason", LabelValue::Str(waited.reason.name())));
+                if waited.is_idle {
+                    labels.push(("idle", LabelValue::Str("true")));
+                }
+            }
+        }
         self.builder.sample(&stack, &values, &labels);
+    }
+
+    /// The kernel's functions on a stack, leaf first; empty for those without a name.
+    fn kernel_names(&self, key: &StackKey) -> Vec<&'a str> {
+        let symbols = self.symbols;
+        let name = |address| symbols.kernel.get(address).and_then(|lines| lines.first());
+        key.kernel.iter().map(|address| name(address).map_or("", |line| &line.function.name)).collect()
+    }
+
+    /// The program's functions on a stack, leaf first, with those that are inlined.
+    fn user_names(&self, key: &StackKey) -> Vec<&'a str> {
+        let symbols = self.symbols;
+        let lines = key.user.iter().filter_map(|frame| symbols.user.get(frame));
+        lines.flat_map(|lines| lines.iter()).map(|line| &*line.function.name).collect()
     }
 
     fn kernel_location(&mut self, address: u64) -> LocationId {

@@ -57,6 +57,7 @@ pub struct Profiler {
     filter: TargetFilter,
     aggregator: Aggregator,
     period_ns: u64,
+    wait_period_ns: u64,
     window_start_ns: u64,
     /// When sampling for the present window ended, if it has.
     window_end_ns: Option<u64>,
@@ -88,7 +89,8 @@ impl Profiler {
             processes: ProcessTable::default(),
             filter,
             aggregator: Aggregator::default(),
-            period_ns: period_ns(config.cpu_rate_hz),
+            period_ns: config.cpu_rate_hz.map_or(0, period_ns),
+            wait_period_ns: config.waits.map_or(0, |waits| waits.period_ns),
             window_start_ns: monotonic_ns(),
             window_end_ns: None,
             next_sweep_ns: monotonic_ns() + SWEEP_INTERVAL_NS,
@@ -105,8 +107,8 @@ impl Profiler {
         self.collector.waker()
     }
 
-    /// What drives the CPU samples.
-    pub fn clock(&self) -> Clock {
+    /// What drives the CPU samples, if any are taken.
+    pub fn clock(&self) -> Option<Clock> {
         self.collector.clock()
     }
 
@@ -140,6 +142,12 @@ impl Profiler {
         self.aggregator.is_full()
     }
 
+    /// Adds the waits that go on to the present window, up to now. To be followed by
+    /// [`Self::settle`] or [`Self::run_until`], in which their stacks are finished.
+    pub fn report_waiting(&mut self) {
+        self.collector.report_waiting();
+    }
+
     /// Ends the window and begins the next.
     pub fn take_window(&mut self) -> ClosedWindow {
         let waited_ns = self.window_end_ns.take().map_or(0, |end_ns| monotonic_ns() - end_ns);
@@ -155,6 +163,7 @@ impl Profiler {
             start_unix_ns: signed(now_unix_ns.saturating_sub(duration_ns)),
             duration_ns: signed(duration_ns),
             cpu_period_ns: signed(self.period_ns),
+            wait_period_ns: signed(self.wait_period_ns),
         };
         ClosedWindow { window: self.aggregator.take(), time }
     }

@@ -15,7 +15,7 @@ use everflame_profile::kind::Kind;
 use everflame_profile::{MergeError, Merger, pprof};
 use thiserror::Error;
 
-use crate::collect::{CollectConfig, CollectError, CollectStats, Waker};
+use crate::collect::{CollectConfig, CollectError, CollectStats, WaitConfig, Waker};
 use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
@@ -29,9 +29,9 @@ const RECORDING_SYMBOL_BYTES: usize = 1 << 30;
 /// What to record.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// Which profile; only [`Kind::Cpu`] for now.
+    /// Which profile: [`Kind::Cpu`] or [`Kind::OffCpu`].
     pub kind: Kind,
-    /// Samples a second on each CPU.
+    /// CPU samples a second on each CPU.
     pub rate_hz: u64,
     /// Whose.
     pub target: Target,
@@ -41,7 +41,7 @@ pub struct SessionConfig {
 #[derive(Debug, Error)]
 pub enum SessionError {
     /// The kind is not there yet.
-    #[error("profiles of kind `{kind}` cannot be recorded yet; only `cpu` can")]
+    #[error("profiles of kind `{kind}` cannot be recorded yet; `cpu` and `offcpu` can")]
     Kind {
         /// What was asked for.
         kind: Kind,
@@ -106,14 +106,16 @@ struct Outcome {
 impl Session {
     /// Starts to sample.
     pub fn start(config: SessionConfig) -> Result<Self, SessionError> {
-        if config.kind != Kind::Cpu {
-            return Err(SessionError::Kind { kind: config.kind });
-        }
         let target_pid = match config.target {
             Target::Pid(pid) => Some(pid),
             _ => None,
         };
-        let collect = CollectConfig { target_pid, ..CollectConfig::at_rate(config.rate_hz) };
+        let collect = match config.kind {
+            Kind::Cpu => CollectConfig::at_rate(config.rate_hz),
+            Kind::OffCpu => CollectConfig::of_waits(WaitConfig::default()),
+            kind => return Err(SessionError::Kind { kind }),
+        };
+        let collect = CollectConfig { target_pid, ..collect };
         let profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let shared = Arc::new(Shared::default());
@@ -177,7 +179,7 @@ impl Session {
             profile.duration_nanos =
                 last.time.start_unix_ns + last.time.duration_ns - first.time.start_unix_ns;
         }
-        let lost = outcome.stats.cpu.lost();
+        let lost = outcome.stats.lost();
         let mut notes = notes(&outcome.stats, symbolizer.kernel_status());
         notes.extend(truncation_note(&outcome.windows));
         Ok(Recording { profile, samples, lost, notes })
@@ -202,13 +204,14 @@ fn sample(
         }
         profiler.run_until(Instant::now() + REPORT_INTERVAL)?;
         shared.samples.store(samples + profiler.samples(), Ordering::Relaxed);
-        shared.lost.store(profiler.stats()?.cpu.lost(), Ordering::Relaxed);
+        shared.lost.store(profiler.stats()?.lost(), Ordering::Relaxed);
         if profiler.is_full() {
             let closed = profiler.take_window();
             samples += closed.window.samples;
             windows.push(closed);
         }
     }
+    profiler.report_waiting();
     profiler.settle(Instant::now() + SETTLE_TIME);
     let stats = profiler.stats()?;
     windows.push(profiler.take_window());
@@ -243,7 +246,7 @@ fn truncation_note(windows: &[ClosedWindow]) -> Option<String> {
 
 fn notes(stats: &CollectStats, kernel: KernelStatus) -> Vec<String> {
     let mut notes = Vec::new();
-    let lost = stats.cpu.lost();
+    let lost = stats.lost();
     if lost > 0 {
         notes.push(format!(
             "{lost} samples were lost because the ring buffer was full; a lower rate helps"

@@ -12,11 +12,12 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray
 use aya::programs::{PerfEvent, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use everflame_agent_common::config::Config;
-use everflame_agent_common::limits::{RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
+use everflame_agent_common::limits::{MAX_THREADS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
 use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
 
+use super::waits::{WaitConfig, WaitPrograms};
 use crate::kernel::{BtfError, lift_memlock_limit};
 
 /// The compiled programs of agent-ebpf.
@@ -71,9 +72,30 @@ pub enum BpfError {
     /// A feature is missing for which there is no substitute.
     #[error(transparent)]
     Feature(#[from] crate::kernel::MissingFeature),
-    /// It cannot be found out where the kernel keeps the registers of user code.
-    #[error("cannot find where this kernel saves the registers of user code")]
-    Registers(#[from] BtfError),
+    /// It cannot be found out where the kernel keeps something.
+    #[error("cannot find where this kernel keeps what the programs read")]
+    Layout(#[from] BtfError),
+    /// The kernel's types cannot be read.
+    #[error("cannot read the kernel's types")]
+    Types {
+        /// What aya says.
+        #[source]
+        source: aya::BtfError,
+    },
+    /// Waits that go on cannot be listed.
+    #[error("cannot list the tasks that wait")]
+    Iterate {
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// A program could not be attached any more.
+    #[error("cannot list the tasks that wait")]
+    Link {
+        /// What the kernel says.
+        #[source]
+        source: aya::programs::links::LinkError,
+    },
     /// One program was refused.
     #[error("the kernel refuses the BPF program `{program}`")]
     Program {
@@ -123,6 +145,7 @@ pub(super) struct Bpf {
     ebpf: Ebpf,
     cpu_program: &'static str,
     exec_error: Option<BpfError>,
+    waits: Option<WaitPrograms>,
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -155,6 +178,8 @@ pub struct ProgramStats {
     pub stack_copies: u64,
     /// Stacks that would have been copied, beyond what is allowed a second.
     pub stack_copies_refused: u64,
+    /// Threads that could not be followed.
+    pub untracked: u64,
 }
 
 impl ProgramStats {
@@ -185,6 +210,7 @@ impl Bpf {
         config: Config,
         form: ProgramForm,
         ring_bytes: u32,
+        waits: Option<WaitConfig>,
     ) -> Result<Self, BpfError> {
         lift_memlock_limit();
         let cpu_program = form.cpu_program();
@@ -192,6 +218,7 @@ impl Bpf {
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", config.as_slice(), true)
             .map_max_entries("EVENTS", ring_bytes)
+            .map_max_entries("THREADS", if waits.is_some() { MAX_THREADS } else { 1 })
             .load(OBJECT)
             .map_err(object_error)?;
         let program: &mut PerfEvent = ebpf
@@ -200,6 +227,10 @@ impl Bpf {
             .ok_or(BpfError::Missing { name: cpu_program })?;
         program.load().map_err(|source| BpfError::Program { program: cpu_program, source })?;
         let exec_error = attach_exec(&mut ebpf).err();
+        let waits = match waits {
+            Some(_) => Some(WaitPrograms::load(&mut ebpf)?),
+            None => None,
+        };
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
@@ -221,6 +252,7 @@ impl Bpf {
             ebpf,
             cpu_program,
             exec_error,
+            waits,
             unwind: Some(unwind),
             run_times,
             events,
@@ -260,7 +292,24 @@ impl Bpf {
 
     /// Programs that could do without, and why they have to.
     pub(super) fn refused(&self) -> impl Iterator<Item = (Program, &BpfError)> {
-        self.exec_error.iter().map(|error| (Program::Exec, error))
+        let waits = self.waits.iter().flat_map(WaitPrograms::refused);
+        self.exec_error.iter().map(|error| (Program::Exec, error)).chain(waits)
+    }
+
+    /// Begins to follow waits, if that was asked for.
+    pub(super) fn start_waits(&mut self) -> Result<(), BpfError> {
+        match &mut self.waits {
+            Some(waits) => waits.start(&mut self.ebpf),
+            None => Ok(()),
+        }
+    }
+
+    /// Has waits that go on written to the ring buffer.
+    pub(super) fn report_waiting(&mut self) -> Result<(), BpfError> {
+        match &self.waits {
+            Some(waits) => waits.report(&mut self.ebpf),
+            None => Ok(()),
+        }
     }
 
     /// How long timed runs took: for each bucket that is not empty, its upper bound in
@@ -306,6 +355,7 @@ impl Bpf {
                 Counter::NoScratch => stats.no_scratch = total,
                 Counter::StackCopies => stats.stack_copies = total,
                 Counter::StackCopiesRefused => stats.stack_copies_refused = total,
+                Counter::Untracked => stats.untracked = total,
             }
         }
         Ok(stats)

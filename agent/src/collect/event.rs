@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use everflame_agent_common::event::{self, Kind, SampleHeader};
 use everflame_agent_common::unwind::{Registers, Stop};
+use everflame_agent_common::wait::Wait;
 
 use crate::process::{Mapping, SeededProcess};
 
@@ -14,6 +15,10 @@ pub struct Sample {
     pub kind: Kind,
     /// What it stands for, in the unit of its kind.
     pub value: u64,
+    /// How many events it stands for.
+    pub count: u64,
+    /// Of waits: what for, and since when.
+    pub wait: Option<Wait>,
     /// Process id in the initial pid namespace.
     pub pid: u32,
     /// Thread id in the initial pid namespace.
@@ -51,9 +56,13 @@ impl Sample {
     pub fn read(record: &[u8]) -> Option<(u64, Self)> {
         let header = SampleHeader::read(record)?;
         let (kernel, user) = header.stacks(record)?;
+        let kind = Kind::from_u16(header.kind)?;
         let sample = Self {
-            kind: Kind::from_u16(header.kind)?,
+            kind,
             value: header.value,
+            count: header.count,
+            wait: matches!(kind, Kind::OffCpu | Kind::Waiting)
+                .then(|| Wait::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,
             cpu: header.cpu,

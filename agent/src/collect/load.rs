@@ -8,7 +8,7 @@ use super::CollectConfig;
 use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
 use super::cpu::period_ns;
 use super::host::max_kernel_frames;
-use crate::kernel::{KernelFeatures, Unwinder, pt_regs_location};
+use crate::kernel::{KernelFeatures, Unwinder, pt_regs_location, task_ids_location};
 
 /// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
 /// as many as samples, within these bounds. Each has up to 16 KiB.
@@ -23,12 +23,13 @@ pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfEr
         Unwinder::Recent => ProgramForm::Recent,
         Unwinder::Old => ProgramForm::Old,
     });
+    let rate_hz = config.cpu_rate_hz.unwrap_or(0);
     let mut settings = Config {
-        cpu_period_ns: period_ns(config.cpu_rate_hz),
+        cpu_period_ns: period_ns(rate_hz),
         target_pid: config.target_pid.unwrap_or(0),
         wakeup_bytes: ring_bytes / 4,
         max_kernel_frames: max_kernel_frames(),
-        stack_copies_per_second: stack_copies_per_second(config.cpu_rate_hz),
+        stack_copies_per_second: stack_copies_per_second(rate_hz),
         ..Config::default()
     };
     if form == ProgramForm::Old {
@@ -36,7 +37,13 @@ pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfEr
         settings.task_stack_offset = location.task_stack_offset;
         settings.stack_registers_offset = location.stack_to_regs;
     }
-    Bpf::load(settings, form, ring_bytes)
+    if let Some(waits) = config.waits {
+        let location = task_ids_location()?;
+        settings.task_pid_offset = location.pid_offset;
+        settings.task_tgid_offset = location.tgid_offset;
+        settings.wait_period_ns = waits.period_ns;
+    }
+    Bpf::load(settings, form, ring_bytes, config.waits)
 }
 
 fn stack_copies_per_second(rate_hz: u64) -> u32 {

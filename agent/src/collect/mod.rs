@@ -11,12 +11,14 @@ mod host;
 mod load;
 mod order;
 mod sideband;
+mod waits;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use everflame_agent_common::event::Kind;
 use everflame_agent_common::limits::STACK_COPY_BELOW;
 use everflame_agent_common::stats::Program;
 use rustix::buffer::spare_capacity;
@@ -32,6 +34,7 @@ pub use cpu::{Clock, CpuError, period_ns};
 pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
 pub use sideband::SidebandError;
+pub use waits::{WaitConfig, WaitStats};
 
 use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
 use crate::unwind::{
@@ -43,6 +46,7 @@ use host::{is_initial_pid_namespace, ring_bytes};
 use load::load;
 use order::Ordering;
 use sideband::Sideband;
+use waits::take_user_stack;
 
 /// Records of processes are read at most this often. A process that lives shorter than that
 /// can still be opened by its path.
@@ -64,8 +68,10 @@ const RING: u64 = u64::MAX - 1;
 /// What to collect.
 #[derive(Clone, Debug)]
 pub struct CollectConfig {
-    /// CPU samples a second on each CPU.
-    pub cpu_rate_hz: u64,
+    /// CPU samples a second on each CPU; `None` takes none.
+    pub cpu_rate_hz: Option<u64>,
+    /// Which waits are sampled; `None` is none.
+    pub waits: Option<WaitConfig>,
     /// Sample this process only.
     pub target_pid: Option<u32>,
     /// How stacks without frame pointers are walked.
@@ -75,9 +81,20 @@ pub struct CollectConfig {
 }
 
 impl CollectConfig {
-    /// All processes, with defaults for what is not said.
+    /// CPU time of all processes, with defaults for what is not said.
     pub fn at_rate(cpu_rate_hz: u64) -> Self {
-        Self { cpu_rate_hz, target_pid: None, unwind: UnwindConfig::default(), program_form: None }
+        Self {
+            cpu_rate_hz: Some(cpu_rate_hz),
+            waits: None,
+            target_pid: None,
+            unwind: UnwindConfig::default(),
+            program_form: None,
+        }
+    }
+
+    /// Waits of all processes and nothing else, with defaults for what is not said.
+    pub fn of_waits(waits: WaitConfig) -> Self {
+        Self { cpu_rate_hz: None, waits: Some(waits), ..Self::at_rate(0) }
     }
 }
 
@@ -131,6 +148,8 @@ pub struct CollectStats {
     pub cpu: ProgramStats,
     /// Those of the program that watches for exec.
     pub exec: ProgramStats,
+    /// Those of the programs that follow waits.
+    pub waits: WaitStats,
     /// Process records that the kernel dropped.
     pub sideband_lost: u64,
     /// Records of either kind that could not be parsed.
@@ -145,6 +164,13 @@ pub struct CollectStats {
     pub unwinder_missed: u64,
     /// How stacks are walked.
     pub unwind: UnwindStats,
+}
+
+impl CollectStats {
+    /// Samples that the ring buffer had no room for.
+    pub fn lost(&self) -> u64 {
+        self.cpu.lost() + self.waits.lost()
+    }
 }
 
 /// Interrupts a [`Collector::wait`] from another thread.
@@ -162,7 +188,7 @@ impl Waker {
 /// Everything that is open in the kernel. Dropping it stops the sampling.
 pub struct Collector {
     bpf: Bpf,
-    cpu: CpuEvents,
+    cpu: Option<CpuEvents>,
     sideband: Sideband,
     unwinder: Unwinder,
     objects: ObjectCache,
@@ -179,6 +205,7 @@ pub struct Collector {
     last_drain_ns: u64,
     unreadable: u64,
     clock_backwards: u64,
+    waiting_errors: u64,
 }
 
 impl Collector {
@@ -202,7 +229,10 @@ impl Collector {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?;
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(wait_error)?;
-        let cpu = CpuEvents::new(config.cpu_rate_hz, &cpus, bpf.cpu_program()?)?;
+        let cpu = match config.cpu_rate_hz {
+            Some(rate_hz) => Some(CpuEvents::new(rate_hz, &cpus, bpf.cpu_program()?)?),
+            None => None,
+        };
         let mut collector = Self {
             bpf,
             cpu,
@@ -221,17 +251,29 @@ impl Collector {
             last_drain_ns: 0,
             unreadable: 0,
             clock_backwards: 0,
+            waiting_errors: 0,
         };
         collector.watch_all().map_err(wait_error)?;
         collector.seed(monotonic_ns());
         // Nothing reads the ring buffer while /proc is read.
-        collector.cpu.start(&cpus, collector.bpf.cpu_program()?)?;
+        if let Some(cpu) = &mut collector.cpu {
+            cpu.start(&cpus, collector.bpf.cpu_program()?)?;
+        }
+        collector.bpf.start_waits()?;
         Ok(collector)
     }
 
-    /// What drives the CPU samples.
-    pub fn clock(&self) -> Clock {
-        self.cpu.clock()
+    /// What drives the CPU samples, if any are taken.
+    pub fn clock(&self) -> Option<Clock> {
+        self.cpu.as_ref().map(CpuEvents::clock)
+    }
+
+    /// Has waits that go on reported up to now, as samples of the next [`Self::drain`].
+    pub fn report_waiting(&mut self) {
+        if let Err(error) = self.bpf.report_waiting() {
+            self.waiting_errors += 1;
+            debug!(error = &error as &dyn std::error::Error, "waits that go on are not seen");
+        }
     }
 
     /// A handle that interrupts [`Self::wait`].
@@ -279,7 +321,12 @@ impl Collector {
         let events = self.bpf.events_mut();
         while let Some(record) = events.next() {
             match Sample::read(&record) {
-                Some((time_ns, sample)) => self.ordering.push(time_ns, Event::Sample(sample)),
+                Some((time_ns, mut sample)) => {
+                    if sample.kind == Kind::Waiting {
+                        take_user_stack(&mut sample);
+                    }
+                    self.ordering.push(time_ns, Event::Sample(sample));
+                }
                 None => self.unreadable += 1,
             }
         }
@@ -297,6 +344,13 @@ impl Collector {
         Ok(CollectStats {
             cpu: self.bpf.program_stats(Program::Cpu)?,
             exec: self.bpf.program_stats(Program::Exec)?,
+            waits: WaitStats {
+                switch_out: self.bpf.program_stats(Program::SwitchOut)?,
+                switch_in: self.bpf.program_stats(Program::SwitchIn)?,
+                waking: self.bpf.program_stats(Program::Waking)?,
+                waiting: self.bpf.program_stats(Program::Waiting)?,
+                waiting_errors: self.waiting_errors,
+            },
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,
@@ -440,12 +494,16 @@ impl Collector {
         }
         self.next_hotplug_look = now + HOTPLUG_INTERVAL;
         let Ok(online) = online_cpus() else { return };
-        let mut gone: Vec<u32> = self.cpu.cpus().filter(|cpu| !online.contains(cpu)).collect();
-        if now >= self.next_stall_look {
+        let mut gone: Vec<u32> = self.sideband.cpus().filter(|cpu| !online.contains(cpu)).collect();
+        if let Some(cpu) = &mut self.cpu
+            && now >= self.next_stall_look
+        {
             self.next_stall_look = now + STALL_INTERVAL;
-            gone.extend(self.cpu.stalled());
+            gone.extend(cpu.stalled());
         }
-        if gone.is_empty() && self.cpu.cpus().eq(online.iter().copied()) {
+        let sampled = self.cpu.as_ref().map(|cpu| cpu.cpus().eq(online.iter().copied()));
+        let is_complete = sampled.unwrap_or(true) && self.sideband.cpus().eq(online.iter().copied());
+        if gone.is_empty() && is_complete {
             return;
         }
         if !gone.is_empty() {
@@ -453,7 +511,9 @@ impl Collector {
             self.drain_sideband();
             for cpu in gone {
                 self.sideband.close(cpu);
-                self.cpu.close(cpu);
+                if let Some(events) = &mut self.cpu {
+                    events.close(cpu);
+                }
             }
         }
         for &cpu in &online {
@@ -468,8 +528,9 @@ impl Collector {
                 warn!(cpu, %error, "records of this cpu are read late");
             }
         }
+        let Some(cpu) = &mut self.cpu else { return };
         match self.bpf.cpu_program() {
-            Ok(program) => self.cpu.follow(&online, program),
+            Ok(program) => cpu.follow(&online, program),
             Err(error) => debug!(error = &error as &dyn std::error::Error, "no cpu program"),
         }
     }

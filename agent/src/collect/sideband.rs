@@ -73,6 +73,11 @@ impl Sideband {
         Ok(())
     }
 
+    /// The CPUs that have one.
+    pub(super) fn cpus(&self) -> impl Iterator<Item = u32> + '_ {
+        self.by_cpu.keys().copied()
+    }
+
     /// Forgets the buffer of a CPU that went offline, after a last [`Self::drain`].
     pub(super) fn close(&mut self, cpu: u32) {
         self.by_cpu.remove(&cpu);

@@ -38,7 +38,32 @@ pub struct PtRegsLocation {
     pub stack_to_regs: u32,
 }
 
-/// Why the kernel's types do not say where the registers are.
+/// Where the kernel keeps who a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskIdsLocation {
+    /// Bytes from a `task_struct` to the id of its thread.
+    pub pid_offset: u32,
+    /// Bytes from a `task_struct` to the id of its process.
+    pub tgid_offset: u32,
+}
+
+/// Asks the running kernel.
+///
+/// # Errors
+/// When it does not show its types, or they are not as expected.
+pub fn task_ids_location() -> Result<TaskIdsLocation, BtfError> {
+    let bytes = read_kernel_types()?;
+    let btf = Btf::parse(&bytes)?;
+    let missing = |name| BtfError::Missing { name };
+    let task = btf.find("task_struct", Kind::Struct).ok_or(missing("struct task_struct"))?;
+    let offset = |member, name| btf.member_offset(task, member).ok_or(missing(name));
+    Ok(TaskIdsLocation {
+        pid_offset: offset("pid", "task_struct.pid")?,
+        tgid_offset: offset("tgid", "task_struct.tgid")?,
+    })
+}
+
+/// Why the kernel's types do not say where something is.
 #[derive(Debug, Error)]
 pub enum BtfError {
     /// There is nothing to read.
@@ -80,10 +105,13 @@ pub enum BtfError {
 /// # Errors
 /// When it does not show its types, or they are not as expected.
 pub fn pt_regs_location() -> Result<PtRegsLocation, BtfError> {
-    let bytes = read(Path::new(KERNEL_BTF))
+    locate(&read_kernel_types()?)
+}
+
+fn read_kernel_types() -> Result<Vec<u8>, BtfError> {
+    read(Path::new(KERNEL_BTF))
         .map_err(|source| BtfError::Read { path: KERNEL_BTF, source })?
-        .ok_or(BtfError::TooLarge)?;
-    locate(&bytes)
+        .ok_or(BtfError::TooLarge)
 }
 
 /// `None` if the file is too large to be true.

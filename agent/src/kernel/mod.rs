@@ -12,7 +12,7 @@ mod probe;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing::debug;
 
-pub use btf::{BtfError, PtRegsLocation, pt_regs_location};
+pub use btf::{BtfError, PtRegsLocation, TaskIdsLocation, pt_regs_location, task_ids_location};
 pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder};
 
 /// Kernels before 5.11 charge programs and maps to RLIMIT_MEMLOCK. Failure is not fatal: newer

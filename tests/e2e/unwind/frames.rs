@@ -3,7 +3,7 @@
 use everflame_tests::profile::{Sample, total};
 use everflame_tests::workload::{go_workload, workload};
 
-use super::{MAIN, brief, check, from, is, percent, record_workload, say};
+use super::{MAIN, brief, check, is, percent, record_workload, say};
 use crate::take_turn;
 
 /// These frames, and below them main and what it is called from.

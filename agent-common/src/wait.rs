@@ -1,0 +1,193 @@
+//! Waits: what is kept of each thread between two switches, which waits become samples, and
+//! what a sample says of them.
+//!
+//! A thread is off its CPU from switch-out to switch-in. If it left by itself, it waited until
+//! somebody woke it, and from then on for a CPU; if it was preempted, only for a CPU.
+//!
+//! Waits are sampled by their length. Each thread counts down the time that it waits; the wait
+//! in which the countdown ends becomes a sample, which stands for one period, and for as many
+//! waits as fit into a period. A wait that is longer than a period always becomes a sample and
+//! stands for itself alone. As countdowns begin at a random point, both sums are unbiased, and
+//! for each thread the sum of time is off by less than a period.
+
+use crate::event::DETAIL_WORDS;
+
+/// What is kept of a thread; a map value, by thread id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thread {
+    /// When it left its CPU, on CLOCK_MONOTONIC; 0 while it is on one.
+    pub out_ns: u64,
+    /// When it was woken; 0 while it has not been.
+    pub woken_ns: u64,
+    /// Until when its wait has been reported already; 0 if it has not.
+    pub reported_ns: u64,
+    /// Waiting until the next sample, in nanoseconds.
+    pub wait_left: u64,
+    /// Waiting for a CPU until the next sample.
+    pub queue_left: u64,
+    /// The kernel's `prev_state`; [`PREEMPTED`] if it did not leave by itself.
+    pub state: u32,
+    /// The process.
+    pub pid: u32,
+}
+
+const _: () = assert!(size_of::<Thread>() == 48);
+
+/// [`Thread::state`] of a thread that was preempted. The kernel's own states are bits below.
+pub const PREEMPTED: u32 = 1 << 31;
+
+/// The thread was ready to run: it waited for a CPU.
+pub const FLAG_RUN_QUEUE: u32 = 1;
+/// The sample stands for one wait, of which it is a part or the whole: other parts may have
+/// been reported before.
+pub const FLAG_WHOLE: u32 = 2;
+
+/// What a sample of kind `OffCpu` or `Waiting` says beside the common parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wait {
+    /// When the wait began, on CLOCK_MONOTONIC.
+    pub start_ns: u64,
+    /// See [`Thread::state`].
+    pub state: u32,
+    /// `FLAG_*`.
+    pub flags: u32,
+    /// The system call that the thread is in; -1 if it entered the kernel by an interrupt or
+    /// a fault.
+    pub syscall: i64,
+    /// The system call's first two arguments.
+    pub arguments: [u64; 2],
+    /// The user's stack pointer.
+    pub sp: u64,
+    /// The user's frame pointer.
+    pub fp: u64,
+}
+
+impl Wait {
+    /// As words for a record's header.
+    #[inline(always)]
+    pub fn to_detail(self) -> [u64; DETAIL_WORDS] {
+        [
+            self.start_ns,
+            self.state as u64 | (self.flags as u64) << 32,
+            self.syscall as u64,
+            self.arguments[0],
+            self.arguments[1],
+            self.sp,
+            self.fp,
+        ]
+    }
+
+    /// From words of a record's header.
+    pub fn from_detail(detail: &[u64; DETAIL_WORDS]) -> Self {
+        let &[start_ns, state_and_flags, syscall, first, second, sp, fp] = detail;
+        Self {
+            start_ns,
+            state: state_and_flags as u32,
+            flags: (state_and_flags >> 32) as u32,
+            syscall: syscall as i64,
+            arguments: [first, second],
+            sp,
+            fp,
+        }
+    }
+}
+
+/// What a sample stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// Nanoseconds.
+    pub value: u64,
+    /// Waits.
+    pub count: u64,
+}
+
+/// Counts `length` nanoseconds down from `left`. `None`: no sample. `random` is any number.
+///
+/// A sample of a short wait stands for `period / length` waits, rounded up or down at random
+/// so that the mean is right.
+#[inline(always)]
+pub fn count_down(left: &mut u64, length: u64, period: u64, random: u32) -> Option<Weight> {
+    if length == 0 {
+        return None;
+    }
+    if length >= period {
+        return Some(Weight { value: length, count: 1 });
+    }
+    if length < *left {
+        *left -= length;
+        return None;
+    }
+    *left += period - length;
+    // Less than `length`, without a division that could fail.
+    let fraction = (u64::from(random) * (length & 0xffff_ffff)) >> 32;
+    let count = (period + fraction).checked_div(length).unwrap_or(1);
+    Some(Weight { value: period, count })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: u64 = 10_000_000;
+
+    /// Sums of what `lengths` are sampled as.
+    fn sampled(lengths: impl Iterator<Item = u64>, mut left: u64) -> (u64, u64) {
+        let mut random = 1u32;
+        lengths.fold((0, 0), |(value, count), length| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            match count_down(&mut left, length, PERIOD, random) {
+                Some(weight) => (value + weight.value, count + weight.count),
+                None => (value, count),
+            }
+        })
+    }
+
+    #[test]
+    fn long_waits_are_exact() {
+        assert_eq!(sampled([PERIOD, 7 * PERIOD + 3].into_iter(), 5), (8 * PERIOD + 3, 2));
+    }
+
+    #[test]
+    fn time_of_short_waits_is_off_by_less_than_a_period() {
+        for left in [1, PERIOD / 3, PERIOD] {
+            let lengths = || (0..100_000u64).map(|i| 1 + i * 7919 % 300_000);
+            let total: u64 = lengths().sum();
+            let (value, count) = sampled(lengths(), left);
+            assert!(value.abs_diff(total) <= PERIOD, "{value} of {total}");
+            // Some 1500 samples, of very different weights.
+            assert!((50_000..200_000).contains(&count), "{count}");
+        }
+    }
+
+    #[test]
+    fn number_of_short_waits_is_right_in_the_mean() {
+        // 3/4 of a period: stands for 1 or for 2 waits.
+        let (value, count) = sampled((0..40_000).map(|_| PERIOD * 3 / 4), PERIOD / 2);
+        assert!(value.abs_diff(30_000 * PERIOD) <= PERIOD);
+        assert!((39_500..40_500).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn mixture_counts_each_wait_once() {
+        let lengths = || (0..20_000u64).map(|i| if i % 100 == 0 { 3 * PERIOD } else { PERIOD / 50 });
+        let (value, count) = sampled(lengths(), PERIOD / 2);
+        let total: u64 = lengths().sum();
+        assert!(value.abs_diff(total) <= PERIOD);
+        assert!((19_500..20_500).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn detail_reads_back() {
+        let wait = Wait {
+            start_ns: 1,
+            state: PREEMPTED | 2,
+            flags: FLAG_RUN_QUEUE,
+            syscall: -1,
+            arguments: [3, 4],
+            sp: 5,
+            fp: 6,
+        };
+        assert_eq!(Wait::from_detail(&wait.to_detail()), wait);
+    }
+}
