@@ -1,0 +1,69 @@
+//! What a sample says of its wait, from the kernel's notes and the names of its functions.
+
+use everflame_agent_common::wait::PREEMPTED;
+
+use super::{Reason, Wait, classify, is_idle};
+use crate::aggregate::WaitKey;
+
+/// The labels of a sampled wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// What the thread waited for.
+    pub reason: Reason,
+    /// Whether it only waited for work.
+    pub is_idle: bool,
+}
+
+/// What to say of a wait. `kernel` and `user` are names of functions, leaf first.
+#[must_use]
+pub fn labels(key: &WaitKey, is_kernel_thread: bool, kernel: &[&str], user: &[&str]) -> Labels {
+    let wait = Wait {
+        task_state: key.state & !PREEMPTED,
+        is_preempted: key.state & PREEMPTED != 0,
+        is_runqueue: key.is_run_queue,
+        is_kernel_thread,
+        syscall: u32::try_from(key.syscall).ok(),
+        args: [key.futex, 0, 0, 0, 0, 0],
+    };
+    let reason = classify(&wait, kernel);
+    Labels { reason, is_idle: is_idle(&wait, reason, kernel, user) }
+}
+
+/// How many of a kernel stack's first functions are the scheduler's and those of our own
+/// programs that it ran: all up to `__schedule`. The stacks of threads that still wait begin
+/// without them.
+#[must_use]
+pub fn scheduler_frames<'a>(kernel: impl IntoIterator<Item = &'a str>) -> usize {
+    /// Between the program and the scheduler, in kernels that inline nothing.
+    const MAX_ABOVE: usize = 16;
+    kernel
+        .into_iter()
+        .take(MAX_ABOVE)
+        .position(|name| name == "__schedule")
+        .map_or(0, |position| position + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLEEPING: WaitKey =
+        WaitKey { state: 1, is_run_queue: false, syscall: -1, futex: 0 };
+
+    #[test]
+    fn reason_is_that_of_the_part() {
+        let kernel = ["schedule", "do_nanosleep"];
+        let part = |key| labels(&key, false, &kernel, &[]).reason;
+        assert_eq!(part(SLEEPING), Reason::Sleep);
+        assert_eq!(part(WaitKey { is_run_queue: true, ..SLEEPING }), Reason::RunQueue);
+        assert_eq!(part(WaitKey { state: PREEMPTED, ..SLEEPING }), Reason::RunQueue);
+    }
+
+    #[test]
+    fn programs_in_the_scheduler_are_no_part_of_the_stack() {
+        let stack = ["bpf_prog_1", "bpf_trace_run1", "__schedule", "schedule", "do_nanosleep"];
+        assert_eq!(scheduler_frames(stack), 3);
+        assert_eq!(scheduler_frames(["schedule", "do_nanosleep"]), 0);
+        assert_eq!(scheduler_frames([]), 0);
+    }
+}
