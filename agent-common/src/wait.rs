@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn mixture_counts_each_wait_once() {
-        let lengths = || (0..20_000u64).map(|i| if i % 100 == 0 { 3 * PERIOD } else { PERIOD / 50 });
+        let lengths =
+            || (0..20_000u64).map(|i| if i % 100 == 0 { 3 * PERIOD } else { PERIOD / 50 });
         let (value, count) = sampled(lengths(), PERIOD / 2);
         let total: u64 = lengths().sum();
         assert!(value.abs_diff(total) <= PERIOD);

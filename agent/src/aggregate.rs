@@ -125,6 +125,8 @@ pub struct Window {
     pub ranges: Vec<MappedRange>,
     /// Samples taken in.
     pub samples: u64,
+    /// Of these, samples of waits.
+    pub waits: u64,
     /// User stacks by why they end; indexed by [`Stop`].
     pub user_stops: [u64; Stop::ALL.len()],
     /// Kernel stacks by why they end.
@@ -157,6 +159,7 @@ impl Aggregator {
         identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
     ) {
         self.window.samples += 1;
+        self.window.waits += u64::from(sample.wait.is_some());
         self.window.user_stops[sample.user_stop as usize] += 1;
         self.window.kernel_stops[sample.kernel_stop as usize] += 1;
         let user = sample

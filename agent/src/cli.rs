@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::kind::Kind;
 
+use crate::collect::WaitConfig;
 use crate::export::{self, ExportError};
 use crate::unwind::DEFAULT_CACHE_DIR;
 use crate::unwind_info;
@@ -80,7 +81,7 @@ pub struct RunArgs {
     /// The collector; without one, profiles are kept in the spool
     #[arg(long, value_name = "URL", value_parser = server, env = "EVERFLAME_SERVER")]
     pub server: Option<String>,
-    /// Kinds of profile to take; only cpu for now
+    /// Kinds of profile to take: cpu, offcpu
     #[arg(
         long,
         value_name = "KINDS",
@@ -92,6 +93,10 @@ pub struct RunArgs {
     /// CPU samples a second on each CPU
     #[arg(long, value_name = "N", default_value_t = 19, value_parser = clap::value_parser!(u64).range(1..), env = "EVERFLAME_CPU_RATE_HZ")]
     pub cpu_rate_hz: u64,
+    /// One sample of kind offcpu in this much time that a thread waits; longer waits are
+    /// always sampled
+    #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = offcpu_period, env = "EVERFLAME_OFFCPU_PERIOD")]
+    pub offcpu_period: Duration,
     /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4041", env = "EVERFLAME_METRICS")]
     pub metrics: MetricsAddress,
@@ -192,13 +197,21 @@ impl std::str::FromStr for CacheDir {
 }
 
 impl RunArgs {
+    /// Which waits are sampled.
+    pub fn wait_config(&self) -> WaitConfig {
+        WaitConfig { period_ns: u64::try_from(self.offcpu_period.as_nanos()).unwrap_or(u64::MAX) }
+    }
+
     /// Checks what no flag can know by itself.
     ///
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        if let Some(kind) = self.kinds.iter().find(|kind| **kind != Kind::Cpu) {
-            return Err(format!("profiles of kind `{kind}` are not there yet; use --kinds cpu"));
+        let is_there = |kind: &&Kind| matches!(kind, Kind::Cpu | Kind::OffCpu);
+        if let Some(kind) = self.kinds.iter().find(|kind| !is_there(kind)) {
+            return Err(format!(
+                "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu"
+            ));
         }
         for (position, (name, _)) in self.labels.iter().enumerate() {
             if self.labels[..position].iter().any(|(other, _)| other == name) {
@@ -279,6 +292,23 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The BPF programs count a period in 32 bits.
+fn offcpu_period(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let nanoseconds = match unit {
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        _ => return Err("a period looks like 10ms or 500us".to_owned()),
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(nanoseconds)) {
+        Some(period @ 100_000..=1_000_000_000) => Ok(Duration::from_nanos(period)),
+        Some(_) => Err("a period lasts from 100us to 1s".to_owned()),
+        None => Err("a period looks like 10ms or 500us".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,6 +386,7 @@ mod tests {
 
     #[test]
     fn kinds_that_are_not_there_yet_are_named() {
-        assert!(check(&["--kinds", "offcpu"]).unwrap_err().contains("`offcpu`"));
+        assert!(check(&["--kinds", "cpu,alloc"]).unwrap_err().contains("`alloc`"));
+        assert_eq!(check(&["--kinds", "cpu,offcpu"]), Ok(()));
     }
 }

@@ -22,6 +22,7 @@ use everflame_agent::pipeline::{Pipeline, PipelineConfig, PipelineError};
 use everflame_agent::symbolize::SymbolizeConfig;
 use everflame_agent::unwind::UnwindConfig;
 use everflame_agent::unwind_info;
+use everflame_profile::kind::Kind;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -128,12 +129,14 @@ fn run(args: RunArgs) -> Result<Infallible> {
             Some(HttpEndpoint::bind(address, Arc::clone(&metrics), Arc::clone(&health))?)
         }
     };
+    let waits = args.wait_config();
     let mut export = ExportConfig::new(args.server, args.spool_dir);
     export.spool_max_bytes = args.spool_max_bytes;
     let exporter =
         Arc::new(Exporter::spawn(export, Arc::clone(&metrics), Arc::clone(&health), http)?);
     let config = PipelineConfig {
-        cpu_rate_hz: args.cpu_rate_hz,
+        cpu_rate_hz: args.kinds.contains(&Kind::Cpu).then_some(args.cpu_rate_hz),
+        waits: args.kinds.contains(&Kind::OffCpu).then_some(waits),
         window: args.window,
         host: host_name(args.host.as_deref()),
         labels: args.labels,

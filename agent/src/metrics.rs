@@ -101,6 +101,10 @@ metrics! {
     /// Samples that were not taken; reason is idle, filtered (not a process that was asked
     /// for) or no_scratch (for want of memory).
     skipped_samples: Family<ReasonLabels, Counter>,
+    /// Threads whose waits are not seen, as there are more than can be followed.
+    untracked_threads: Counter,
+    /// Times that the waits that go on could not be listed.
+    waiting_errors: Counter,
     /// Process and mapping records that perf could not deliver.
     sideband_lost: Counter,
     /// Stacks that reach their outermost frame.
@@ -123,6 +127,14 @@ metrics! {
     unwind_page_bytes_used: Gauge,
     /// Processes whose memory layout is known to the BPF programs.
     unwind_layouts: Gauge,
+    /// Processes that wait for room for their layout.
+    unwind_layouts_waiting: Gauge,
+    /// Layouts that left memory for others, their processes being idle.
+    unwind_layout_evictions: Counter,
+    /// Kernel memory of layouts, a part of unwind_page_bytes_used.
+    unwind_layout_bytes: Gauge,
+    /// Memory of stacks that wait for a table to be walked in user space.
+    unwind_waiting_bytes: Gauge,
     /// Parts of unwind tables that left memory for others.
     unwind_evictions: Counter,
     /// What found no room: reason is memory (table), processes (layout) or records (process

@@ -23,7 +23,7 @@ use everflame_proto::v1::{Batch, Label, ProfileRecord};
 use thiserror::Error;
 use tracing::{debug, info};
 
-use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, Waker};
+use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, WaitConfig, Waker};
 use crate::export::Exporter;
 use crate::health::Health;
 use crate::metrics::{
@@ -39,8 +39,10 @@ use crate::unwind::UnwindConfig;
 /// How to profile.
 #[derive(Clone, Debug)]
 pub struct PipelineConfig {
-    /// CPU samples a second on each CPU.
-    pub cpu_rate_hz: u64,
+    /// CPU samples a second on each CPU; `None` takes none.
+    pub cpu_rate_hz: Option<u64>,
+    /// Which waits are sampled; `None` is none.
+    pub waits: Option<WaitConfig>,
     /// Length of a window.
     pub window: Duration,
     /// This host's name.
@@ -68,6 +70,9 @@ pub enum PipelineError {
     },
 }
 
+/// How long a window waits for the stacks of waits that go on; later ones go into the next.
+const WAITING_TIME: Duration = Duration::from_millis(200);
+
 /// How long the last window waits for stacks that are being finished.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
@@ -91,8 +96,11 @@ impl Pipeline {
         health: Arc<Health>,
     ) -> Result<Self, PipelineError> {
         let collect = CollectConfig {
+            cpu_rate_hz: config.cpu_rate_hz,
+            waits: config.waits,
+            target_pid: None,
             unwind: config.unwind.clone(),
-            ..CollectConfig::at_rate(config.cpu_rate_hz)
+            program_form: None,
         };
         let profiler = Profiler::start(&collect, TargetFilter::all())?;
         if let Some(clock) = profiler.clock() {
@@ -160,6 +168,7 @@ fn sample(
             continue;
         }
         deadline = Instant::now() + window;
+        profiler.report_waiting(Instant::now() + WAITING_TIME);
         if let Ok(stats) = profiler.stats() {
             publish_collect(metrics, &profiler, &stats);
             publish_unwind(metrics, &profiler, &stats);
@@ -180,6 +189,7 @@ fn sample(
         let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "windows" });
         depth.set(i64::from(waiting.is_some()));
     }
+    profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
     // Sampling ends with the profiler; the rest may wait for the next stage.
     let last = profiler.take_window();
@@ -235,8 +245,10 @@ fn symbolize(
     for ClosedWindow { window, time } in windows {
         let symbols = Symbols::resolve(&window, &mut symbolizer);
         symbolizer.trim();
-        let samples = metrics.samples.get_or_create(&KindLabels { kind: Kind::Cpu.name() });
-        samples.inc_by(window.samples);
+        let of_kinds = [(Kind::Cpu, window.samples - window.waits), (Kind::OffCpu, window.waits)];
+        for (kind, samples) in of_kinds.into_iter().filter(|(_, samples)| *samples > 0) {
+            metrics.samples.get_or_create(&KindLabels { kind: kind.name() }).inc_by(samples);
+        }
         publish_stops(metrics, "kernel", &window.kernel_stops);
         publish_stops(metrics, "user", &window.user_stops);
         publish_frames(metrics, &symbols.stats);
@@ -289,8 +301,24 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     }
     let run_time_ns = stats.cpu.estimated_run_time_ns();
     metrics.set_bpf_program(Program::Cpu.name(), stats.cpu.runs, run_time_ns);
-    let exec_ns = stats.exec.estimated_run_time_ns();
-    metrics.set_bpf_program(Program::Exec.name(), stats.exec.runs, exec_ns);
+    let waits = &stats.waits;
+    let others = [
+        (Program::Exec, &stats.exec),
+        (Program::SwitchOut, &waits.switch_out),
+        (Program::SwitchIn, &waits.switch_in),
+        (Program::Waking, &waits.waking),
+        (Program::Waiting, &waits.waiting),
+    ];
+    for (program, stats) in others.into_iter().filter(|(_, stats)| stats.runs > 0) {
+        metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
+    }
+    let lost = waits.switch_in.ring_full.iter().zip(&waits.waiting.ring_full);
+    for (cpu, (ended, going_on)) in lost.enumerate() {
+        let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
+        metrics.set_lost_samples(Kind::OffCpu.name(), cpu, ended + going_on);
+    }
+    raise_to(&metrics.untracked_threads, waits.switch_out.untracked);
+    raise_to(&metrics.waiting_errors, waits.waiting_errors);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);
     raise_to(&metrics.unreadable_records, stats.unreadable);
@@ -317,7 +345,9 @@ fn publish_unwind(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) 
     raise_to(&walks("complete"), unwind.finished);
     raise_to(&walks("truncated"), unwind.finished_truncated);
     raise_to(&walks("no_table"), unwind.given_up);
-    let refused = stats.cpu.stack_copies_refused + profiler.unfinished_refused();
+    let refused = stats.cpu.stack_copies_refused
+        + stats.waits.switch_in.stack_copies_refused
+        + profiler.unfinished_refused();
     raise_to(&walks("refused"), refused);
     metrics.unwind_tables.set(gauge(unwind.tables));
     metrics.unwind_tables_waiting.set(gauge(unwind.tables_waiting));
@@ -325,6 +355,10 @@ fn publish_unwind(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) 
     metrics.unwind_page_bytes.set(gauge(unwind.page_bytes));
     metrics.unwind_page_bytes_used.set(gauge(unwind.page_bytes_used));
     metrics.unwind_layouts.set(gauge(unwind.layouts));
+    metrics.unwind_layouts_waiting.set(gauge(unwind.layouts_dormant));
+    raise_to(&metrics.unwind_layout_evictions, unwind.layouts_evicted);
+    metrics.unwind_layout_bytes.set(gauge(unwind.layout_bytes));
+    metrics.unwind_waiting_bytes.set(gauge(unwind.waiting_bytes));
     raise_to(&metrics.unwind_evictions, unwind.evicted);
     let refused = |reason| metrics.unwind_refused.get_or_create_owned(&ReasonLabels { reason });
     raise_to(&refused("memory"), unwind.over_budget);

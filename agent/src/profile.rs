@@ -229,7 +229,8 @@ impl<'a> Assembly<'a> {
 
     fn add(&mut self, key: &StackKey, totals: Totals, is_kernel_thread: bool) {
         let names = key.wait.map(|wait| (wait, self.kernel_names(key)));
-        let skipped = names.as_ref().map_or(0, |(_, names)| scheduler_frames(names.iter().copied()));
+        let skipped =
+            names.as_ref().map_or(0, |(_, names)| scheduler_frames(names.iter().copied()));
         let kernel = key.kernel.iter().skip(skipped).map(|&address| self.kernel_location(address));
         let mut stack: Vec<LocationId> = kernel.collect();
         stack.extend(key.user.iter().map(|&frame| self.user_location(frame)));
@@ -258,7 +259,10 @@ impl<'a> Assembly<'a> {
     fn kernel_names(&self, key: &StackKey) -> Vec<&'a str> {
         let symbols = self.symbols;
         let name = |address| symbols.kernel.get(address).and_then(|lines| lines.first());
-        key.kernel.iter().map(|address| name(address).map_or("", |line| &line.function.name)).collect()
+        key.kernel
+            .iter()
+            .map(|address| name(address).map_or("", |line| &line.function.name))
+            .collect()
     }
 
     /// The program's functions on a stack, leaf first, with those that are inlined.

@@ -142,10 +142,15 @@ impl Profiler {
         self.aggregator.is_full()
     }
 
-    /// Adds the waits that go on to the present window, up to now. To be followed by
-    /// [`Self::settle`] or [`Self::run_until`], in which their stacks are finished.
-    pub fn report_waiting(&mut self) {
+    /// Adds the waits that go on to the present window, up to now. Their stacks are waited
+    /// for until `deadline`; what is finished later goes into the next window.
+    pub fn report_waiting(&mut self, deadline: Instant) {
+        if self.wait_period_ns == 0 {
+            return;
+        }
         self.collector.report_waiting();
+        self.drain();
+        self.take_finished_until(deadline);
     }
 
     /// Ends the window and begins the next.
@@ -205,13 +210,17 @@ impl Profiler {
     pub fn settle(&mut self, deadline: Instant) {
         self.drain();
         self.window_end_ns = Some(monotonic_ns());
+        self.take_finished_until(deadline);
+        for (_, Unfinished { sample, mut process }) in std::mem::take(&mut self.unfinished) {
+            self.add(sample, &mut process);
+        }
+    }
+
+    fn take_finished_until(&mut self, deadline: Instant) {
         while !self.unfinished.is_empty()
             && let Some(finished) = self.collector.next_finished(deadline)
         {
             self.take_finished(finished);
-        }
-        for (_, Unfinished { sample, mut process }) in std::mem::take(&mut self.unfinished) {
-            self.add(sample, &mut process);
         }
     }
 

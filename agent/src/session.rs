@@ -211,7 +211,7 @@ fn sample(
             windows.push(closed);
         }
     }
-    profiler.report_waiting();
+    profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
     let stats = profiler.stats()?;
     windows.push(profiler.take_window());

@@ -5,7 +5,9 @@
 //! [`Collector::drain`] yields what has happened.
 
 mod bpf;
+mod config;
 mod cpu;
+mod error;
 mod event;
 mod host;
 mod load;
@@ -26,20 +28,19 @@ use rustix::event::epoll;
 use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, Timespec};
 use rustix::fd::AsRawFd as _;
-use thiserror::Error;
 use tracing::{debug, info, warn};
 
 pub use bpf::{BpfError, ProgramForm, ProgramStats, UnwindMaps};
+pub use config::CollectConfig;
 pub use cpu::{Clock, CpuError, period_ns};
+pub use error::CollectError;
 pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
 pub use sideband::SidebandError;
 pub use waits::{WaitConfig, WaitStats};
 
 use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
-use crate::unwind::{
-    Finished, Unfinished, UnwindConfig, UnwindError, UnwindStats, Unwinder, UnwinderEnded,
-};
+use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
 use host::{is_initial_pid_namespace, ring_bytes};
@@ -64,82 +65,6 @@ const RESEED_INTERVAL: Duration = Duration::from_secs(10);
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
 const RING: u64 = u64::MAX - 1;
-
-/// What to collect.
-#[derive(Clone, Debug)]
-pub struct CollectConfig {
-    /// CPU samples a second on each CPU; `None` takes none.
-    pub cpu_rate_hz: Option<u64>,
-    /// Which waits are sampled; `None` is none.
-    pub waits: Option<WaitConfig>,
-    /// Sample this process only.
-    pub target_pid: Option<u32>,
-    /// How stacks without frame pointers are walked.
-    pub unwind: UnwindConfig,
-    /// The form that programs are loaded in; `None` is what fits the kernel.
-    pub program_form: Option<ProgramForm>,
-}
-
-impl CollectConfig {
-    /// CPU time of all processes, with defaults for what is not said.
-    pub fn at_rate(cpu_rate_hz: u64) -> Self {
-        Self {
-            cpu_rate_hz: Some(cpu_rate_hz),
-            waits: None,
-            target_pid: None,
-            unwind: UnwindConfig::default(),
-            program_form: None,
-        }
-    }
-
-    /// Waits of all processes and nothing else, with defaults for what is not said.
-    pub fn of_waits(waits: WaitConfig) -> Self {
-        Self { cpu_rate_hz: None, waits: Some(waits), ..Self::at_rate(0) }
-    }
-}
-
-/// Why nothing can be collected.
-#[derive(Debug, Error)]
-pub enum CollectError {
-    /// The BPF programs do not run.
-    #[error(transparent)]
-    Bpf(#[from] BpfError),
-    /// CPUs cannot be sampled.
-    #[error(transparent)]
-    Cpu(#[from] CpuError),
-    /// Processes cannot be followed.
-    #[error(transparent)]
-    Sideband(#[from] SidebandError),
-    /// Stacks cannot be walked.
-    #[error(transparent)]
-    Unwind(#[from] UnwindError),
-    /// Stacks cannot be walked any more.
-    #[error(transparent)]
-    UnwinderEnded(#[from] UnwinderEnded),
-    /// The list of CPUs cannot be read.
-    #[error("cannot read the list of cpus from {path}")]
-    OnlineCpus {
-        /// Where it should be.
-        path: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// BPF knows processes by their ids in the initial namespace, perf and /proc by those of
-    /// ours.
-    #[error(
-        "this process runs in a pid namespace of its own, where it cannot tell which process \
-         a sample is from; share the host's (`--pid=host`, `hostPID: true`)"
-    )]
-    PidNamespace,
-    /// Waiting for the kernel failed.
-    #[error("cannot wait for events")]
-    Wait {
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// What was lost or could not be understood, since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -502,7 +427,8 @@ impl Collector {
             gone.extend(cpu.stalled());
         }
         let sampled = self.cpu.as_ref().map(|cpu| cpu.cpus().eq(online.iter().copied()));
-        let is_complete = sampled.unwrap_or(true) && self.sideband.cpus().eq(online.iter().copied());
+        let is_complete =
+            sampled.unwrap_or(true) && self.sideband.cpus().eq(online.iter().copied());
         if gone.is_empty() && is_complete {
             return;
         }

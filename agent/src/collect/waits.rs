@@ -89,9 +89,8 @@ impl WaitPrograms {
             }
         };
         let waking = load_tracepoint(ebpf, WAKING, "sched_waking", &types);
-        let waiting = program(ebpf, WAITING).and_then(|program: &mut Iter| {
-            program.load("task", &types).map_err(refused(WAITING))
-        });
+        let waiting = program(ebpf, WAITING)
+            .and_then(|program: &mut Iter| program.load("task", &types).map_err(refused(WAITING)));
         Ok(Self { switch_in, waking, waiting })
     }
 
@@ -184,8 +183,8 @@ pub(super) fn take_user_stack(sample: &mut Sample) {
     let start = wait.sp.wrapping_sub(STACK_COPY_BELOW);
     let stack = read_memory(sample.pid, start);
     // Only a thread that is still where it was has still the same stack.
-    let is_there = fs::read_to_string(format!("{task}/syscall"))
-        .is_ok_and(|place| is_at(&place, wait.sp, ip));
+    let is_there =
+        fs::read_to_string(format!("{task}/syscall")).is_ok_and(|place| is_at(&place, wait.sp, ip));
     match stack {
         Ok(stack) if is_there && !stack.is_empty() => {
             let registers =

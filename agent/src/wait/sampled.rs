@@ -30,25 +30,22 @@ pub fn labels(key: &WaitKey, is_kernel_thread: bool, kernel: &[&str], user: &[&s
 }
 
 /// How many of a kernel stack's first functions are the scheduler's and those of our own
-/// programs that it ran: all up to `__schedule`. The stacks of threads that still wait begin
+/// programs that it ran: all up to `__schedule`, and `schedule` behind it. The stacks of threads that still wait begin
 /// without them.
 #[must_use]
 pub fn scheduler_frames<'a>(kernel: impl IntoIterator<Item = &'a str>) -> usize {
     /// Between the program and the scheduler, in kernels that inline nothing.
     const MAX_ABOVE: usize = 16;
-    kernel
-        .into_iter()
-        .take(MAX_ABOVE)
-        .position(|name| name == "__schedule")
-        .map_or(0, |position| position + 1)
+    let mut names = kernel.into_iter();
+    let above = names.by_ref().take(MAX_ABOVE).position(|name| name == "__schedule");
+    above.map_or(0, |above| above + 1 + usize::from(names.next() == Some("schedule")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SLEEPING: WaitKey =
-        WaitKey { state: 1, is_run_queue: false, syscall: -1, futex: 0 };
+    const SLEEPING: WaitKey = WaitKey { state: 1, is_run_queue: false, syscall: -1, futex: 0 };
 
     #[test]
     fn reason_is_that_of_the_part() {
@@ -62,7 +59,8 @@ mod tests {
     #[test]
     fn programs_in_the_scheduler_are_no_part_of_the_stack() {
         let stack = ["bpf_prog_1", "bpf_trace_run1", "__schedule", "schedule", "do_nanosleep"];
-        assert_eq!(scheduler_frames(stack), 3);
+        assert_eq!(scheduler_frames(stack), 4);
+        assert_eq!(scheduler_frames(["__schedule", "do_exit"]), 1);
         assert_eq!(scheduler_frames(["schedule", "do_nanosleep"]), 0);
         assert_eq!(scheduler_frames([]), 0);
     }

@@ -1,0 +1,38 @@
+//! What can be asked of a collector.
+
+use super::bpf::ProgramForm;
+use super::waits::WaitConfig;
+use crate::unwind::UnwindConfig;
+
+/// What to collect.
+#[derive(Clone, Debug)]
+pub struct CollectConfig {
+    /// CPU samples a second on each CPU; `None` takes none.
+    pub cpu_rate_hz: Option<u64>,
+    /// Which waits are sampled; `None` is none.
+    pub waits: Option<WaitConfig>,
+    /// Sample this process only.
+    pub target_pid: Option<u32>,
+    /// How stacks without frame pointers are walked.
+    pub unwind: UnwindConfig,
+    /// The form that programs are loaded in; `None` is what fits the kernel.
+    pub program_form: Option<ProgramForm>,
+}
+
+impl CollectConfig {
+    /// CPU time of all processes, with defaults for what is not said.
+    pub fn at_rate(cpu_rate_hz: u64) -> Self {
+        Self {
+            cpu_rate_hz: Some(cpu_rate_hz),
+            waits: None,
+            target_pid: None,
+            unwind: UnwindConfig::default(),
+            program_form: None,
+        }
+    }
+
+    /// Waits of all processes and nothing else, with defaults for what is not said.
+    pub fn of_waits(waits: WaitConfig) -> Self {
+        Self { cpu_rate_hz: None, waits: Some(waits), ..Self::at_rate(0) }
+    }
+}
