@@ -92,7 +92,8 @@ pub fn system_call(saved: u64, regs: &Registers) -> (i64, [u64; 2]) {
     /// `u64 orig_x0; s32 syscallno`.
     const ORIGINAL_X0: u64 = size_of::<Saved>() as u64;
     // SAFETY: the helper checks the address.
-    let words = unsafe { bpf_probe_read_kernel(saved.wrapping_add(ORIGINAL_X0) as *const [u64; 2]) };
+    let words =
+        unsafe { bpf_probe_read_kernel(saved.wrapping_add(ORIGINAL_X0) as *const [u64; 2]) };
     match words {
         Ok([first, number]) => (i64::from(number as i32), [first, regs.general[1]]),
         Err(_) => (-1, [0; 2]),

@@ -89,8 +89,7 @@ impl Scratch {
     pub unsafe fn take_kernel_stack_of(&mut self, task: *mut task_struct) {
         const SIZE: u32 = (MAX_KERNEL_FRAMES * 8) as u32;
         // SAFETY: `frames` has room for SIZE bytes.
-        let written =
-            unsafe { bpf_get_task_stack(task, self.frames.as_mut_ptr().cast(), SIZE, 0) };
+        let written = unsafe { bpf_get_task_stack(task, self.frames.as_mut_ptr().cast(), SIZE, 0) };
         self.took_kernel_stack(written);
     }
 

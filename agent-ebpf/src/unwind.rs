@@ -7,9 +7,11 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user};
+use aya_ebpf::helpers::bpf_loop;
 use everflame_agent_common::{
-    limits::{CACHED_RULES, CHUNK_PAGES, FRAME_SLOTS, MAX_USER_FRAMES, STACK_WINDOW},
+    limits::{
+        CACHED_RULES, CHUNK_PAGES, FRAME_SLOTS, MAX_USER_FRAMES, SMALL_STACK_WINDOW, STACK_WINDOW,
+    },
     unwind::{
         Kind, Memory, Registers, Rule, Stop,
         page::{
@@ -121,7 +123,7 @@ pub unsafe fn user_stack<K: Kernel>(
         (*walk).walked = 0;
         (*walk).stop = Stop::DepthLimit as u64;
         (*walk).guessed = 0;
-        (*walk).window.start = NO_WINDOW;
+        (*walk).window.len = 0;
         (*walk).seen.end = 0;
         // Without a layout nothing is found, so the walk stops at the leaf.
         (*walk).layout = PROCESSES.get(pid).copied().unwrap_or_default();
@@ -287,13 +289,13 @@ impl Sign for OpaqueSign {
     }
 }
 
-/// No stack is anywhere near.
-const NO_WINDOW: u64 = 1 << 62;
-
-/// The part of the stack that was read last: one read of 512 bytes costs as much as one of 8.
+/// The part of the stack that was read last. The helper's own cost is that of copying some
+/// hundred bytes, so much is read at once.
 #[repr(C)]
 struct Window {
     start: u64,
+    /// Words that are there.
+    len: u64,
     words: [u64; STACK_WINDOW],
     /// The word that [`read`] has found.
     found: u64,
@@ -311,37 +313,37 @@ impl Memory for Window {
 #[inline(never)]
 fn read(window: &mut Window, address: u64) -> u64 {
     let at = address.wrapping_sub(window.start) >> 3;
-    if at < STACK_WINDOW as u64 {
+    if at < window.len {
         window.found = window.words[(at & (STACK_WINDOW as u64 - 1)) as usize];
         return 1;
     }
-    // SAFETY: the helper checks the address and fails instead of faulting.
-    if unsafe { read_user(&mut window.words, address) } {
-        window.start = address;
-        window.found = window.words[0];
-        return 1;
-    }
-    // Less than a window away from the stack's end.
-    // SAFETY: as above.
-    match unsafe { bpf_probe_read_user(address as *const u64) } {
-        Ok(word) => {
-            // The window holds part of what could be read.
-            window.start = NO_WINDOW;
-            window.found = word;
+    // Nearer and nearer to the stack's end.
+    // SAFETY: `words` has room for each.
+    let len = unsafe {
+        if read_user(&mut window.words, STACK_WINDOW, address) {
+            STACK_WINDOW
+        } else if read_user(&mut window.words, SMALL_STACK_WINDOW, address) {
+            SMALL_STACK_WINDOW
+        } else if read_user(&mut window.words, 1, address) {
             1
+        } else {
+            0
         }
-        Err(_) => 0,
-    }
+    };
+    window.start = address;
+    window.len = len as u64;
+    window.found = window.words[0];
+    u64::from(len != 0)
 }
 
-/// Fills `words` from the memory of the current task.
+/// Fills the first of `words` from the memory of the current task.
 ///
 /// # Safety
-/// None is needed of the address: the kernel checks it.
+/// `len` words must have room. None is needed of the address: the kernel checks it.
 #[inline(always)]
-unsafe fn read_user<const N: usize>(words: &mut [u64; N], address: u64) -> bool {
+unsafe fn read_user(words: &mut [u64; STACK_WINDOW], len: usize, address: u64) -> bool {
     use aya_ebpf::helpers::generated::bpf_probe_read_user;
-    let size = (N * 8) as u32;
-    // SAFETY: `words` has room for `size` bytes.
+    let size = (len * 8) as u32;
+    // SAFETY: as above.
     unsafe { bpf_probe_read_user(words.as_mut_ptr().cast(), size, address as *const c_void) == 0 }
 }

@@ -7,8 +7,8 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::task_struct,
     EbpfContext,
+    bindings::task_struct,
     helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_task_pt_regs},
 };
 use everflame_agent_common::{
@@ -20,9 +20,7 @@ use everflame_agent_common::{
 
 use crate::{
     kernel::Kernel,
-    maps::{
-        CONFIG, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH, WAITING_WALK,
-    },
+    maps::{CONFIG, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH, WAITING_WALK},
     registers::{self, Found},
     stats,
 };
@@ -243,8 +241,7 @@ pub unsafe fn waiting(ctx: *const EachTask) {
     if value < config.wait_period_ns {
         return;
     }
-    let (Some(scratch), Some(walk)) =
-        (WAITING_SCRATCH.get_ptr_mut(0), WAITING_WALK.get_ptr_mut(0))
+    let (Some(scratch), Some(walk)) = (WAITING_SCRATCH.get_ptr_mut(0), WAITING_WALK.get_ptr_mut(0))
     else {
         return stats::count(PROGRAM, Counter::NoScratch);
     };
@@ -258,15 +255,8 @@ pub unsafe fn waiting(ctx: *const EachTask) {
     scratch.set_task(pid, tid);
     // SAFETY: a task.
     unsafe { scratch.take_kernel_stack_of(task) };
-    let mut wait = Wait {
-        start_ns: out_ns,
-        state,
-        flags: 0,
-        syscall: -1,
-        arguments: [0; 2],
-        sp: 0,
-        fp: 0,
-    };
+    let mut wait =
+        Wait { start_ns: out_ns, state, flags: 0, syscall: -1, arguments: [0; 2], sp: 0, fp: 0 };
     // SAFETY: a task.
     let saved = (unsafe { bpf_task_pt_regs(task) }) as u64;
     let found = registers::copy(saved, &mut walk.registers);
