@@ -8,6 +8,7 @@
 
 mod agent;
 mod failures;
+mod offcpu;
 mod record;
 mod symbols;
 mod unwind;

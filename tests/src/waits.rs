@@ -183,6 +183,11 @@ impl Program {
     /// Waits for its end, after letting it begin if that has not been done; what it says then.
     pub fn finish(mut self) -> Truth {
         self.begin();
+        self.wait()
+    }
+
+    /// Waits for its end, which somebody else brings about; what it says then.
+    pub fn wait(mut self) -> Truth {
         self.stdout.read_to_string(&mut self.printed).expect("lines of text");
         let status = self.child.wait().expect("the process is ours");
         assert!(status.success(), "{status}; it said:\n{}", self.printed);
@@ -218,6 +223,10 @@ pub struct ThreadTruth {
     pub end_ns: u64,
     /// Time on a run queue according to the kernel, nanoseconds.
     pub run_delay_ns: u64,
+    /// How often it left a CPU by itself.
+    pub voluntary: u64,
+    /// How often it had to.
+    pub involuntary: u64,
 }
 
 /// The waits in one function, from before each call to after it.
@@ -309,6 +318,8 @@ impl Truth {
             start_ns: line.number("start_ns"),
             end_ns: line.number("end_ns"),
             run_delay_ns: line.number("run_delay_ns"),
+            voluntary: line.number("voluntary"),
+            involuntary: line.number("involuntary"),
         };
         self.lines("thread").map(thread).collect()
     }

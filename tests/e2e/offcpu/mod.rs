@@ -1,0 +1,167 @@
+//! Waits: how long threads are off their CPUs, what for, and where.
+//!
+//! The programs measure their own waits; what is recorded is compared with what they say.
+
+mod brief;
+mod churn;
+mod known;
+mod unfinished;
+mod windows;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use everflame_tests::profile::{self, Sample, total};
+use everflame_tests::program::{Server, everflame};
+use everflame_tests::waits::{Program, ThreadTruth, Truth};
+use tempfile::TempDir;
+
+/// What a sample of a wait stands for, and the most by which the recorded time of a thread's
+/// waits can be off: for waiting, and for waiting for a CPU.
+const PERIOD_NS: f64 = 10e6;
+
+/// A program that is recorded from before its start to its end.
+struct Recorded {
+    program: Program,
+    output: PathBuf,
+    // Removed when dropped.
+    _dir: TempDir,
+}
+
+impl Recorded {
+    /// Starts to record, then the program; returns when that is ready to begin.
+    fn start(command: &Command) -> Self {
+        let dir = TempDir::new().unwrap();
+        let output = dir.path().join("recorded.pb.gz");
+        let mut record = everflame();
+        record.args(["record", "--kind", "offcpu", "--duration", "300s", "-o"]).arg(&output);
+        record.arg("--").arg(command.get_program()).args(command.get_args());
+        Self { program: Program::start(&mut record), output, _dir: dir }
+    }
+
+    /// Waits for the program's end; what it says of itself, and what was recorded.
+    fn finish(self) -> (Truth, Vec<Sample>) {
+        let truth = self.program.finish();
+        (truth, profile::read(&self.output).1)
+    }
+}
+
+/// What a collector has of a kind of profile of a process; nothing if there is none.
+fn stored(server: &Server, kind: &str, selector: &str, dir: &Path) -> Vec<Sample> {
+    let output = dir.join("stored.pb.gz");
+    let asked = everflame()
+        .args(["top", "--format", "pprof", "--kind", kind, "--selector", selector, "-o"])
+        .arg(&output)
+        .args(["--server", &server.url()])
+        .output()
+        .unwrap();
+    // 2: nothing there yet.
+    if asked.status.code() == Some(2) {
+        return Vec::new();
+    }
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    profile::read(&output).1
+}
+
+/// Which profiles are of this process.
+fn of_process(pid: u32) -> String {
+    format!("{{pid=\"{pid}\"}}")
+}
+
+fn of_thread(samples: &[Sample], tid: u32) -> impl Iterator<Item = &Sample> + Clone {
+    let tid = tid.to_string();
+    samples.iter().filter(move |sample| sample.label("tid") == tid)
+}
+
+/// The samples of the span that a thread tells of: after it waited for the start.
+fn in_span<'a>(
+    samples: &'a [Sample],
+    thread: &ThreadTruth,
+) -> impl Iterator<Item = &'a Sample> + Clone {
+    of_thread(samples, thread.tid)
+        .filter(|sample| sample.has("party_thread") && !sample.has("wait_for_start"))
+}
+
+/// Whether the stack from its first `functions[0]` on is these functions, and below them nothing
+/// but the beginning of a thread.
+fn is_complete(sample: &Sample, functions: &[&str]) -> bool {
+    let Some(at) = sample.stack.iter().position(|name| name == functions[0]) else { return false };
+    let rest: Vec<&str> = sample.stack[at..].iter().map(String::as_str).collect();
+    // libc's two have names if it has symbols.
+    let is_libc = |frames: &[&str]| {
+        frames.len() == 2
+            && ["", "start_thread"].contains(&frames[0])
+            && (frames[1].is_empty() || frames[1].contains("clone"))
+    };
+    rest.strip_prefix(functions).is_some_and(is_libc)
+}
+
+fn is_run_queue(sample: &&Sample) -> bool {
+    sample.label("reason") == "runqueue"
+}
+
+/// Sum of values, in nanoseconds.
+fn ns<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> f64 {
+    samples.into_iter().map(|sample| sample.value as f64).sum()
+}
+
+/// Sum of counts.
+fn count<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> f64 {
+    total(samples) as f64
+}
+
+/// What was found and what was expected of something; says so on stderr.
+struct Findings {
+    failed: Vec<String>,
+}
+
+impl Findings {
+    fn new() -> Self {
+        Self { failed: Vec::new() }
+    }
+
+    /// Expects a value within `tolerance` of `expected`, all in the same unit.
+    fn within(&mut self, what: &str, found: f64, expected: f64, tolerance: f64) {
+        let off = found - expected;
+        let percent = 100.0 * off / expected;
+        let text = format!(
+            "{what}: {found:.0}, {expected:.0} expected, {percent:+.2} % (up to {:.2} %)",
+            100.0 * tolerance / expected
+        );
+        self.note(off.abs() <= tolerance, text);
+    }
+
+    /// Expects a share of at least `least`.
+    fn share(&mut self, what: &str, part: f64, all: f64, least: f64) {
+        let text = format!("{what}: {:.3} % of {all:.0}", 100.0 * part / all);
+        self.note(all > 0.0 && part >= least * all, text);
+    }
+
+    fn note(&mut self, is_met: bool, text: String) {
+        say(&text);
+        if !is_met {
+            self.failed.push(text);
+        }
+    }
+}
+
+impl Drop for Findings {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert!(self.failed.is_empty(), "{:#?}", self.failed);
+        }
+    }
+}
+
+/// Expects of a thread's span that the time off the CPU is what the clocks leave.
+fn check_time_off_cpu(findings: &mut Findings, thread: &ThreadTruth, samples: &[Sample]) {
+    let expected = (thread.wall_ns - thread.cpu_ns) as f64;
+    let found = ns(in_span(samples, thread));
+    findings.within(&format!("{} off cpu", thread.name), found, expected, 0.02 * expected);
+}
+
+/// Figures are for people even when the test passes.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
