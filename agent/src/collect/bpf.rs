@@ -145,7 +145,8 @@ pub(super) struct Bpf {
     ebpf: Ebpf,
     cpu_program: &'static str,
     exec_error: Option<BpfError>,
-    waits: Option<WaitPrograms>,
+    /// If they were asked for.
+    waits: Option<Result<WaitPrograms, BpfError>>,
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -227,10 +228,7 @@ impl Bpf {
             .ok_or(BpfError::Missing { name: cpu_program })?;
         program.load().map_err(|source| BpfError::Program { program: cpu_program, source })?;
         let exec_error = attach_exec(&mut ebpf).err();
-        let waits = match waits {
-            Some(_) => Some(WaitPrograms::load(&mut ebpf)?),
-            None => None,
-        };
+        let waits = waits.map(|_| WaitPrograms::load(&mut ebpf));
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
@@ -292,23 +290,40 @@ impl Bpf {
 
     /// Programs that could do without, and why they have to.
     pub(super) fn refused(&self) -> impl Iterator<Item = (Program, &BpfError)> {
-        let waits = self.waits.iter().flat_map(WaitPrograms::refused);
-        self.exec_error.iter().map(|error| (Program::Exec, error)).chain(waits)
+        let (waits, error) = match &self.waits {
+            Some(Ok(waits)) => (Some(waits.refused()), None),
+            Some(Err(error)) => (None, Some((Program::SwitchOut, error))),
+            None => (None, None),
+        };
+        let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
+        exec.chain(waits.into_iter().flatten()).chain(error)
     }
 
     /// Begins to follow waits, if that was asked for.
-    pub(super) fn start_waits(&mut self) -> Result<(), BpfError> {
-        match &mut self.waits {
-            Some(waits) => waits.start(&mut self.ebpf),
-            None => Ok(()),
+    ///
+    /// # Errors
+    /// When they cannot be followed and `is_required`; otherwise [`Self::refused`] has the
+    /// reason.
+    pub(super) fn start_waits(&mut self, is_required: bool) -> Result<(), BpfError> {
+        if let Some(Ok(waits)) = &mut self.waits
+            && let Err(error) = waits.start(&mut self.ebpf)
+        {
+            self.waits = Some(Err(error));
+        }
+        match self.waits.take() {
+            Some(Err(error)) if is_required => Err(error),
+            waits => {
+                self.waits = waits;
+                Ok(())
+            }
         }
     }
 
     /// Has waits that go on written to the ring buffer.
     pub(super) fn report_waiting(&mut self) -> Result<(), BpfError> {
         match &self.waits {
-            Some(waits) => waits.report(&mut self.ebpf),
-            None => Ok(()),
+            Some(Ok(waits)) => waits.report(&mut self.ebpf),
+            _ => Ok(()),
         }
     }
 

@@ -142,10 +142,6 @@ impl Collector {
         let cpus = online_cpus()?;
         let ring_bytes = ring_bytes(cpus.len());
         let mut bpf = load(config, ring_bytes)?;
-        for (program, error) in bpf.refused() {
-            let error = error as &dyn std::error::Error;
-            warn!(program = program.name(), error, "the agent does without this program");
-        }
         let maps = bpf.take_unwind_maps().ok_or(BpfError::Missing { name: "CHUNKS" })?;
         let unwinder = Unwinder::start(maps, &config.unwind)?;
         // Before the first sample, so that none comes from a process that is not known.
@@ -184,7 +180,12 @@ impl Collector {
         if let Some(cpu) = &mut collector.cpu {
             cpu.start(&cpus, collector.bpf.cpu_program()?)?;
         }
-        collector.bpf.start_waits()?;
+        // If nothing else is asked for, there is nothing to go on with.
+        collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
+        for (program, error) in collector.bpf.refused() {
+            let error = error as &dyn std::error::Error;
+            warn!(program = program.name(), error, "the agent does without this program");
+        }
         Ok(collector)
     }
 

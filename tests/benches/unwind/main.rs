@@ -19,9 +19,10 @@ fn main() {
     if !everflame_tests::bpf_is_permitted() {
         return;
     }
-    let groups: [(&str, fn()); 5] = [
+    let groups: [(&str, fn()); 6] = [
         ("compile", compile::run),
         ("sample", sample::run),
+        ("sample_high_rate", sample::run_at_high_rate),
         ("load", load::run),
         ("fleet", fleet::run),
         ("busy", busy::run),
