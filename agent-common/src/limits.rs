@@ -44,7 +44,7 @@ const _: () = assert!(CACHED_RULES.is_power_of_two());
 /// Threads whose waits are followed.
 pub const MAX_THREADS: u32 = 64 * 1024;
 
-/// Processes whose memory layout is known to the programs.
+/// Processes whose memory layout is known to the programs, at most.
 pub const MAX_PROCESSES: u32 = 16 * 1024;
 
 /// The record that tells the agent of an exec is older than the exec's end, where programs

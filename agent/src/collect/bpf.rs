@@ -17,6 +17,7 @@ use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
 
+use super::host::max_processes;
 use super::waits::{WaitConfig, WaitPrograms};
 use crate::kernel::{BtfError, lift_memlock_limit};
 
@@ -138,6 +139,8 @@ pub struct UnwindMaps {
     pub shards: Array<MapData, [u64; 3]>,
     /// `Layout`, as words, by process id.
     pub processes: HashMap<MapData, u32, [u64; 5]>,
+    /// How many `processes` has room for.
+    pub max_processes: u32,
 }
 
 /// The loaded programs. Dropping it unloads them.
@@ -216,9 +219,11 @@ impl Bpf {
         lift_memlock_limit();
         let cpu_program = form.cpu_program();
         let config = config.to_bytes();
+        let max_processes = max_processes();
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", config.as_slice(), true)
             .map_max_entries("EVENTS", ring_bytes)
+            .map_max_entries("PROCESSES", max_processes)
             .map_max_entries("THREADS", if waits.is_some() { MAX_THREADS } else { 1 })
             .load(OBJECT)
             .map_err(object_error)?;
@@ -243,6 +248,7 @@ impl Bpf {
                 .map_err(|source| BpfError::Map { map: "SHARDS", source })?,
             processes: HashMap::try_from(take_map(&mut ebpf, "PROCESSES")?)
                 .map_err(|source| BpfError::Map { map: "PROCESSES", source })?,
+            max_processes,
         };
         Ok(Self {
             #[cfg(feature = "debug-log")]

@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use everflame_agent_common::limits::MAX_KERNEL_FRAMES;
+use everflame_agent_common::limits::{MAX_KERNEL_FRAMES, MAX_PROCESSES};
+
+use crate::process::running_pids;
 
 /// The inode of the initial pid namespace: `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -21,6 +23,14 @@ pub(super) fn ring_bytes(cpus: usize) -> u32 {
         .checked_next_power_of_two()
         .unwrap_or(RING_BYTES_MAX)
         .clamp(RING_BYTES_MIN, RING_BYTES_MAX)
+}
+
+/// Processes whose layouts have room: four times as many as run now, within bounds. An entry
+/// has 112 bytes, used or not.
+pub(super) fn max_processes() -> u32 {
+    const MIN: u32 = 4096;
+    let running = running_pids().map_or(0, Iterator::count);
+    u32::try_from(running).unwrap_or(u32::MAX).saturating_mul(4).clamp(MIN, MAX_PROCESSES)
 }
 
 /// Whether process ids mean the same to this process as to the kernel.

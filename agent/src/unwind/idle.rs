@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use everflame_agent_common::limits::MAX_PROCESSES;
 
 use super::processes::{Processes, Published, release};
 use super::tables::Tables;
@@ -50,7 +49,7 @@ impl Processes {
     ) {
         self.nothing_idle = false;
         let is_scarce = tables.layout_pages * 4 > tables.max_layout_pages() * 3
-            || self.by_pid.len() > MAX_PROCESSES as usize / 4 * 3;
+            || self.by_pid.len() > self.capacity / 4 * 3;
         if self.dormant.is_empty() && !is_scarce {
             return;
         }

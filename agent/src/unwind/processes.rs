@@ -40,6 +40,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// All processes with user code.
 pub(super) struct Processes {
     pub(super) map: maps::HashMap<MapData, u32, [u64; 5]>,
+    /// Processes that the map has room for.
+    pub(super) capacity: usize,
     pub(super) by_pid: BTreeMap<u32, Process>,
     /// Processes whose layout is not what the programs have been told.
     pub(super) changed: HashSet<u32>,
@@ -124,10 +126,11 @@ pub(super) struct Published {
 }
 
 impl Processes {
-    /// No processes yet.
-    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 5]>) -> Self {
+    /// No processes yet; `map` has room for `capacity`.
+    pub(super) fn new(map: maps::HashMap<MapData, u32, [u64; 5]>, capacity: u32) -> Self {
         Self {
             map,
+            capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
             by_pid: BTreeMap::new(),
             changed: HashSet::new(),
             forked: Vec::new(),

@@ -51,7 +51,7 @@ impl Fixture {
         let pages = PageStore::new(chunks, 1 << 20).expect("a megabyte");
         let (outbox, inbox) = sync_channel(16);
         Some(Self {
-            processes: Processes::new(processes),
+            processes: Processes::new(processes, max_processes),
             tables: Tables::new(pages, shards),
             compiler: Compiler::start(None, Limits::default(), outbox).expect("a thread"),
             inbox,

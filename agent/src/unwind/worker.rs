@@ -80,7 +80,7 @@ impl Worker {
         let pages = PageStore::new(maps.chunks, max_bytes)?;
         Ok(Self {
             tables: Tables::new(pages, maps.shards),
-            processes: Processes::new(maps.processes),
+            processes: Processes::new(maps.processes, maps.max_processes),
             compiler,
             waiting: Waiting::default(),
             headless: Vec::new(),
