@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-
 use super::processes::{Processes, Published, release};
 use super::tables::Tables;
 
