@@ -10,6 +10,8 @@ use aya_ebpf::{
     EbpfContext,
     bindings::task_struct,
     helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_task_pt_regs},
+    macros::map,
+    maps::PerCpuArray,
 };
 use everflame_agent_common::{
     event::Kind,
@@ -29,9 +31,19 @@ use crate::{
 /// coming back.
 const TASK_DEAD: u32 = 0x80;
 
+/// When each CPU last switched from one task to another. One moment for both, as in the
+/// kernel's own accounts: what the switch itself takes is not lost between them, nor counted as
+/// waiting of both.
+#[map]
+static SWITCHED_NS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Notes that the current task leaves its CPU.
 #[inline(always)]
 pub fn switch_out(preempted: bool, state: u32) {
+    let out_ns = stats::now_ns();
+    let Some(switched_ns) = SWITCHED_NS.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's, which switches once at a time.
+    unsafe { *switched_ns = out_ns };
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     if tid == 0 {
@@ -46,7 +58,6 @@ pub fn switch_out(preempted: bool, state: u32) {
         let _ = THREADS.remove(tid);
         return;
     }
-    let out_ns = stats::now_ns();
     // Ready to run, though it meant to wait: somebody was quicker.
     let state = if preempted || state == 0 { PREEMPTED } else { state };
     let Some(thread) = THREADS.get_ptr_mut(tid) else {
@@ -96,13 +107,15 @@ pub fn switch_in<K: Kernel>(ctx: &impl EbpfContext) {
     if out_ns == 0 {
         return;
     }
-    let now_ns = stats::now_ns();
+    let Some(switched_ns) = SWITCHED_NS.get_ptr(0) else { return };
+    // SAFETY: this CPU's, written when the task before left it.
+    let in_ns = unsafe { *switched_ns };
     let reported_ns = thread.reported_ns;
     let start_ns = if reported_ns > out_ns { reported_ns } else { out_ns };
     let woken_ns = if thread.state == PREEMPTED {
         start_ns
     } else if thread.woken_ns < out_ns {
-        now_ns
+        in_ns
     } else if thread.woken_ns < start_ns {
         start_ns
     } else {
@@ -120,8 +133,7 @@ pub fn switch_in<K: Kernel>(ctx: &impl EbpfContext) {
     } else {
         count_down(&mut thread.wait_left, woken_ns.saturating_sub(start_ns), period, random)
     };
-    let queued =
-        count_down(&mut thread.queue_left, now_ns.saturating_sub(woken_ns), period, random);
+    let queued = count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random);
     if waited.is_none() && queued.is_none() {
         return;
     }

@@ -8,8 +8,8 @@ use everflame_tests::waits::{self, Program, Truth};
 use tempfile::TempDir;
 
 use super::{
-    Findings, PERIOD_NS, Recorded, check_time_off_cpu, count, in_span, is_complete, is_run_queue,
-    ns, of_thread, say,
+    Cpus, Findings, PERIOD_NS, Recorded, check_time_off_cpu, count, in_span, is_complete,
+    is_run_queue, ns, of_thread, say,
 };
 use crate::take_turn;
 
@@ -76,24 +76,29 @@ impl Outcomes {
     }
 }
 
-fn check_times(outcome: &Outcome) {
+fn check_times(outcome: &Outcome) -> Findings {
     let mut findings = Findings::new();
     let threads = outcome.truth.threads();
     assert_eq!(threads.len() + usize::from(outcome.truth.says("direct unsupported")), SITES.len());
     for thread in &threads {
-        check_time_off_cpu(&mut findings, thread, &outcome.samples);
-        let queued = ns(in_span(&outcome.samples, thread).filter(is_run_queue));
-        // The kernel counts from when the thread is in the queue; it is woken before that.
-        let expected = thread.run_delay_ns as f64;
-        let tolerance = 0.1 * expected + 2.0 * PERIOD_NS;
-        findings.within(&format!("{} in run queue", thread.name), queued, expected, tolerance);
+        check_time_off_cpu(&mut findings, thread, &outcome.samples, Cpus::Idle);
     }
+    findings
 }
 
 #[test]
 fn time_off_cpu_is_wall_minus_cpu_time() {
     let Some(outcomes) = Outcomes::get() else { return };
-    check_times(&outcomes.calm);
+    let mut findings = check_times(&outcomes.calm);
+    // Not in the storm: moved in mid-wait, a thread is in a queue for the kernel's statistics.
+    for thread in &outcomes.calm.truth.threads() {
+        let queued = ns(in_span(&outcomes.calm.samples, thread).filter(is_run_queue));
+        // The kernel counts from when the thread is in the queue; it is woken before that.
+        let expected = thread.run_delay_ns as f64;
+        let early = 2.0 * Cpus::Idle.overcharged_ns(thread);
+        let tolerance = 0.05 * expected + 2.0 * PERIOD_NS + early;
+        findings.within(&format!("{} in run queue", thread.name), queued, expected, tolerance);
+    }
 }
 
 #[test]
@@ -103,7 +108,7 @@ fn migrations_in_mid_wait_change_nothing() {
     say(&format!("{moves} times to another cpu"));
     let cpus = std::thread::available_parallelism().unwrap().get();
     assert!(cpus == 1 || moves > 1000, "that was no storm: {moves} moves");
-    check_times(&outcomes.stormy);
+    drop(check_times(&outcomes.stormy));
 }
 
 #[test]
@@ -136,9 +141,11 @@ fn known_waits_have_their_reasons_and_complete_stacks() {
             let found = count(waits.clone());
             findings.within(&format!("{what}: waits"), found, said.count as f64, 1.0);
         }
-        // The call is longer than the wait by what it computes, and waits for a CPU.
-        let call = said.ns as f64;
-        findings.within(&format!("{what}: time"), ns(site), call, 0.03 * call + 2.0 * PERIOD_NS);
+        if thread != "direct" {
+            // The calls of the others compute next to nothing.
+            let (call, found) = (said.ns as f64, ns(site));
+            findings.within(&format!("{what}: time"), found, call, 0.03 * call + 2.0 * PERIOD_NS);
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 /*
- * short_sleeps SECONDS: four threads that sleep for 20 microseconds at a time, in short_sleep().
+ * short_sleeps SECONDS: four threads that sleep for half a millisecond at a time, in short_sleep().
  *
- * Says what waits.h says. The sleeps are short for a profiler but long for the scheduler: what a
- * switch takes is below one in a hundred of them.
+ * Says what waits.h says. The sleeps are short for a profiler but long for the scheduler: a thread
+ * that wakes an idle CPU is charged for CPU time from when it is in the queue, some microseconds
+ * before it runs, as the kernel then saves itself a look at the clock.
  *
  * cc -O2 -g -fomit-frame-pointer -fno-optimize-sibling-calls -pthread short_sleeps.c -o short_sleeps
  */
@@ -12,7 +13,7 @@
 
 static SEEN void short_sleep(void)
 {
-	sleep_ns(20000);
+	sleep_ns(MS / 2);
 }
 
 static SEEN void short_sleeper(struct party *self)

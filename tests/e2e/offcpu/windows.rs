@@ -11,8 +11,10 @@ use everflame_tests::program::{Agent, Server};
 use everflame_tests::waits::{self, Hold, Lock, Program, Truth};
 use tempfile::TempDir;
 
-use super::{Findings, PERIOD_NS, count, in_span, is_complete, is_run_queue, ns, of_process};
-use super::{of_thread, say, stored};
+use super::{
+    Cpus, Findings, check_time_off_cpu, count, in_span, is_complete, is_run_queue, ns, of_process,
+    of_thread, say, stored,
+};
 use crate::take_turn;
 
 const DURATION: Duration = Duration::from_secs(20);
@@ -120,9 +122,13 @@ fn time_on_and_off_the_cpu_adds_up_to_wall_time() {
             let chance = 4.0 * (share * (1.0 - share) / ticks).sqrt();
             let tolerance = chance.max(0.02) * wall;
             findings.within(&thread.name, on_cpu + off_cpu, wall, tolerance);
+            let elsewhere = ns(of_thread(&outcome.cpu, thread.tid)) - on_cpu;
+            say(&format!(
+                "{}: {on_cpu:.0} on cpu, of {cpu:.0}; {elsewhere:.0} elsewhere",
+                thread.name
+            ));
             // This part is measured, not sampled.
-            let what = format!("{} off cpu", thread.name);
-            findings.within(&what, off_cpu, wall - cpu, 0.02 * (wall - cpu) + 2.0 * PERIOD_NS);
+            check_time_off_cpu(&mut findings, &thread, &outcome.off_cpu, Cpus::Idle);
         }
     }
 }
@@ -155,7 +161,7 @@ fn event_loops_are_idle() {
     let Some(Outcomes { collector, .. }) = Outcomes::get() else { return };
     let mut findings = Findings::new();
     let epoll = collector.iter().filter(|sample| {
-        !is_run_queue(sample) && sample.stack.iter().any(|name| name.contains("ep_poll"))
+        !is_run_queue(sample) && sample.stack.iter().any(|name| name.contains("epoll_wait"))
     });
     say(&format!("{:.3} s in epoll", ns(epoll.clone()) / 1e9));
     let idle = epoll.clone().filter(|sample| sample.label("idle") == "true");
