@@ -151,12 +151,13 @@ mod tests {
     #[test]
     fn time_of_short_waits_is_off_by_less_than_a_period() {
         for left in [1, PERIOD / 3, PERIOD] {
-            let lengths = || (0..100_000u64).map(|i| 1 + i * 7919 % 300_000);
+            // 5 to 300 us.
+            let lengths = || (0..100_000u64).map(|i| 5_000 + i * 7919 % 295_000);
             let total: u64 = lengths().sum();
             let (value, count) = sampled(lengths(), left);
             assert!(value.abs_diff(total) <= PERIOD, "{value} of {total}");
-            // Some 1500 samples, of very different weights.
-            assert!((50_000..200_000).contains(&count), "{count}");
+            // Some 1500 samples of very different weights: the standard deviation is 3.7 %.
+            assert!((80_000..120_000).contains(&count), "{count}");
         }
     }
 
