@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::say;
 use crate::command::{as_root, ask, command, find, run};
+use crate::vm;
 
 /// Whether this machine has apt.
 pub(super) fn is_available() -> bool {
@@ -58,9 +59,66 @@ pub(super) fn install(step: &str, packages: &[&str]) -> Result<()> {
         bail!("apt does not know the package {unknown}; does /etc/apt/sources.list* have `main`?");
     }
     say(step, &format!("installing {}", packages.join(" ")));
+    if !can_install(packages)
+        && let Some(backports) = Backports::of_this_machine()
+    {
+        return backports.install(step, packages);
+    }
     let mut install = apt_get()?;
-    install.args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages);
+    install.args(INSTALL).args(packages);
     run(&mut install).with_context(|| format!("cannot install {}", packages.join(", ")))
+}
+
+const INSTALL: [&str; 4] = ["install", "--yes", "--no-install-recommends", "--no-remove"];
+
+/// A release and its backports, for a machine that has some packages from there already, which
+/// those of the release itself do not go with. The machine's own sources stay as they are.
+struct Backports {
+    release: String,
+    mirror: String,
+}
+
+impl Backports {
+    fn of_this_machine() -> Option<Self> {
+        let os_release = std::fs::read_to_string("/etc/os-release").ok()?;
+        let release = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+        let mut targets = command("apt-get");
+        targets.args(["indextargets", "--no-release-info", "--format", "$(RELEASE) $(REPO_URI)"]);
+        let targets = ask(targets.arg("Created-By: Packages"))?;
+        let mirror =
+            targets.lines().find_map(|line| line.strip_prefix(release)?.strip_prefix(' '))?;
+        Some(Self { release: release.to_owned(), mirror: mirror.to_owned() })
+    }
+
+    fn install(&self, step: &str, packages: &[&str]) -> Result<()> {
+        let Self { release, mirror } = self;
+        say(step, &format!("from {release}-backports, as others of its packages are installed"));
+        let dir = std::env::temp_dir().join(format!("everflame-apt-{}", std::process::id()));
+        let lists = dir.join("lists");
+        std::fs::create_dir_all(lists.join("partial"))
+            .with_context(|| format!("cannot make {}", lists.display()))?;
+        let sources = dir.join("sources.list");
+        let source = |suite: &str| vm::archive_source(suite, mirror);
+        let text = source(release) + &source(&format!("{release}-backports"));
+        std::fs::write(&sources, text)
+            .with_context(|| format!("cannot write {}", sources.display()))?;
+        let options = [
+            format!("--option=Dir::Etc::SourceList={}", sources.display()),
+            "--option=Dir::Etc::SourceParts=-".to_owned(),
+            format!("--option=Dir::State::Lists={}", lists.display()),
+        ];
+        let installed = run(apt_get()?.args(&options).args(["update", "--quiet"]))
+            .and_then(|()| {
+                let mut install = apt_get()?;
+                install.args(&options).args(INSTALL);
+                install.arg(format!("--target-release={release}-backports")).args(packages);
+                run(&mut install)
+            })
+            .with_context(|| format!("cannot install {}", packages.join(", ")));
+        // Written by root, perhaps; what stays is in the way of nobody.
+        let _ = std::fs::remove_dir_all(&dir);
+        installed
+    }
 }
 
 /// Lets packages of another architecture be installed beside those of the machine's own.

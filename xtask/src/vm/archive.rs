@@ -138,7 +138,11 @@ impl Mirrors {
 /// A line of `sources.list`.
 fn source(suite: &str, mirrors: &Mirrors) -> String {
     let is_security = suite.ends_with("-security");
-    let uri = if is_security { &mirrors.security } else { &mirrors.archive };
+    archive_source(suite, if is_security { &mirrors.security } else { &mirrors.archive })
+}
+
+/// A line of `sources.list` for a suite of Debian's at this address.
+pub(crate) fn archive_source(suite: &str, uri: &str) -> String {
     // Elsewhere than on Debian apt may know the keys by another way.
     let signed_by =
         if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };

@@ -27,6 +27,7 @@ use self::report::{Report, print_table};
 use crate::command::target_dir;
 use crate::setup;
 
+pub(crate) use self::archive::archive_source;
 pub(crate) use self::machine::Machine;
 
 const EXAMPLES: &str = "\
