@@ -49,7 +49,8 @@ int main(int argc, char **argv)
 	start_ns = monotonic_ns();
 	while (joined < threads) {
 		uint64_t due_ns = start_ns + (uint64_t)((double)created / threads * duration_ns);
-		int is_due = created < threads && monotonic_ns() >= due_ns;
+		uint64_t now_ns = monotonic_ns();
+		int is_due = created < threads && now_ns >= due_ns;
 
 		if (is_due && created - joined < MAX_ALIVE) {
 			errno = pthread_create(&alive[created % MAX_ALIVE], NULL, brief_thread,
@@ -60,7 +61,7 @@ int main(int argc, char **argv)
 		} else if (joined < created) {
 			pthread_join(alive[joined++ % MAX_ALIVE], NULL);
 		} else {
-			sleep_ns(due_ns - monotonic_ns());
+			sleep_ns(due_ns - now_ns);
 		}
 	}
 	printf("churn created=%ld joined=%ld wall_ns=%llu\n", created, joined,

@@ -115,11 +115,12 @@ fn time_on_and_off_the_cpu_adds_up_to_wall_time() {
             let off_cpu = ns(in_span(&outcome.off_cpu, &thread));
             let on_cpu = ns(in_span(&outcome.cpu, &thread));
             // Which of the ticks in its life hit a thread that is on a CPU for a share of it is
-            // chance: four standard errors of that. Only for one that computes much is it more
-            // than 2 %.
+            // chance: six standard errors of that, as ticks come at even distances and a thread
+            // with a rhythm of its own meets them at the same places for a while. Only for one
+            // that computes much is it more than 2 %.
             let ticks = wall / 1e9 * RATE_HZ;
             let share = cpu / wall;
-            let chance = 4.0 * (share * (1.0 - share) / ticks).sqrt();
+            let chance = 6.0 * (share * (1.0 - share) / ticks).sqrt();
             // Nor are ticks independent of a thread that runs for some microseconds after each
             // interrupt of a disk, which may have to wait for the tick's: seen to be 5 % of wall
             // time too few, beside what chance does.
