@@ -39,9 +39,6 @@ pub const PREEMPTED: u32 = 1 << 31;
 
 /// The thread was ready to run: it waited for a CPU.
 pub const FLAG_RUN_QUEUE: u32 = 1;
-/// The sample stands for one wait, of which it is a part or the whole: other parts may have
-/// been reported before.
-pub const FLAG_WHOLE: u32 = 2;
 
 /// What a sample of kind `OffCpu` or `Waiting` says beside the common parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -80,6 +80,12 @@ pub static CPU_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 
 #[map]
 pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(MAX_THREADS, 0);
 
+/// When each CPU last switched from one task to another. One moment for both, as in the
+/// kernel's own accounts: what the switch itself takes is not lost between them, nor counted as
+/// waiting of both.
+#[map]
+pub static SWITCHED_NS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Where samples of waits are built, with interrupts on but preemption off.
 #[map]
 pub static WAIT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

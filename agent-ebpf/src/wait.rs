@@ -10,8 +10,6 @@ use aya_ebpf::{
     EbpfContext,
     bindings::task_struct,
     helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_task_pt_regs},
-    macros::map,
-    maps::PerCpuArray,
 };
 use everflame_agent_common::{
     event::Kind,
@@ -22,7 +20,10 @@ use everflame_agent_common::{
 
 use crate::{
     kernel::Kernel,
-    maps::{CONFIG, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH, WAITING_WALK},
+    maps::{
+        CONFIG, SWITCHED_NS, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
+        WAITING_WALK,
+    },
     registers::{self, Found},
     stats,
 };
@@ -30,12 +31,6 @@ use crate::{
 /// `TASK_DEAD` of include/linux/sched.h: a task that leaves its CPU in this state is not
 /// coming back.
 const TASK_DEAD: u32 = 0x80;
-
-/// When each CPU last switched from one task to another. One moment for both, as in the
-/// kernel's own accounts: what the switch itself takes is not lost between them, nor counted as
-/// waiting of both.
-#[map]
-static SWITCHED_NS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Notes that the current task leaves its CPU.
 #[inline(always)]

@@ -11,6 +11,7 @@
 //! | [`identity`] | says who a process is: service, version, container, unit |
 //! | [`aggregate`] | adds up equal stacks of a window |
 //! | [`symbolize`] | turns addresses into functions and lines |
+//! | [`wait`] | says what a thread waited for |
 //! | [`profile`] | builds pprof profiles |
 //! | [`export`] | spools and delivers them |
 //!

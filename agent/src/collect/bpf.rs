@@ -90,8 +90,8 @@ pub enum BpfError {
         #[source]
         source: io::Error,
     },
-    /// A program could not be attached any more.
-    #[error("cannot list the tasks that wait")]
+    /// The iterator over tasks cannot be opened.
+    #[error("cannot open the iterator over tasks")]
     Link {
         /// What the kernel says.
         #[source]
