@@ -8,11 +8,9 @@ use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::program::scratch_dir;
-use crate::workload::{java_workload, source, workload};
+use crate::workload::{java_workload, once, run, source, workload};
 
 /// A lock that `slow_holder`, called by `holder_outer`, keeps for 20 ms at a time while four
 /// threads want it in `request_path`.
@@ -416,46 +414,31 @@ fn slow_holder(kind: &str) -> Command {
 }
 
 fn cxx_mutex(kind: &str) -> Command {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let program = BUILT.get_or_init(|| {
-        let output = scratch_dir().join("cxx_mutex");
+    let program = once("cxx_mutex", |output| {
         let mut compiler = Command::new("g++");
         compiler.args(["-std=c++17", "-O2", "-g", "-fomit-frame-pointer"]);
         compiler.args(["-fno-optimize-sibling-calls", "-pthread"]);
-        build(compiler.arg(source("cxx_mutex.cpp")).arg("-o").arg(&output));
-        output
+        run(compiler.arg(source("cxx_mutex.cpp")).arg("-o").arg(output), "g++");
     });
     let mut command = Command::new(program);
     command.arg(kind);
     command
 }
 
-fn rust_mutex() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let output = scratch_dir().join("rust_mutex");
+fn rust_mutex() -> PathBuf {
+    once("rust_mutex", |output| {
         let mut compiler = Command::new("rustc");
         compiler.args(["--edition", "2024", "-O", "-g"]).arg(source("rust_mutex.rs"));
-        build(compiler.arg("-o").arg(&output));
-        output
+        run(compiler.arg("-o").arg(output), "rustc");
     })
 }
 
-fn parking_lot_mutex() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target_dir = scratch_dir().join("parking_lot");
+fn parking_lot_mutex() -> PathBuf {
+    let target_dir = once("parking_lot", |target_dir| {
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--release", "--locked", "--manifest-path"]);
-        cargo.arg(source("parking_lot/Cargo.toml")).arg("--target-dir").arg(&target_dir);
-        build(&mut cargo);
-        target_dir.join("release/parking_lot_mutex")
-    })
-}
-
-fn build(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| {
-        panic!("{command:?} (`cargo xtask setup --tests` installs it): {error}")
+        cargo.arg(source("parking_lot/Cargo.toml")).arg("--target-dir").arg(target_dir);
+        run(&mut cargo, "cargo");
     });
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    target_dir.join("release/parking_lot_mutex")
 }

@@ -65,7 +65,8 @@ fn own_arguments(source: &Path) -> Vec<String> {
     words.split_whitespace().take_while(|word| word.starts_with('-')).map(str::to_owned).collect()
 }
 
-fn once(name: &str, build: impl FnOnce(&Path)) -> PathBuf {
+/// Builds a program the first time that it is asked for.
+pub(crate) fn once(name: &str, build: impl FnOnce(&Path)) -> PathBuf {
     static BUILT: LazyLock<Mutex<HashMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
     let mut built = BUILT.lock().expect("no compilation has panicked");
     if let Some(output) = built.get(name) {
@@ -77,7 +78,8 @@ fn once(name: &str, build: impl FnOnce(&Path)) -> PathBuf {
     output
 }
 
-fn run(command: &mut Command, program: &str) {
+/// Runs a compiler.
+pub(crate) fn run(command: &mut Command, program: &str) {
     let output = command.output().unwrap_or_else(|error| {
         panic!("{program} (`cargo xtask setup --tests` installs it): {error}")
     });

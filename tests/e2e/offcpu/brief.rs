@@ -27,7 +27,7 @@ fn waits_of(thread: &ThreadTruth, samples: &[Sample]) -> f64 {
 fn short_sleeps_are_sampled_without_bias() {
     let Some(_turn) = take_turn() else { return };
     let dir = TempDir::new().unwrap();
-    let program = compile("../e2e/offcpu/short_sleeps", &dir.path().join("short_sleeps"));
+    let program = compile("short_sleeps", &dir.path().join("short_sleeps"));
     let recorded = Recorded::start(Command::new(program).arg("10"));
     let (truth, samples) = recorded.finish();
     let mut findings = Findings::new();

@@ -59,7 +59,7 @@ fn dead_threads(map_keys: &Path, map: u32) -> HashSet<u32> {
 fn threads_that_come_and_go_leave_nothing_behind() {
     let Some(_turn) = take_turn() else { return };
     let dir = TempDir::new().unwrap();
-    let map_keys = compile("../e2e/offcpu/map_keys", &dir.path().join("map_keys"));
+    let map_keys = compile("map_keys", &dir.path().join("map_keys"));
     let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
     let mut agent = Agent::start(&server.url(), &dir.path().join("spool"), ARGUMENTS);
     let map = thread_map(agent.process.pid());

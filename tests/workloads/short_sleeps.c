@@ -7,7 +7,7 @@
  *
  * cc -O2 -g -fomit-frame-pointer -fno-optimize-sibling-calls -pthread short_sleeps.c -o short_sleeps
  */
-#include "../../workloads/waits.h"
+#include "waits.h"
 
 #define THREADS 4
 
