@@ -22,6 +22,10 @@ use crate::process::{Backing, Mapping};
 /// How soon a table for which there was no room is asked for again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A table of more pages (some 70 000 rows) is loaded when a sample meets it, not when the file
+/// is mapped: most large libraries of most programs never are, and they are what takes memory.
+const EAGER_PAGES: usize = 80;
+
 /// All tables, by file.
 pub(super) struct Tables {
     pub(super) pages: PageStore,
@@ -184,8 +188,9 @@ impl Tables {
     pub(super) fn compiled(&mut self, compiled: Compiled) -> bool {
         self.stats.cache = compiled.cache;
         let Some(entry) = self.by_key.get_mut(&compiled.key) else { return false };
-        entry.requested = None;
+        let is_awaited = entry.requested.take() == Some(Urgency::Awaited);
         let wanted = std::mem::take(&mut entry.wanted);
+        let is_met = is_awaited || !wanted.is_empty();
         if let (Some(ns), Ok(table)) = (compiled.compile_ns, &compiled.table) {
             self.stats.compiled += 1;
             self.stats.compile_ns += ns;
@@ -213,7 +218,7 @@ impl Tables {
                             (known.start_offset, known.end_offset) == extent(shard)
                         });
                     if is_same {
-                        self.load(compiled.key, table, &wanted);
+                        self.load(compiled.key, table, &wanted, is_met);
                     } else {
                         self.put_off(compiled.key);
                     }
@@ -228,7 +233,7 @@ impl Tables {
             entry.state = state;
         }
         if let Ok(table) = &compiled.table {
-            self.load(compiled.key, table, &wanted);
+            self.load(compiled.key, table, &wanted, is_met);
         }
         is_known
     }
@@ -267,8 +272,13 @@ impl Tables {
         State::Shards(shards.collect())
     }
 
-    /// Loads the parts that samples have met, and the others as far as there is room.
-    fn load(&mut self, key: Key, table: &Table, wanted: &HashSet<usize>) {
+    /// Loads the parts that samples have met, and the others as far as there is room; nothing
+    /// of a large table that no sample has met yet.
+    fn load(&mut self, key: Key, table: &Table, wanted: &HashSet<usize>, is_met: bool) {
+        let pages: usize = table.shards.iter().map(|shard| shard.pages.len()).sum();
+        if !is_met && pages > EAGER_PAGES {
+            return;
+        }
         for urgent in [true, false] {
             for (at, shard) in table.shards.iter().enumerate() {
                 if wanted.contains(&at) == urgent {

@@ -16,13 +16,14 @@ use everflame_unwind::Limits;
 use super::compiler::Compiler;
 use super::evict::LAYOUT_SHARE;
 use super::idle::EVICT_AT_ONCE;
+use super::key::Key;
 use super::pages::PageStore;
 use super::processes::Processes;
-use super::tables::Tables;
+use super::tables::{Lookup, Tables};
 use super::worker::Message;
 use crate::collect::ProcessEvent;
 use crate::object::{ObjectFile, ObjectKind};
-use crate::process::{Backing, Mapping, SeededProcess};
+use crate::process::{Backing, Mapping, ObjectCache, SeededProcess, seed};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
 
@@ -97,6 +98,15 @@ impl Fixture {
         self.processes.look(self.now, &self.tables, ticks);
     }
 
+    /// Takes the next table from the compiler. `Some` if layouts have to be written anew.
+    fn compiled(&mut self) -> Option<Key> {
+        let Ok(Message::Compiled(compiled)) = self.inbox.recv() else {
+            panic!("the compiler has ended")
+        };
+        let key = compiled.key;
+        self.tables.compiled(*compiled).then_some(key)
+    }
+
     /// Whether the programs have a layout for this process.
     fn is_told(&self, pid: u32) -> bool {
         self.processes.map.get(&pid, 0).is_ok()
@@ -119,6 +129,16 @@ fn anonymous(start_avma: u64) -> Mapping {
         path: Arc::from(""),
         mapped_ns: 0,
     }
+}
+
+fn this_program() -> Backing {
+    let file = File::open(std::env::current_exe().expect("this program")).expect("its file");
+    let object = ObjectFile {
+        path: String::new(),
+        build_id: None,
+        kind: ObjectKind::Elf { file: Some(file) },
+    };
+    Backing::Object(Arc::new(object))
 }
 
 const UNMAPPED: Option<u32> = Some(shard::UNMAPPED);
@@ -279,13 +299,7 @@ fn busy_processes_keep_a_layout_that_they_share_with_idle_ones() {
 #[test]
 fn table_that_comes_late_reaches_all_that_share_a_layout() {
     let Some(mut it) = Fixture::new(8) else { return };
-    let file = File::open(std::env::current_exe().expect("this program")).expect("its file");
-    let object = ObjectFile {
-        path: String::new(),
-        build_id: None,
-        kind: ObjectKind::Elf { file: Some(file) },
-    };
-    let backing = Backing::Object(Arc::new(object));
+    let backing = this_program();
     it.exec(1, 1);
     it.mmap(2, 1, Mapping { backing, ..anonymous(0x10000) });
     it.publish();
@@ -295,13 +309,31 @@ fn table_that_comes_late_reaches_all_that_share_a_layout() {
     it.apply(4, ProcessEvent::Exit { pid: 1 });
     it.publish();
     assert_eq!(it.what(2, 0x10000), PENDING);
-    let Ok(Message::Compiled(compiled)) = it.inbox.recv() else { panic!("the compiler has ended") };
-    let key = compiled.key;
-    assert!(it.tables.compiled(*compiled));
+    let key = it.compiled().expect("layouts are to be written anew");
     it.processes.mark(key);
     it.publish();
     assert!(it.is_told(2));
     assert_ne!(it.what(2, 0x10000), PENDING);
+}
+
+#[test]
+fn large_tables_are_loaded_when_a_stack_meets_them() {
+    let Some(mut it) = Fixture::new(8) else { return };
+    let address = large_tables_are_loaded_when_a_stack_meets_them as fn() as usize as u64;
+    let seeded = seed(std::process::id(), &mut ObjectCache::default()).expect("this process");
+    let covers = |mapping: &Mapping| (mapping.start_avma..mapping.end_avma).contains(&address);
+    let mapping = seeded.mappings.into_iter().find(covers).expect("this program");
+    it.tables.content(&mapping, Some(&it.compiler));
+    it.compiled();
+    it.tables.update_stats();
+    assert_eq!((it.tables.stats.tables, it.tables.stats.shards), (1, 0), "known and not loaded");
+
+    // A stack waits until it is.
+    assert!(matches!(it.tables.look_up(&mapping, address, &it.compiler), Lookup::Wait));
+    it.compiled();
+    assert!(matches!(it.tables.look_up(&mapping, address, &it.compiler), Lookup::Rule(_)));
+    it.tables.update_stats();
+    assert!(it.tables.stats.shards > 0);
 }
 
 #[test]
