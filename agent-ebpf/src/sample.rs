@@ -16,7 +16,7 @@ use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind, REGISTERS_AT, STACK_AT, SampleHeader, THREAD_NAME_LEN},
     limits::{FRAME_SLOTS, MAX_KERNEL_FRAMES, MAX_STACK_COPY, STACK_COPY_BELOW, STACK_COPY_CHUNKS},
     stats::{Counter, Program},
-    unwind::{Registers, Stop, page::Sign as _},
+    unwind::{Registers, Sign as _, Stop},
     wait::{Wait, Weight},
 };
 

@@ -13,10 +13,9 @@ use everflame_agent_common::{
         CACHED_RULES, CHUNK_PAGES, FRAME_SLOTS, MAX_USER_FRAMES, SMALL_STACK_WINDOW, STACK_WINDOW,
     },
     unwind::{
-        Kind, Memory, Registers, Rule, Stop,
+        Kind, Memory, Registers, Rule, Sign, Stop, mask_of,
         page::{
-            Layout, Page, Shard, Sign, Stretch, USED_SHIFT, find_row_page, find_rule, find_stretch,
-            shard,
+            Layout, Page, Shard, Stretch, USED_SHIFT, find_row_page, find_rule, find_stretch, shard,
         },
         step,
     },
@@ -32,6 +31,11 @@ type Native = everflame_agent_common::unwind::X86_64;
 #[cfg(bpf_target_arch = "aarch64")]
 type Native = everflame_agent_common::unwind::Aarch64;
 
+/// A turn of the loop costs about as much as a fifth of a frame.
+const FRAMES_PER_TURN: usize = 2;
+
+const TURNS: usize = MAX_USER_FRAMES / FRAMES_PER_TURN;
+
 /// The state of one walk, in a map value.
 #[repr(C)]
 pub struct Walk {
@@ -41,6 +45,8 @@ pub struct Walk {
     pub layout: Layout,
     /// The time, in the unit of `Shard::used`.
     now: u64,
+    /// What rules of this walk have as [`CachedRule::stamp`].
+    stamp: u64,
     /// Slot of the first address.
     first: u64,
     /// Addresses so far.
@@ -92,7 +98,7 @@ struct CachedRule {
     rule: u64,
 }
 
-/// What the loop's body works on. Raw pointers, as [`walk_one_frame`] finds the same memory
+/// What the loop's body works on. Raw pointers, as [`walk_some_frames`] finds the same memory
 /// by way of the maps.
 pub struct Parts {
     /// The state of the walk.
@@ -131,21 +137,18 @@ pub unsafe fn user_stack<K: Kernel>(
             // Caught between one process's and another's.
             (*walk).layout = Layout::default();
         }
+        // Good for some seconds, so that what is in use is looked up, and seen to be in use.
+        (*walk).stamp = (*walk).layout.generation ^ ((*walk).now >> 2) << 44;
     }
     if K::HAS_LOOP {
         // SAFETY: the callback lives as long as the program, its context as long as the call.
         unsafe {
-            bpf_loop(
-                MAX_USER_FRAMES as u32,
-                each_frame as *mut c_void,
-                (&raw mut parts).cast::<c_void>(),
-                0,
-            )
+            bpf_loop(TURNS as u32, each_turn as *mut c_void, (&raw mut parts).cast::<c_void>(), 0)
         };
     } else {
-        let mut frame = 0;
-        while frame < MAX_USER_FRAMES && walk_one_frame() == 0 {
-            frame += 1;
+        let mut turn = 0;
+        while turn < TURNS && walk_some_frames() == 0 {
+            turn += 1;
         }
     }
     // SAFETY: as above.
@@ -154,19 +157,19 @@ pub unsafe fn user_stack<K: Kernel>(
 
 /// The body of the loop; 1 ends it.
 #[inline(never)]
-extern "C" fn each_frame(_index: u32, parts: *mut c_void) -> i64 {
+extern "C" fn each_turn(_index: u32, parts: *mut c_void) -> i64 {
     // SAFETY: `user_stack` passes its own, whose pointers are to map values.
     let parts = unsafe { &mut *parts.cast::<Parts>() };
     // SAFETY: as above; they do not overlap.
     let (walk, rules, frames) =
         unsafe { (&mut *parts.walk, &mut *parts.rules, &mut *parts.frames) };
-    match walk_frame(walk, rules, frames) {
-        Ok(()) => 0,
-        Err(stop) => {
+    for _ in 0..FRAMES_PER_TURN {
+        if let Err(stop) = walk_frame(walk, rules, frames) {
             walk.stop = stop as u64;
-            1
+            return 1;
         }
     }
+    0
 }
 
 /// One turn of the loop on kernels without `bpf_loop`; not 0 ends it. As a function that is
@@ -174,7 +177,7 @@ extern "C" fn each_frame(_index: u32, parts: *mut c_void) -> i64 {
 /// each turn: so it takes nothing but scalars, and finds the state of the walk in the maps.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn walk_one_frame() -> u64 {
+pub extern "C" fn walk_some_frames() -> u64 {
     let (Some(scratch), Some(walk), Some(rules)) =
         (CPU_SCRATCH.get_ptr_mut(0), CPU_WALK.get_ptr_mut(0), CPU_RULES.get_ptr_mut(0))
     else {
@@ -183,7 +186,7 @@ pub extern "C" fn walk_one_frame() -> u64 {
     // SAFETY: within the map value.
     let frames = unsafe { &raw mut (*scratch).frames };
     let mut parts = Parts { walk, rules, frames };
-    each_frame(0, (&raw mut parts).cast::<c_void>()) as u64
+    each_turn(0, (&raw mut parts).cast::<c_void>()) as u64
 }
 
 /// Writes one frame down and goes on to its caller.
@@ -200,9 +203,8 @@ fn walk_frame(
     walk.walked += 1;
 
     let address = walk.registers.lookup_address();
-    let hash = address ^ address >> 10 ^ walk.layout.generation << 5;
-    // Good for some seconds, so that what is in use is looked up, and seen to be in use.
-    let stamp = walk.layout.generation ^ (walk.now >> 2) << 44;
+    let stamp = walk.stamp;
+    let hash = address ^ address >> 10 ^ stamp << 5;
     let [young, old] = &mut rules.0[(hash & (CACHED_RULES as u64 / 2 - 1)) as usize];
     let rule = if young.address == address && young.stamp == stamp {
         Rule::from_bits(young.rule)
@@ -220,7 +222,7 @@ fn walk_frame(
     if rule.kind() == Kind::SignalFrame {
         frames[slot] = walk.registers.ip + 1;
     }
-    step::<Native>(rule, &mut walk.registers, &mut walk.window)
+    step::<Native, OpaqueSign>(rule, &mut walk.registers, &mut walk.window)
 }
 
 /// The rule of an address in the current task.
@@ -305,6 +307,19 @@ impl Memory for Window {
     #[inline(always)]
     fn read(&mut self, address: u64) -> Option<u64> {
         (read(self, address) != 0).then_some(self.found)
+    }
+
+    #[inline(always)]
+    fn read_two(&mut self, first: u64, second: u64) -> Option<(u64, u64)> {
+        let [at, at_second] = [first, second].map(|address| address.wrapping_sub(self.start) >> 3);
+        if at < self.len && at_second < self.len {
+            const MASK: u64 = STACK_WINDOW as u64 - 1;
+            return Some((
+                self.words[(at & MASK) as usize],
+                self.words[(at_second & MASK) as usize],
+            ));
+        }
+        Some((self.read(first)?, self.read(second)?))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Any page of rules, any registers and any stack: walks end, and only ever go up.
 #![no_main]
 
-use everflame_agent_common::unwind::page::{Page, PlainSign, WORDS, find_rule};
+use everflame_agent_common::unwind::page::{Page, WORDS, find_rule};
 use everflame_agent_common::unwind::{
     Aarch64, Architecture, Kind, Memory, Registers, X86_64, step,
 };

@@ -126,6 +126,7 @@ pub struct Program {
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
     printed: String,
+    stolen_before_ns: u64,
     /// Its named threads (or processes, if it is made of those): (name, tid).
     pub threads: Vec<(String, u32)>,
 }
@@ -133,6 +134,7 @@ pub struct Program {
 impl Program {
     /// Starts one, and returns when it is ready to begin, or has ended instead.
     pub fn start(command: &mut Command) -> Self {
+        let stolen_before_ns = stolen_ns();
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -140,8 +142,8 @@ impl Program {
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let mut program =
-            Self { child, stdin, stdout, printed: String::new(), threads: Vec::new() };
+        let (printed, threads) = (String::new(), Vec::new());
+        let mut program = Self { child, stdin, stdout, printed, stolen_before_ns, threads };
         let mut start = 0;
         while program.stdout.read_line(&mut program.printed).expect("lines of text") > 0 {
             let line = Line::parse(&program.printed[start..]);
@@ -189,7 +191,8 @@ impl Program {
         self.stdout.read_to_string(&mut self.printed).expect("lines of text");
         let status = self.child.wait().expect("the process is ours");
         assert!(status.success(), "{status}; it said:\n{}", self.printed);
-        Truth(std::mem::take(&mut self.printed))
+        let stolen_ns = stolen_ns() - self.stolen_before_ns;
+        Truth { said: std::mem::take(&mut self.printed), stolen_ns }
     }
 }
 
@@ -200,9 +203,24 @@ impl Drop for Program {
     }
 }
 
+/// What the host of this virtual machine has taken from all its CPUs since it was started. Where
+/// the kernel accounts for it, it is in no thread's CPU time, though the thread was on its CPU.
+fn stolen_ns() -> u64 {
+    /// proc_stat(5)
+    const STEAL: usize = 8;
+    /// USER_HZ, which is the same on all machines.
+    const TICK_NS: u64 = 10_000_000;
+    let stat = std::fs::read_to_string("/proc/stat").expect("every Linux has it");
+    let steal = stat.split_whitespace().nth(STEAL).and_then(|ticks| ticks.parse::<u64>().ok());
+    steal.expect("a number") * TICK_NS
+}
+
 /// What a program said.
 #[derive(Clone, Debug)]
-pub struct Truth(String);
+pub struct Truth {
+    said: String,
+    stolen_ns: u64,
+}
 
 /// A thread's own account of a span of its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,6 +233,9 @@ pub struct ThreadTruth {
     pub wall_ns: u64,
     /// CPU time in it (`CLOCK_THREAD_CPUTIME_ID`), nanoseconds.
     pub cpu_ns: u64,
+    /// What the host has taken from this machine meanwhile: so much of it may be neither CPU
+    /// time nor time off the CPU.
+    pub stolen_ns: u64,
     /// Beginning of the span on `CLOCK_MONOTONIC`, nanoseconds.
     pub start_ns: u64,
     /// Its end.
@@ -297,13 +318,13 @@ pub struct LockerTruth {
 impl Truth {
     /// Whether there is such a line, as `direct unsupported`.
     pub fn says(&self, line: &str) -> bool {
-        self.0.lines().any(|said| said == line)
+        self.said.lines().any(|said| said == line)
     }
 
     /// A number of the first line that begins with `word`: `("churn", "created")`.
     pub fn number(&self, word: &str, key: &str) -> u64 {
         let line = self.lines(word).next();
-        line.unwrap_or_else(|| panic!("no line `{word}` in:\n{}", self.0)).number(key)
+        line.unwrap_or_else(|| panic!("no line `{word}` in:\n{}", self.said)).number(key)
     }
 
     /// All threads' spans.
@@ -313,6 +334,7 @@ impl Truth {
             tid: line.tid(),
             wall_ns: line.number("wall_ns"),
             cpu_ns: line.number("cpu_ns"),
+            stolen_ns: self.stolen_ns,
             start_ns: line.number("start_ns"),
             end_ns: line.number("end_ns"),
             run_delay_ns: line.number("run_delay_ns"),
@@ -325,7 +347,7 @@ impl Truth {
     /// A thread's span.
     pub fn thread(&self, name: &str) -> ThreadTruth {
         let thread = self.threads().into_iter().find(|thread| thread.name == name);
-        thread.unwrap_or_else(|| panic!("no thread {name} in:\n{}", self.0))
+        thread.unwrap_or_else(|| panic!("no thread {name} in:\n{}", self.said))
     }
 
     /// The functions that wait.
@@ -353,7 +375,7 @@ impl Truth {
             slow_ns: line.number("slow_ns"),
         };
         let line = self.lines("lock").next();
-        let line = line.unwrap_or_else(|| panic!("no lock in:\n{}", self.0));
+        let line = line.unwrap_or_else(|| panic!("no lock in:\n{}", self.said));
         LockTruth {
             kind: line.text("kind").to_owned(),
             address: line.number("address"),
@@ -366,7 +388,7 @@ impl Truth {
     }
 
     fn lines<'a>(&'a self, word: &'a str) -> impl Iterator<Item = Line<'a>> {
-        self.0.lines().map(Line::parse).filter(move |line| line.word == word)
+        self.said.lines().map(Line::parse).filter(move |line| line.word == word)
     }
 }
 

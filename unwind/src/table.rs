@@ -1,9 +1,9 @@
 //! The result: pages as the walker reads them, and what is in them.
 
-use everflame_agent_common::unwind::Rule;
 use everflame_agent_common::unwind::page::{
-    self, PlainSign, RULE_INDEX_BITS, UNUSED, WORDS, find_row_page, find_rule,
+    self, RULE_INDEX_BITS, UNUSED, WORDS, find_row_page, find_rule,
 };
+use everflame_agent_common::unwind::{PlainSign, Rule};
 
 use crate::elf::Arch;
 use crate::stats::TableStats;

@@ -7,9 +7,11 @@
 
 pub mod page;
 mod rule;
+mod sign;
 mod step;
 mod stop;
 
 pub use rule::{FrameRule, Kind, ReturnAddress, Rule, SavedFramePointer};
+pub use sign::{PlainSign, Sign, choose, mask_of};
 pub use step::{Aarch64, Architecture, Memory, Registers, X86_64, step};
 pub use stop::Stop;

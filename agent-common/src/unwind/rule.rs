@@ -200,6 +200,13 @@ impl Rule {
         self.0 & FP_FROM_FP != 0
     }
 
+    /// Not 0 if the frame pointer is saved anywhere.
+    #[inline(always)]
+    pub const fn saves_frame_pointer(self) -> u64 {
+        const OFFSET: u64 = ((1 << WORD_OFFSET_BITS) - 1) << FP_SHIFT;
+        self.0 & (FP_FROM_FP | OFFSET)
+    }
+
     /// Where the return address is saved, in bytes from the CFA (0: in the link register); of
     /// [`Kind::CfaDeref`] what is added to the CFA.
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! One step from a frame to its caller.
 
+use super::sign::{Sign, choose, mask_of};
 use super::{Kind, Rule, Stop};
 
 /// The registers of one frame, in user space.
@@ -33,6 +34,13 @@ impl Registers {
 pub trait Memory {
     /// The word at `address`, a multiple of 8. `None` if it cannot be read.
     fn read(&mut self, address: u64) -> Option<u64>;
+
+    /// The words at two addresses, multiples of 8; probably near each other, and the first one
+    /// below the second.
+    #[inline(always)]
+    fn read_two(&mut self, first: u64, second: u64) -> Option<(u64, u64)> {
+        Some((self.read(first)?, self.read(second)?))
+    }
 }
 
 /// What differs between the machines.
@@ -135,11 +143,15 @@ impl Architecture for Aarch64 {
 /// Why there is no caller, or none that can be found; the registers are unchanged, or those
 /// of neither frame after [`Stop::Unreadable`].
 #[inline(always)]
-pub fn step<A: Architecture>(
+pub fn step<A: Architecture, S: Sign>(
     rule: Rule,
     regs: &mut Registers,
     memory: &mut impl Memory,
 ) -> Result<(), Stop> {
+    // First, as it is nearly always this one.
+    if rule.kind() == Kind::Cfa && rule.return_address_offset() != 0 {
+        return step_over_frame::<A, S>(rule, regs, memory);
+    }
     let cfa;
     let ra_offset;
     match rule.kind() {
@@ -194,6 +206,32 @@ pub fn step<A: Architecture>(
     } else {
         read(memory, cfa.wrapping_add_signed(ra_offset))?
     };
+    enter_caller::<A>(regs, cfa, fp, stored)
+}
+
+/// A step by the rule of most code, with no branch that goes one way here and another way there:
+/// the saved frame pointer is read in any case, and is that or the return address once more.
+#[inline(always)]
+fn step_over_frame<A: Architecture, S: Sign>(
+    rule: Rule,
+    regs: &mut Registers,
+    memory: &mut impl Memory,
+) -> Result<(), Stop> {
+    let cfa = base_register::<A>(rule, regs)?.wrapping_add_signed(rule.offset());
+    if cfa <= regs.sp {
+        return Err(Stop::BrokenChain);
+    }
+    let return_address_at = cfa.wrapping_add_signed(rule.return_address_offset());
+    let is_at_itself = u64::from(rule.frame_pointer_is_at_itself()).wrapping_neg();
+    let is_saved = mask_of::<S>(rule.saves_frame_pointer());
+    let saved_at =
+        choose(is_at_itself, regs.fp, cfa).wrapping_add_signed(rule.frame_pointer_offset());
+    let saved_at = choose(is_saved, saved_at, return_address_at);
+    if (return_address_at | saved_at) & 7 != 0 {
+        return Err(Stop::BrokenChain);
+    }
+    let (saved, stored) = memory.read_two(saved_at, return_address_at).ok_or(Stop::Unreadable)?;
+    let fp = choose(is_saved, saved, regs.fp);
     enter_caller::<A>(regs, cfa, fp, stored)
 }
 
@@ -262,7 +300,7 @@ fn read(memory: &mut impl Memory, address: u64) -> Result<u64, Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unwind::{FrameRule, ReturnAddress, SavedFramePointer};
+    use crate::unwind::{FrameRule, PlainSign, ReturnAddress, SavedFramePointer};
 
     const STACK: u64 = 0x7000;
     /// DWARF numbers.
@@ -295,7 +333,7 @@ mod tests {
         stack: &[u64],
         expected: Result<(u64, u64, u64), Stop>,
     ) {
-        let stepped = step::<X86_64>(rule, &mut from, &mut Words(stack));
+        let stepped = step::<X86_64, PlainSign>(rule, &mut from, &mut Words(stack));
         assert_eq!(stepped.map(|()| (from.ip, from.sp, from.fp)), expected, "{rule:?}");
     }
 
@@ -376,11 +414,11 @@ mod tests {
             *word = 100 + at as u64;
         }
         let mut regs = Registers { interrupted: 0, ..regs(1, STACK, 0) };
-        step::<X86_64>(Rule::SIGNAL_FRAME, &mut regs, &mut Words(&stack)).unwrap();
+        step::<X86_64, PlainSign>(Rule::SIGNAL_FRAME, &mut regs, &mut Words(&stack)).unwrap();
         assert_eq!((regs.ip, regs.sp, regs.fp), (121, 120, 115));
         assert_eq!((regs.general[8], regs.general[2], regs.interrupted), (105, 119, 1));
         let mut regs = Registers { sp: STACK + 4, ..regs };
-        let stepped = step::<X86_64>(Rule::SIGNAL_FRAME, &mut regs, &mut Words(&stack));
+        let stepped = step::<X86_64, PlainSign>(Rule::SIGNAL_FRAME, &mut regs, &mut Words(&stack));
         assert_eq!(stepped, Err(Stop::BrokenChain));
     }
 
@@ -396,8 +434,11 @@ mod tests {
         let mut leaf = regs(1, STACK, 7);
         leaf.general[30] = 0x00a5_0000_0000_4321;
         let mut stepped = leaf;
-        assert_eq!(step::<Aarch64>(rule, &mut stepped, &mut Words(&[])), Ok(()));
+        assert_eq!(step::<Aarch64, PlainSign>(rule, &mut stepped, &mut Words(&[])), Ok(()));
         assert_eq!((stepped.ip, stepped.sp, stepped.fp), (0x4321, STACK, 7));
-        assert_eq!(step::<Aarch64>(rule, &mut stepped, &mut Words(&[])), Err(Stop::BadRule));
+        assert_eq!(
+            step::<Aarch64, PlainSign>(rule, &mut stepped, &mut Words(&[])),
+            Err(Stop::BadRule)
+        );
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use everflame_agent_common::limits::MAX_USER_FRAMES;
-use everflame_agent_common::unwind::{Kind, Memory, Registers, Stop, step};
+use everflame_agent_common::unwind::{Kind, Memory, PlainSign, Registers, Stop, step};
 
 use super::compiler::Compiler;
 use super::tables::{Lookup, Tables};
@@ -74,7 +74,7 @@ pub(super) fn go_on(
         {
             *last = stack.registers.ip.wrapping_add(1);
         }
-        if let Err(stop) = step::<Native>(rule, &mut stack.registers, &mut memory) {
+        if let Err(stop) = step::<Native, PlainSign>(rule, &mut stack.registers, &mut memory) {
             break stop;
         }
         if stack.frames.len() >= MAX_USER_FRAMES {

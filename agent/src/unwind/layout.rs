@@ -113,7 +113,8 @@ fn page(stretches: &[Stretch]) -> Page {
 mod tests {
     use std::sync::Arc;
 
-    use everflame_agent_common::unwind::page::{PlainSign, find_stretch};
+    use everflame_agent_common::unwind::PlainSign;
+    use everflame_agent_common::unwind::page::find_stretch;
 
     use super::*;
     use crate::process::Backing;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, MapError};
-use everflame_agent_common::unwind::page::{self, PlainSign, Shard, USED_SHIFT, shard};
-use everflame_agent_common::unwind::{Rule, Stop};
+use everflame_agent_common::unwind::page::{self, Shard, USED_SHIFT, shard};
+use everflame_agent_common::unwind::{PlainSign, Rule, Stop};
 use everflame_unwind::{CompileError, Source, Table};
 use tracing::{debug, warn};
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use aya::EbpfLoader;
 use aya::maps::{Array, Map};
 use everflame_agent_common::limits::CHUNK_PAGES;
-use everflame_agent_common::unwind::page::{PlainSign, find_stretch, shard};
+use everflame_agent_common::unwind::PlainSign;
+use everflame_agent_common::unwind::page::{find_stretch, shard};
 use everflame_unwind::Limits;
 
 use super::compiler::Compiler;

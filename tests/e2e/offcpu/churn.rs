@@ -90,7 +90,7 @@ fn threads_that_come_and_go_leave_nothing_behind() {
 
     let samples: Vec<Sample> = rounds
         .iter()
-        .flat_map(|(pid, _)| stored(&server, "offcpu", &of_process(*pid), dir.path()))
+        .flat_map(|(pid, _)| stored(&server, "offcpu", &of_process(*pid), None, dir.path()))
         .collect();
     let waits = samples.iter().filter(|sample| sample.has("brief_waits") && !is_run_queue(sample));
     // A sample stands for some thirty waits: with 1,000 samples the standard error is 3 %.

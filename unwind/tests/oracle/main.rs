@@ -232,8 +232,8 @@ fn compare(
     let expected = evaluator.caller(row, &before);
     let mut regs = before;
     let stepped = match arch {
-        Arch::X86_64 => step::<X86_64>(rule, &mut regs, &mut MadeUp),
-        Arch::Aarch64 => step::<Aarch64>(rule, &mut regs, &mut MadeUp),
+        Arch::X86_64 => step::<X86_64, PlainSign>(rule, &mut regs, &mut MadeUp),
+        Arch::Aarch64 => step::<Aarch64, PlainSign>(rule, &mut regs, &mut MadeUp),
     };
     match (stepped, expected) {
         (Err(Stop::End), Some(Caller::None)) if rule.kind() == Kind::EndOfStack => Ok(()),

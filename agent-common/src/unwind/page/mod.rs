@@ -19,7 +19,7 @@
 //! Searches take the same path whatever they find: the verifier follows each path of a
 //! program by itself, and a branch for each step would be 2^9 of them.
 
-use super::Rule;
+use super::{Rule, Sign};
 
 /// Words of a page.
 pub const WORDS: usize = 512;
@@ -52,24 +52,6 @@ pub const LAYOUT_OFFSET_UNIT: u64 = 4096;
 /// Rows and rules that have room in one row page.
 pub const fn row_page_has_room(rows: usize, rules: usize) -> bool {
     1 + rows.div_ceil(2) + rules <= WORDS && rules <= 1 << RULE_INDEX_BITS
-}
-
-/// Turns the sign of a difference into a number.
-pub trait Sign {
-    /// 1 if `difference` is negative, else 0. Must not compile to a branch, nor to an
-    /// arithmetic shift, after which verifiers since Linux 6.18 follow both results.
-    fn of(difference: i64) -> u64;
-}
-
-/// For programs that nobody verifies.
-#[derive(Clone, Copy, Debug)]
-pub struct PlainSign;
-
-impl Sign for PlainSign {
-    #[inline(always)]
-    fn of(difference: i64) -> u64 {
-        difference as u64 >> 63
-    }
 }
 
 /// The row in force at `offset` bytes from the first address that the page covers.

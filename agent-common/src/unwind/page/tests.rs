@@ -3,7 +3,7 @@
 use std::vec::Vec;
 
 use super::*;
-use crate::unwind::Kind;
+use crate::unwind::{Kind, PlainSign};
 
 /// A page with a row each at these offsets; row `i` has rule `i % rules`, which says so.
 fn row_page(offsets: &[u32], rules: u64) -> Page {
