@@ -26,10 +26,14 @@ pub struct Config {
     pub task_pid_offset: u32,
     /// Offset of `task_struct.tgid`, the id of a process.
     pub task_tgid_offset: u32,
+    /// Not 0: locks that threads wait for are followed, and who releases them.
+    pub locks: u32,
+    /// Must be zero.
+    pub unused: u32,
 }
 
 /// Bytes of a [`Config`].
-pub const CONFIG_BYTES: usize = 48;
+pub const CONFIG_BYTES: usize = 56;
 
 const _: () = assert!(size_of::<Config>() == CONFIG_BYTES);
 
@@ -48,6 +52,7 @@ impl Config {
         bytes[32..40].copy_from_slice(&self.wait_period_ns.to_ne_bytes());
         bytes[40..44].copy_from_slice(&self.task_pid_offset.to_ne_bytes());
         bytes[44..48].copy_from_slice(&self.task_tgid_offset.to_ne_bytes());
+        bytes[48..52].copy_from_slice(&self.locks.to_ne_bytes());
         bytes
     }
 }
@@ -70,6 +75,8 @@ mod tests {
             wait_period_ns: 8,
             task_pid_offset: 9,
             task_tgid_offset: 10,
+            locks: 11,
+            unused: 0,
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -83,5 +90,6 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, wait_period_ns)..][..8], 8u64.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, task_pid_offset)..][..4], 9u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, task_tgid_offset)..][..4], 10u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, locks)..][..4], 11u32.to_ne_bytes());
     }
 }

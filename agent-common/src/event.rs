@@ -32,6 +32,9 @@ pub enum Kind {
     OffCpu = 2,
     /// A wait that goes on. There are no user addresses but that of the leaf.
     Waiting = 3,
+    /// A lock was released; [`SampleHeader::value`] is nanoseconds that threads have waited for
+    /// it, the detail a [`Release`](crate::lock::Release).
+    Release = 4,
 }
 
 impl Kind {
@@ -41,6 +44,7 @@ impl Kind {
             1 => Some(Self::Cpu),
             2 => Some(Self::OffCpu),
             3 => Some(Self::Waiting),
+            4 => Some(Self::Release),
             _ => None,
         }
     }
@@ -87,9 +91,9 @@ pub struct SampleHeader {
 }
 
 /// Words of [`SampleHeader::detail`].
-pub const DETAIL_WORDS: usize = 7;
+pub const DETAIL_WORDS: usize = 8;
 
-const _: () = assert!(size_of::<SampleHeader>() == 128);
+const _: () = assert!(size_of::<SampleHeader>() == 136);
 const _: () = assert!(size_of::<SampleHeader>().is_multiple_of(8));
 
 impl SampleHeader {
@@ -204,7 +208,7 @@ mod tests {
             thread_name: *b"0123456789abcdef",
             mapped_ns: 9,
             count: 10,
-            detail: [11, 12, 13, 14, 15, 16, 17],
+            detail: [11, 12, 13, 14, 15, 16, 17, 18],
         };
         let mut bytes = [0; SampleHeader::SIZE + 24];
         bytes[0..8].copy_from_slice(&1u64.to_ne_bytes());
@@ -216,7 +220,7 @@ mod tests {
         bytes[30..32].copy_from_slice(&1u16.to_ne_bytes());
         bytes[32..34].copy_from_slice(&2u16.to_ne_bytes());
         bytes[56..64].copy_from_slice(&9u64.to_ne_bytes());
-        for (at, word) in (10..18u64).enumerate() {
+        for (at, word) in (10..19u64).enumerate() {
             bytes[64 + at * 8..72 + at * 8].copy_from_slice(&word.to_ne_bytes());
         }
         bytes[34] = 7;

@@ -16,6 +16,7 @@ extern crate std;
 pub mod config;
 pub mod event;
 pub mod limits;
+pub mod lock;
 pub mod stats;
 pub mod unwind;
 pub mod wait;

@@ -44,6 +44,9 @@ const _: () = assert!(CACHED_RULES.is_power_of_two());
 /// Threads whose waits are followed.
 pub const MAX_THREADS: u32 = 64 * 1024;
 
+/// Locks that are followed; the least recently used make room for others.
+pub const MAX_LOCKS: u32 = 16 * 1024;
+
 /// Processes whose memory layout is known to the programs, at most.
 pub const MAX_PROCESSES: u32 = 16 * 1024;
 

@@ -26,13 +26,15 @@ pub struct Thread {
     pub wait_left: u64,
     /// Waiting for a CPU until the next sample.
     pub queue_left: u64,
+    /// The futex that it waits on; 0 if it does not.
+    pub futex: u64,
     /// The kernel's `prev_state`; [`PREEMPTED`] if it did not leave by itself.
     pub state: u32,
     /// The process.
     pub pid: u32,
 }
 
-const _: () = assert!(size_of::<Thread>() == 48);
+const _: () = assert!(size_of::<Thread>() == 56);
 
 /// [`Thread::state`] of a thread that was preempted. The kernel's own states are bits below.
 pub const PREEMPTED: u32 = 1 << 31;
@@ -45,6 +47,8 @@ pub const FLAG_RUN_QUEUE: u32 = 1;
 pub struct Wait {
     /// When the wait began, on CLOCK_MONOTONIC.
     pub start_ns: u64,
+    /// When the thread was woken, or until when the wait has been looked at.
+    pub end_ns: u64,
     /// See [`Thread::state`].
     pub state: u32,
     /// `FLAG_*`.
@@ -66,6 +70,7 @@ impl Wait {
     pub fn to_detail(self) -> [u64; DETAIL_WORDS] {
         [
             self.start_ns,
+            self.end_ns,
             self.state as u64 | (self.flags as u64) << 32,
             self.syscall as u64,
             self.arguments[0],
@@ -77,9 +82,10 @@ impl Wait {
 
     /// From words of a record's header.
     pub fn from_detail(detail: &[u64; DETAIL_WORDS]) -> Self {
-        let &[start_ns, state_and_flags, syscall, first, second, sp, fp] = detail;
+        let &[start_ns, end_ns, state_and_flags, syscall, first, second, sp, fp] = detail;
         Self {
             start_ns,
+            end_ns,
             state: state_and_flags as u32,
             flags: (state_and_flags >> 32) as u32,
             syscall: syscall as i64,
@@ -97,6 +103,12 @@ pub struct Weight {
     pub value: u64,
     /// Waits.
     pub count: u64,
+}
+
+/// Whether [`count_down`] would yield a sample.
+#[inline(always)]
+pub fn is_sampled(left: u64, length: u64, period: u64) -> bool {
+    length != 0 && (length >= period || length >= left)
 }
 
 /// Counts `length` nanoseconds down from `left`. `None`: no sample. `random` is any number.
@@ -133,7 +145,10 @@ mod tests {
         let mut random = 1u32;
         lengths.fold((0, 0), |(value, count), length| {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            match count_down(&mut left, length, PERIOD, random) {
+            let expected = is_sampled(left, length, PERIOD);
+            let weight = count_down(&mut left, length, PERIOD, random);
+            assert_eq!(weight.is_some(), expected);
+            match weight {
                 Some(weight) => (value + weight.value, count + weight.count),
                 None => (value, count),
             }
@@ -180,6 +195,7 @@ mod tests {
     fn detail_reads_back() {
         let wait = Wait {
             start_ns: 1,
+            end_ns: 7,
             state: PREEMPTED | 2,
             flags: FLAG_RUN_QUEUE,
             syscall: -1,

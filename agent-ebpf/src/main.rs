@@ -9,6 +9,7 @@
 mod cpu;
 mod exec;
 mod kernel;
+mod lock;
 mod maps;
 mod registers;
 mod sample;
@@ -48,7 +49,7 @@ fn process_exec(_ctx: RawTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_switch")]
 fn switch_out(ctx: BtfTracePointContext) -> i32 {
     stats::timed(Program::SwitchOut, || {
-        wait::switch_out(ctx.arg::<u64>(0) & 1 != 0, ctx.arg::<u64>(3) as u32);
+        wait::switch_out::<kernel::Recent>(ctx.arg::<u64>(0) & 1 != 0, ctx.arg::<u64>(3) as u32);
     });
     0
 }
@@ -77,7 +78,7 @@ fn waking(ctx: BtfTracePointContext) -> i32 {
     let task: *const u8 = ctx.arg(0);
     stats::timed(Program::Waking, || {
         // SAFETY: the tracepoint's argument is a task.
-        unsafe { wait::waking(task) };
+        unsafe { wait::waking::<kernel::Recent>(task) };
     });
     0
 }

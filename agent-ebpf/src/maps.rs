@@ -4,11 +4,12 @@ use aya_ebpf::{
     Global,
     btf_maps::{self, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use everflame_agent_common::{
     config::Config,
-    limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_PROCESSES, MAX_THREADS},
+    limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_LOCKS, MAX_PROCESSES, MAX_THREADS},
+    lock::{Lock, LockKey},
     stats,
     unwind::page::{Layout, Page, Shard, shard},
     wait::Thread,
@@ -32,6 +33,8 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     wait_period_ns: 0,
     task_pid_offset: 0,
     task_tgid_offset: 0,
+    locks: 0,
+    unused: 0,
 });
 
 /// Samples on their way to the agent, which sets the real size.
@@ -106,3 +109,19 @@ pub static WAITING_SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
 /// The registers of threads that wait.
 #[map]
 pub static WAITING_WALK: Array<Walk> = Array::with_max_entries(1, 0);
+
+/// Locks that threads wait for, or have waited for. The agent sets the real size.
+#[map]
+pub static LOCKS: LruHashMap<LockKey, Lock> = LruHashMap::with_max_entries(MAX_LOCKS, 0);
+
+/// Where samples of releases are built, with interrupts off.
+#[map]
+pub static RELEASE_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The walk of a stack that releases a lock.
+#[map]
+pub static RELEASE_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Rules that were found for releases.
+#[map]
+pub static RELEASE_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);

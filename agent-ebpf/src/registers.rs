@@ -24,6 +24,11 @@ type Saved = aya_ebpf::bindings::pt_regs;
 #[cfg(bpf_target_arch = "aarch64")]
 type Saved = aya_ebpf::bindings::user_pt_regs;
 
+/// Behind the part of `struct pt_regs` that user space knows (arch/arm64/include/asm/ptrace.h):
+/// `u64 orig_x0; s32 syscallno`.
+#[cfg(bpf_target_arch = "aarch64")]
+const ORIGINAL_X0: u64 = size_of::<Saved>() as u64;
+
 /// Whose registers have been found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Found {
@@ -88,15 +93,43 @@ pub fn system_call(saved: u64, regs: &Registers) -> (i64, [u64; 2]) {
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
 pub fn system_call(saved: u64, regs: &Registers) -> (i64, [u64; 2]) {
-    /// Behind the part of `struct pt_regs` that user space knows (arch/arm64/include/asm/ptrace.h):
-    /// `u64 orig_x0; s32 syscallno`.
-    const ORIGINAL_X0: u64 = size_of::<Saved>() as u64;
     // SAFETY: the helper checks the address.
     let words =
         unsafe { bpf_probe_read_kernel(saved.wrapping_add(ORIGINAL_X0) as *const [u64; 2]) };
     match words {
         Ok([first, number]) => (i64::from(number as i32), [first, regs.general[1]]),
         Err(_) => (-1, [0; 2]),
+    }
+}
+
+/// The same by the registers alone, where nothing else of them is wanted.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub fn system_call_alone(saved: u64) -> (i64, [u64; 2]) {
+    const SECOND: u64 = core::mem::offset_of!(Saved, rsi) as u64;
+    const _: () = assert!(
+        core::mem::offset_of!(Saved, rdi) as u64 == SECOND + 8
+            && core::mem::offset_of!(Saved, orig_rax) as u64 == SECOND + 16
+    );
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_kernel(saved.wrapping_add(SECOND) as *const [u64; 3]) } {
+        Ok([second, first, number]) => (number as i64, [first, second]),
+        Err(_) => (-1, [0; 2]),
+    }
+}
+
+/// The same by the registers alone, where nothing else of them is wanted.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn system_call_alone(saved: u64) -> (i64, [u64; 2]) {
+    // SAFETY: the helper checks the address.
+    let second = unsafe { bpf_probe_read_kernel(saved.wrapping_add(8) as *const u64) };
+    // SAFETY: as above.
+    let words =
+        unsafe { bpf_probe_read_kernel(saved.wrapping_add(ORIGINAL_X0) as *const [u64; 2]) };
+    match (words, second) {
+        (Ok([first, number]), Ok(second)) => (i64::from(number as i32), [first, second]),
+        _ => (-1, [0; 2]),
     }
 }
 

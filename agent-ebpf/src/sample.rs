@@ -81,6 +81,12 @@ impl Scratch {
         self.header.detail = wait.to_detail();
     }
 
+    /// Says what is particular to the record's kind.
+    #[inline(always)]
+    pub fn set_detail(&mut self, detail: [u64; DETAIL_WORDS]) {
+        self.header.detail = detail;
+    }
+
     /// Takes the stack of a task that is in the kernel and does not run.
     ///
     /// # Safety

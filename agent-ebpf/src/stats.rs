@@ -19,9 +19,7 @@ pub fn count(program: Program, counter: Counter) {
 #[inline(always)]
 pub fn timed(program: Program, body: impl FnOnce()) {
     count(program, Counter::Runs);
-    // SAFETY: a helper without arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let start_ns = if random & (TIMED_RUN_INTERVAL - 1) == 0 { now_ns() } else { 0 };
+    let start_ns = if random() & (TIMED_RUN_INTERVAL - 1) == 0 { now_ns() } else { 0 };
     body();
     if start_ns != 0 {
         let run_ns = now_ns().wrapping_sub(start_ns);
@@ -32,6 +30,19 @@ pub fn timed(program: Program, body: impl FnOnce()) {
             unsafe { *runs = (*runs).wrapping_add(1) };
         }
     }
+}
+
+/// Any number.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_prandom_u32() }
+}
+
+/// From 1 to `bound`, which is less than 2^32.
+#[inline(always)]
+pub fn random_below(bound: u64) -> u64 {
+    1 + (u64::from(random()) * bound >> 32)
 }
 
 /// Now, on CLOCK_MONOTONIC.

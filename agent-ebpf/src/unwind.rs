@@ -13,7 +13,7 @@ use everflame_agent_common::{
         CACHED_RULES, CHUNK_PAGES, FRAME_SLOTS, MAX_USER_FRAMES, SMALL_STACK_WINDOW, STACK_WINDOW,
     },
     unwind::{
-        Kind, Memory, Registers, Rule, Sign, Stop, mask_of,
+        Kind, Memory, Registers, Rule, Sign, Stop,
         page::{
             Layout, Page, Shard, Stretch, USED_SHIFT, find_row_page, find_rule, find_stretch, shard,
         },

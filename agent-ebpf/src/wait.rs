@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext,
     bindings::task_struct,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_task_pt_regs},
+    helpers::{bpf_get_current_pid_tgid, bpf_task_pt_regs},
 };
 use everflame_agent_common::{
     event::Kind,
@@ -20,6 +20,7 @@ use everflame_agent_common::{
 
 use crate::{
     kernel::Kernel,
+    lock,
     maps::{
         CONFIG, SWITCHED_NS, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
         WAITING_WALK,
@@ -34,7 +35,7 @@ const TASK_DEAD: u32 = 0x80;
 
 /// Notes that the current task leaves its CPU.
 #[inline(always)]
-pub fn switch_out(preempted: bool, state: u32) {
+pub fn switch_out<K: Kernel>(preempted: bool, state: u32) {
     let out_ns = stats::now_ns();
     let Some(switched_ns) = SWITCHED_NS.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's, which switches once at a time.
@@ -55,6 +56,11 @@ pub fn switch_out(preempted: bool, state: u32) {
     }
     // Ready to run, though it meant to wait: somebody was quicker.
     let state = if preempted || state == 0 { PREEMPTED } else { state };
+    let futex = if config.locks != 0 && state != PREEMPTED {
+        lock::futex_of_current_task::<K>()
+    } else {
+        0
+    };
     let Some(thread) = THREADS.get_ptr_mut(tid) else {
         // The first time; countdowns begin anywhere.
         let period = config.wait_period_ns;
@@ -62,30 +68,35 @@ pub fn switch_out(preempted: bool, state: u32) {
             out_ns,
             woken_ns: 0,
             reported_ns: 0,
-            wait_left: random_below(period),
-            queue_left: random_below(period),
+            wait_left: stats::random_below(period),
+            queue_left: stats::random_below(period),
+            futex,
             state,
             pid,
         };
+        if futex != 0 {
+            lock::came(futex, pid, out_ns);
+        }
         if THREADS.insert(tid, thread, 0).is_err() {
             stats::count(Program::SwitchOut, Counter::Untracked);
+            if futex != 0 {
+                // SAFETY: nobody else has it.
+                unsafe { lock::gone(&thread) };
+            }
         }
         return;
     };
+    // Before anybody can see that it sleeps, and take it away again.
+    if futex != 0 {
+        lock::came(futex, pid, out_ns);
+    }
     // SAFETY: a map value, and the thread's own but for `woken_ns`, which is set when it waits.
     unsafe {
         (*thread).woken_ns = 0;
         (*thread).state = state;
+        (*thread).futex = futex;
         (*thread).out_ns = out_ns;
     }
-}
-
-/// From 1 to `bound`, which is less than 2^32.
-#[inline(always)]
-fn random_below(bound: u64) -> u64 {
-    // SAFETY: a helper without arguments.
-    let random = u64::from(unsafe { bpf_get_prandom_u32() });
-    1 + (random * bound >> 32)
 }
 
 /// Ends the wait of the current task, and samples it if it is its turn.
@@ -116,11 +127,14 @@ pub fn switch_in<K: Kernel>(ctx: &impl EbpfContext) {
     } else {
         thread.woken_ns
     };
+    if thread.futex != 0 && thread.woken_ns == 0 {
+        // SAFETY: a map value.
+        unsafe { lock::gone(thread) };
+    }
     thread.out_ns = 0;
     thread.reported_ns = 0;
     let period = CONFIG.load().wait_period_ns;
-    // SAFETY: a helper without arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
+    let random = stats::random();
     let waited = if reported_ns > out_ns {
         // The rest of a wait that has been counted.
         let value = woken_ns.saturating_sub(start_ns);
@@ -132,7 +146,7 @@ pub fn switch_in<K: Kernel>(ctx: &impl EbpfContext) {
     if waited.is_none() && queued.is_none() {
         return;
     }
-    sample::<K>(ctx, Ended { waited, queued, state: thread.state, out_ns });
+    sample::<K>(ctx, Ended { waited, queued, state: thread.state, out_ns, woken_ns });
 }
 
 /// A wait that becomes a sample, or two.
@@ -143,6 +157,7 @@ struct Ended {
     queued: Option<Weight>,
     state: u32,
     out_ns: u64,
+    woken_ns: u64,
 }
 
 #[inline(always)]
@@ -160,6 +175,7 @@ fn sample<K: Kernel>(ctx: &impl EbpfContext, ended: Ended) {
     scratch.take_kernel_stack(ctx);
     let mut wait = Wait {
         start_ns: ended.out_ns,
+        end_ns: ended.woken_ns,
         state: ended.state,
         flags: 0,
         syscall: -1,
@@ -194,15 +210,20 @@ fn sample<K: Kernel>(ctx: &impl EbpfContext, ended: Ended) {
 /// # Safety
 /// `task` comes from the kernel, which knows it for a task.
 #[inline(always)]
-pub unsafe fn waking(task: *const u8) {
+pub unsafe fn waking<K: Kernel>(task: *const u8) {
     // SAFETY: the verifier checks the offset against the kernel's types.
     let tid = unsafe { *task.add(CONFIG.load().task_pid_offset as usize).cast::<u32>() };
     let Some(thread) = THREADS.get_ptr_mut(tid) else { return };
-    // SAFETY: a map value; whatever is written at the same time is written by another waker.
-    unsafe {
-        if (*thread).out_ns != 0 && (*thread).woken_ns == 0 {
-            (*thread).woken_ns = stats::now_ns();
-        }
+    // SAFETY: a map value; a task's wakers wait for each other.
+    let thread = unsafe { &mut *thread };
+    if thread.out_ns == 0 || thread.woken_ns != 0 {
+        return;
+    }
+    let now_ns = stats::now_ns();
+    thread.woken_ns = now_ns;
+    if thread.futex != 0 {
+        // SAFETY: a map value.
+        unsafe { lock::left::<K>(thread, tid, now_ns) };
     }
 }
 
@@ -262,8 +283,16 @@ pub unsafe fn waiting(ctx: *const EachTask) {
     scratch.set_task(pid, tid);
     // SAFETY: a task.
     unsafe { scratch.take_kernel_stack_of(task) };
-    let mut wait =
-        Wait { start_ns: out_ns, state, flags: 0, syscall: -1, arguments: [0; 2], sp: 0, fp: 0 };
+    let mut wait = Wait {
+        start_ns: out_ns,
+        end_ns: now_ns,
+        state,
+        flags: 0,
+        syscall: -1,
+        arguments: [0; 2],
+        sp: 0,
+        fp: 0,
+    };
     // SAFETY: a task.
     let saved = (unsafe { bpf_task_pt_regs(task) }) as u64;
     let found = registers::copy(saved, &mut walk.registers);

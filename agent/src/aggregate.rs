@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use everflame_agent_common::event::Kind;
+use everflame_agent_common::lock::Release;
 use everflame_agent_common::unwind::Stop;
 use everflame_agent_common::wait::{FLAG_RUN_QUEUE, Wait};
 use foldhash::fast::RandomState;
 
 use crate::collect::{Sample, ThreadName};
+use crate::contention::{Contention, LockWait};
 use crate::identity::ProcessIdentity;
 use crate::object::ObjectFile;
 use crate::process::{Backing, Generation, Process};
@@ -68,7 +70,7 @@ pub struct StackKey {
 }
 
 /// What waits are told apart by, beside their stacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WaitKey {
     /// The kernel's `prev_state`, or `PREEMPTED`.
     pub state: u32,
@@ -76,19 +78,37 @@ pub struct WaitKey {
     pub is_run_queue: bool,
     /// The system call that it was in; -1 for none.
     pub syscall: i64,
-    /// The system call's first argument, if that is the address of a futex; otherwise 0.
+    /// The address of the futex that it was on, or released; 0 for none.
     pub futex: u64,
+    /// The operation of a `futex` call, with its flags.
+    pub operation: u32,
+    /// Of waits on a futex: the greatest power of two that its length is not below, in
+    /// nanoseconds. Otherwise 0.
+    pub length: u64,
 }
 
 impl WaitKey {
     fn of(wait: &Wait) -> Self {
-        let is_futex = wait.syscall == libc::SYS_futex;
+        /// Linux 6.7; not in libc yet, and the same number everywhere.
+        const SYS_FUTEX_WAIT: i64 = 455;
+        let is_futex = [libc::SYS_futex, SYS_FUTEX_WAIT].contains(&wait.syscall);
+        let futex = if is_futex { wait.arguments[0] } else { 0 };
+        let is_run_queue = wait.flags & FLAG_RUN_QUEUE != 0;
+        let length_ns = wait.end_ns.saturating_sub(wait.start_ns);
+        let has_length = futex != 0 && !is_run_queue && length_ns > 0;
+        let operation = if wait.syscall == libc::SYS_futex { wait.arguments[1] } else { 0 };
         Self {
             state: wait.state,
-            is_run_queue: wait.flags & FLAG_RUN_QUEUE != 0,
+            is_run_queue,
             syscall: wait.syscall,
-            futex: if is_futex { wait.arguments[0] } else { 0 },
+            futex,
+            operation: operation as u32,
+            length: if has_length { 1 << length_ns.ilog2() } else { 0 },
         }
+    }
+
+    fn of_release(release: &Release) -> Self {
+        Self { syscall: -1, futex: release.address, ..Self::default() }
     }
 }
 
@@ -99,6 +119,13 @@ pub struct Totals {
     pub count: u64,
     /// Sum of their values, in the unit of the kind.
     pub value: u64,
+}
+
+impl Totals {
+    fn add(&mut self, other: Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.value = self.value.saturating_add(other.value);
+    }
 }
 
 /// The samples of one process in one window.
@@ -113,7 +140,9 @@ pub struct ProcessWindow {
     /// Who it is.
     pub identity: Arc<ProcessIdentity>,
     /// Its stacks.
-    pub stacks: Map<StackKey, Totals>,
+    pub stacks: Map<Arc<StackKey>, Totals>,
+    /// Its waits for locks, divided among the releases that ended them.
+    pub contention: Map<(Arc<StackKey>, Option<Arc<StackKey>>), Totals>,
 }
 
 /// Everything that was sampled in a stretch of time.
@@ -127,6 +156,8 @@ pub struct Window {
     pub samples: u64,
     /// Of these, samples of waits.
     pub waits: u64,
+    /// And samples of releases of locks.
+    pub releases: u64,
     /// User stacks by why they end; indexed by [`Stop`].
     pub user_stops: [u64; Stop::ALL.len()],
     /// Kernel stacks by why they end.
@@ -145,6 +176,7 @@ impl Window {
 #[derive(Debug, Default)]
 pub struct Aggregator {
     window: Window,
+    contention: Contention,
     process_index: Map<(u32, Generation), usize>,
     /// By object and by the range's start, so that a file that many map is one range.
     range_index: Map<(usize, u64, u64), u32>,
@@ -160,6 +192,7 @@ impl Aggregator {
     ) {
         self.window.samples += 1;
         self.window.waits += u64::from(sample.wait.is_some());
+        self.window.releases += u64::from(sample.release.is_some());
         self.window.user_stops[sample.user_stop as usize] += 1;
         self.window.kernel_stops[sample.kernel_stop as usize] += 1;
         let user = sample
@@ -175,11 +208,14 @@ impl Aggregator {
         let key = StackKey {
             // One that goes on is a part of one that ends in another window.
             kind: if sample.kind == Kind::Waiting { Kind::OffCpu } else { sample.kind },
-            wait: sample.wait.as_ref().map(WaitKey::of),
+            wait: match (&sample.wait, &sample.release) {
+                (Some(wait), _) => Some(WaitKey::of(wait)),
+                (None, release) => release.as_ref().map(WaitKey::of_release),
+            },
             tid: sample.tid,
             thread_name: sample.thread_name,
             // A wait is on none.
-            cpu: if sample.wait.is_some() { 0 } else { sample.cpu },
+            cpu: if sample.kind == Kind::Cpu { sample.cpu } else { 0 },
             kernel,
             user,
         };
@@ -190,12 +226,27 @@ impl Aggregator {
         if known.name != process.name {
             known.name.clone_from(&process.name);
         }
-        let before = known.stacks.len();
-        let totals = known.stacks.entry(key).or_default();
-        totals.count = totals.count.saturating_add(sample.count);
-        totals.value = totals.value.saturating_add(sample.value);
-        if known.stacks.len() > before {
-            self.window.stack_bytes += bytes;
+        let totals = Totals { count: sample.count, value: sample.value };
+        let key = match known.stacks.get_key_value(&key) {
+            Some((known, _)) => Arc::clone(known),
+            None => {
+                self.window.stack_bytes += bytes;
+                Arc::new(key)
+            }
+        };
+        known.stacks.entry(Arc::clone(&key)).or_default().add(totals);
+        if let Some(release) = sample.release {
+            self.contention.release((release.pid, release.address), release.time_ns, key);
+        } else if let Some(wait) = sample.wait
+            && let Some(WaitKey { futex: 1.., is_run_queue: false, .. }) = key.wait
+        {
+            // One that was reported in part begins where that part ended.
+            let begin_ns = wait.start_ns.max(wait.end_ns.saturating_sub(sample.value));
+            let lock = (sample.pid, wait.arguments[0]);
+            let (waiter, end_ns) = (key, wait.end_ns);
+            let process = index;
+            self.window.stack_bytes += size_of::<LockWait>();
+            self.contention.wait(LockWait { process, lock, waiter, begin_ns, end_ns, totals });
         }
     }
 
@@ -213,7 +264,12 @@ impl Aggregator {
     pub fn take(&mut self) -> Window {
         self.process_index.clear();
         self.range_index.clear();
-        std::mem::take(&mut self.window)
+        let mut window = std::mem::take(&mut self.window);
+        for part in std::mem::take(&mut self.contention).divide() {
+            let parts = &mut window.processes[part.process].contention;
+            parts.entry((part.waiter, part.releaser)).or_default().add(part.totals);
+        }
+        window
     }
 
     fn process(
@@ -233,6 +289,7 @@ impl Aggregator {
             main_object: process.main_object().cloned(),
             identity,
             stacks: Map::default(),
+            contention: Map::default(),
         });
         let index = self.window.processes.len() - 1;
         self.process_index.insert(key, index);

@@ -81,7 +81,7 @@ pub struct RunArgs {
     /// The collector; without one, profiles are kept in the spool
     #[arg(long, value_name = "URL", value_parser = server, env = "EVERFLAME_SERVER")]
     pub server: Option<String>,
-    /// Kinds of profile to take: cpu, offcpu
+    /// Kinds of profile to take: cpu, offcpu, lock
     #[arg(
         long,
         value_name = "KINDS",
@@ -93,8 +93,8 @@ pub struct RunArgs {
     /// CPU samples a second on each CPU
     #[arg(long, value_name = "N", default_value_t = 19, value_parser = clap::value_parser!(u64).range(1..), env = "EVERFLAME_CPU_RATE_HZ")]
     pub cpu_rate_hz: u64,
-    /// One sample of kind offcpu in this much time that a thread waits; longer waits are
-    /// always sampled
+    /// One sample of kinds offcpu and lock in this much time that a thread waits; longer waits
+    /// are always sampled
     #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = offcpu_period, env = "EVERFLAME_OFFCPU_PERIOD")]
     pub offcpu_period: Duration,
     /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing
@@ -197,9 +197,11 @@ impl std::str::FromStr for CacheDir {
 }
 
 impl RunArgs {
-    /// Which waits are sampled.
-    pub fn wait_config(&self) -> WaitConfig {
-        WaitConfig { period_ns: u64::try_from(self.offcpu_period.as_nanos()).unwrap_or(u64::MAX) }
+    /// Which waits are sampled, if any are.
+    pub fn wait_config(&self) -> Option<WaitConfig> {
+        let locks = self.kinds.contains(&Kind::Lock);
+        let period_ns = u64::try_from(self.offcpu_period.as_nanos()).unwrap_or(u64::MAX);
+        (locks || self.kinds.contains(&Kind::OffCpu)).then_some(WaitConfig { period_ns, locks })
     }
 
     /// Checks what no flag can know by itself.
@@ -207,10 +209,10 @@ impl RunArgs {
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        let is_there = |kind: &&Kind| matches!(kind, Kind::Cpu | Kind::OffCpu);
+        let is_there = |kind: &&Kind| matches!(kind, Kind::Cpu | Kind::OffCpu | Kind::Lock);
         if let Some(kind) = self.kinds.iter().find(|kind| !is_there(kind)) {
             return Err(format!(
-                "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu"
+                "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu,lock"
             ));
         }
         for (position, (name, _)) in self.labels.iter().enumerate() {
@@ -387,6 +389,6 @@ mod tests {
     #[test]
     fn kinds_that_are_not_there_yet_are_named() {
         assert!(check(&["--kinds", "cpu,alloc"]).unwrap_err().contains("`alloc`"));
-        assert_eq!(check(&["--kinds", "cpu,offcpu"]), Ok(()));
+        assert_eq!(check(&["--kinds", "cpu,offcpu,lock"]), Ok(()));
     }
 }

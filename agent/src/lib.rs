@@ -23,6 +23,7 @@ pub mod aggregate;
 pub mod capabilities;
 pub mod cli;
 pub mod collect;
+mod contention;
 pub mod export;
 pub mod health;
 pub mod http;

@@ -136,7 +136,8 @@ fn run(args: RunArgs) -> Result<Infallible> {
         Arc::new(Exporter::spawn(export, Arc::clone(&metrics), Arc::clone(&health), http)?);
     let config = PipelineConfig {
         cpu_rate_hz: args.kinds.contains(&Kind::Cpu).then_some(args.cpu_rate_hz),
-        waits: args.kinds.contains(&Kind::OffCpu).then_some(waits),
+        waits,
+        kinds: args.kinds,
         window: args.window,
         host: host_name(args.host.as_deref()),
         labels: args.labels,

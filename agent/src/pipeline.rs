@@ -43,6 +43,8 @@ pub struct PipelineConfig {
     pub cpu_rate_hz: Option<u64>,
     /// Which waits are sampled; `None` is none.
     pub waits: Option<WaitConfig>,
+    /// Which profiles are made of what is sampled.
+    pub kinds: Vec<Kind>,
     /// Length of a window.
     pub window: Duration,
     /// This host's name.
@@ -245,7 +247,11 @@ fn symbolize(
     for ClosedWindow { window, time } in windows {
         let symbols = Symbols::resolve(&window, &mut symbolizer);
         symbolizer.trim();
-        let of_kinds = [(Kind::Cpu, window.samples - window.waits), (Kind::OffCpu, window.waits)];
+        let of_kinds = [
+            (Kind::Cpu, window.samples - window.waits - window.releases),
+            (Kind::OffCpu, window.waits),
+            (Kind::Lock, window.releases),
+        ];
         for (kind, samples) in of_kinds.into_iter().filter(|(_, samples)| *samples > 0) {
             metrics.samples.get_or_create(&KindLabels { kind: kind.name() }).inc_by(samples);
         }
@@ -253,7 +259,7 @@ fn symbolize(
         publish_stops(metrics, "user", &window.user_stops);
         publish_frames(metrics, &symbols.stats);
         publish_symbolize(metrics, &symbolizer.stats());
-        let profiles: Vec<ProfileRecord> = build(&window, &symbols, time)
+        let profiles: Vec<ProfileRecord> = build(&window, &symbols, time, &config.kinds)
             .map(|process| ProfileRecord {
                 kind: process.kind.name().to_owned(),
                 labels: labels(process.labels, &config.labels),
@@ -316,6 +322,9 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     for (cpu, (ended, going_on)) in lost.enumerate() {
         let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
         metrics.set_lost_samples(Kind::OffCpu.name(), cpu, ended + going_on);
+    }
+    for (cpu, &lost) in waits.waking.ring_full.iter().enumerate() {
+        metrics.set_lost_samples(Kind::Lock.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
     }
     raise_to(&metrics.untracked_threads, waits.switch_out.untracked);
     raise_to(&metrics.waiting_errors, waits.waiting_errors);

@@ -29,7 +29,7 @@ const RECORDING_SYMBOL_BYTES: usize = 1 << 30;
 /// What to record.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// Which profile: [`Kind::Cpu`] or [`Kind::OffCpu`].
+    /// Which profile: [`Kind::Cpu`], [`Kind::OffCpu`] or [`Kind::Lock`].
     pub kind: Kind,
     /// CPU samples a second on each CPU.
     pub rate_hz: u64,
@@ -41,7 +41,7 @@ pub struct SessionConfig {
 #[derive(Debug, Error)]
 pub enum SessionError {
     /// The kind is not there yet.
-    #[error("profiles of kind `{kind}` cannot be recorded yet; `cpu` and `offcpu` can")]
+    #[error("profiles of kind `{kind}` cannot be recorded yet; `cpu`, `offcpu` and `lock` can")]
     Kind {
         /// What was asked for.
         kind: Kind,
@@ -73,7 +73,7 @@ pub struct Progress {
 /// What a session has seen.
 #[derive(Debug)]
 pub struct Recording {
-    /// One profile; its samples carry `pid` and `comm`.
+    /// One profile; its samples carry `pid` and `comm`, and those of locks their `side`.
     pub profile: pprof::Profile,
     /// Samples in it.
     pub samples: u64,
@@ -85,6 +85,7 @@ pub struct Recording {
 
 /// A running recording.
 pub struct Session {
+    kind: Kind,
     shared: Arc<Shared>,
     waker: Waker,
     retarget: Sender<Target>,
@@ -113,6 +114,7 @@ impl Session {
         let collect = match config.kind {
             Kind::Cpu => CollectConfig::at_rate(config.rate_hz),
             Kind::OffCpu => CollectConfig::of_waits(WaitConfig::default()),
+            Kind::Lock => CollectConfig::of_waits(WaitConfig { locks: true, ..Default::default() }),
             kind => return Err(SessionError::Kind { kind }),
         };
         let collect = CollectConfig { target_pid, ..collect };
@@ -127,7 +129,7 @@ impl Session {
                 .spawn(move || sample(profiler, &shared, &targets))
                 .map_err(|source| SessionError::Thread { source: Some(source) })?
         };
-        Ok(Self { shared, waker, retarget, thread })
+        Ok(Self { kind: config.kind, shared, waker, retarget, thread })
     }
 
     /// Records another target from now on.
@@ -166,9 +168,11 @@ impl Session {
         for ClosedWindow { window, time } in &outcome.windows {
             samples += window.samples;
             let symbols = Symbols::resolve(window, &mut symbolizer);
-            for process in build(window, &symbols, *time) {
+            for process in build(window, &symbols, *time, &[self.kind]) {
                 let mut labels = process.labels;
-                labels.retain(|(name, _)| matches!(name.as_str(), "pid" | "comm"));
+                // Samples of locks say so themselves.
+                let is_lock = process.kind == Kind::Lock;
+                labels.retain(|(name, _)| matches!(name.as_str(), "pid" | "comm") && !is_lock);
                 merger.add_with_labels(&process.profile, &labels)?;
             }
         }

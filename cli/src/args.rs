@@ -56,6 +56,19 @@ Examples:
 Needs root, or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Ctrl-C ends the recording and
 writes what there is. A COMMAND that still runs after --duration is sent SIGTERM.";
 
+const LOCKS_EXAMPLES: &str = "\
+Examples:
+  everflame locks                                      this host, for 10 seconds
+  everflame locks --pid 4711 --duration 30s
+  everflame locks --format json -- ./bench             until it ends
+  everflame locks --selector '{service=\"api\"}' --from -15m
+      what the collector has; '{}' is everything
+  everflame locks lock.pb.gz                           of everflame record --kind lock --side all
+
+WAIT is what threads waited, all together. Of a holder it is the waiting of others that its
+releases of the lock ended. A lock without an address is one whose waiters sleep on words of
+their own: it has the name of the function that wants it.";
+
 const ROOT_HELP: &str = "\
 Examples:
   everflame record -o host.svg                         profile this host, here and now
@@ -79,6 +92,7 @@ pub(crate) enum Command {
     Top(TopArgs),
     Flame(FlameArgs),
     Diff(DiffArgs),
+    Locks(LocksArgs),
     Services(ServicesArgs),
 }
 
@@ -107,11 +121,84 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "N", default_value_t = 97, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) rate_hz: u64,
 
+    /// Of kind lock: whose stacks
+    #[arg(long, value_enum, default_value_t = LockSide::Joined)]
+    pub(crate) side: LockSide,
+
     /// Where to: .pb.gz is a pprof profile, .folded are collapsed stacks, .svg is a picture
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
 
     /// A program to start; it and its children are recorded
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Which stacks of waits for locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LockSide {
+    /// Those that waited
+    Waiter,
+    /// Those that released the lock
+    Holder,
+    /// Both in one: who waited, and below whom the wait ended
+    Joined,
+    /// All three, told apart by the label `side`; each counts all waiting
+    All,
+}
+
+/// Show which locks threads wait for, who waits, and who held them
+#[derive(Debug, Args)]
+#[command(after_help = LOCKS_EXAMPLES)]
+#[command(group = ArgGroup::new("target").args(["pid", "comm", "command", "selector", "files"]))]
+pub(crate) struct LocksArgs {
+    /// pprof files of kind lock, instead of this host
+    #[arg(value_name = "FILE", conflicts_with_all = ["duration", "from", "to"])]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// How long to watch this host; 10s unless there is a COMMAND, which is watched until it ends
+    #[arg(long, value_parser = parse_duration, conflicts_with = "selector")]
+    pub(crate) duration: Option<Duration>,
+
+    /// Only the process with this id
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+
+    /// Only processes with this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) comm: Option<String>,
+
+    /// Ask the collector, instead of watching this host, for profiles with these labels, as in
+    /// PromQL: '{service="api"}'; '{}' is all
+    #[arg(long)]
+    pub(crate) selector: Option<String>,
+
+    /// The collector
+    #[arg(long, value_name = "URL", env = "EVERFLAME_SERVER", hide_env_values = true, default_value = DEFAULT_URL)]
+    pub(crate) server: String,
+
+    /// From this time on: RFC 3339, Unix seconds, or relative as in -1h30m [default: an hour
+    /// before --to]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "selector")]
+    pub(crate) from: Option<When>,
+
+    /// Before this time [default: now]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "selector")]
+    pub(crate) to: Option<When>,
+
+    /// The most locks to show; 0 is all [default: 10 in tables, else all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+
+    /// What to write [default: what --output ends in, else a table]
+    #[arg(long, value_parser = one_of(command::locks::FORMATS))]
+    pub(crate) format: Option<Format>,
+
+    /// Where to, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// A program to start; it and its children are watched
     #[arg(last = true)]
     pub(crate) command: Vec<OsString>,
 }
@@ -334,6 +421,19 @@ mod tests {
         check("everflame diff a.pb.gz", false);
         check("everflame diff a.pb.gz b.pb.gz c.pb.gz", false);
         check("everflame diff a.pb.gz b.pb.gz --base-from -1h", false);
+    }
+
+    #[test]
+    fn locks_are_of_one_source() {
+        check("everflame locks", true);
+        check("everflame locks --pid 1 --duration 30s", true);
+        check("everflame locks --selector {} --from -1h", true);
+        check("everflame locks a.pb.gz --format json", true);
+        check("everflame locks -- make -j8", true);
+        check("everflame locks --from -1h", false);
+        check("everflame locks --selector {} --pid 1", false);
+        check("everflame locks --selector {} --duration 1s", false);
+        check("everflame locks a.pb.gz --pid 1", false);
     }
 
     #[test]

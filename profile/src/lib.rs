@@ -13,7 +13,7 @@
 //!   check it;
 //! - [`merge`] sums profiles into one;
 //! - [`select`] picks the sample type to look at;
-//! - [`top`], [`flame`], [`diff`] and [`fold`] answer questions about it.
+//! - [`top`], [`flame`], [`diff`], [`fold`] and [`locks`](mod@locks) answer questions about it.
 //!
 //! Sums saturate instead of overflowing, here and everywhere else in this crate.
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ pub mod fold;
 mod frames;
 mod ids;
 pub mod kind;
+pub mod locks;
 pub mod merge;
 pub mod select;
 mod tables;
@@ -45,7 +46,8 @@ pub use self::encode::encode_gz;
 pub use self::flame::{FlameNode, FlameTree, flame};
 pub use self::fold::fold;
 pub use self::kind::{Kind, UnknownKind};
+pub use self::locks::{HolderTotals, LockReport, LockTotals, WaiterTotals, locks};
 pub use self::merge::{MergeError, Merger};
-pub use self::select::{SelectError, sample_type_index};
+pub use self::select::{SelectError, retain_labelled, sample_type_index};
 pub use self::top::{FunctionTotals, TopTable, top};
 pub use self::validate::{ValidateError, validate};

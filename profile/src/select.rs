@@ -1,6 +1,6 @@
 //! Which of a profile's sample types to look at.
 
-use everflame_proto::pprof::{Profile, ValueType};
+use everflame_proto::pprof::{Label, Profile, ValueType};
 
 /// Why no sample type could be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,16 @@ pub fn sample_types(profile: &Profile) -> Vec<(&str, &str)> {
         .iter()
         .map(|sample_type| (type_name(profile, sample_type), string(profile, sample_type.unit)))
         .collect()
+}
+
+/// Keeps the samples whose label `key` has this text, and no others.
+pub fn retain_labelled(profile: &mut Profile, key: &str, text: &str) {
+    let mut samples = std::mem::take(&mut profile.sample);
+    let is_it = |label: &Label| {
+        label.str != 0 && string(profile, label.key) == key && string(profile, label.str) == text
+    };
+    samples.retain(|sample| sample.label.iter().any(is_it));
+    profile.sample = samples;
 }
 
 /// An entry of the string table; "" for an index outside of it.

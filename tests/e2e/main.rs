@@ -8,6 +8,7 @@
 
 mod agent;
 mod failures;
+mod locks;
 mod offcpu;
 mod record;
 mod symbols;

@@ -12,7 +12,9 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray
 use aya::programs::{PerfEvent, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use everflame_agent_common::config::Config;
-use everflame_agent_common::limits::{MAX_THREADS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
+use everflame_agent_common::limits::{
+    MAX_LOCKS, MAX_THREADS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS,
+};
 use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
@@ -220,11 +222,13 @@ impl Bpf {
         let cpu_program = form.cpu_program();
         let config = config.to_bytes();
         let max_processes = max_processes();
+        let has_locks = waits.is_some_and(|waits| waits.locks);
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", config.as_slice(), true)
             .map_max_entries("EVENTS", ring_bytes)
             .map_max_entries("PROCESSES", max_processes)
             .map_max_entries("THREADS", if waits.is_some() { MAX_THREADS } else { 1 })
+            .map_max_entries("LOCKS", if has_locks { MAX_LOCKS } else { 1 })
             .load(OBJECT)
             .map_err(object_error)?;
         let program: &mut PerfEvent = ebpf
@@ -419,6 +423,7 @@ fn map_memory_bytes(map: &Map) -> u64 {
         Map::Array(data)
         | Map::ArrayOfMaps(data)
         | Map::HashMap(data)
+        | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
         | Map::RingBuf(data) => data,
         _ => return 0,

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use everflame_agent_common::event::{self, Kind, SampleHeader};
+use everflame_agent_common::lock::Release;
 use everflame_agent_common::unwind::{Registers, Stop};
 use everflame_agent_common::wait::Wait;
 
@@ -19,6 +20,8 @@ pub struct Sample {
     pub count: u64,
     /// Of waits: what for, and since when.
     pub wait: Option<Wait>,
+    /// Of releases of locks: which, and when.
+    pub release: Option<Release>,
     /// Process id in the initial pid namespace.
     pub pid: u32,
     /// Thread id in the initial pid namespace.
@@ -63,6 +66,7 @@ impl Sample {
             count: header.count,
             wait: matches!(kind, Kind::OffCpu | Kind::Waiting)
                 .then(|| Wait::from_detail(&header.detail)),
+            release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,
             cpu: header.cpu,

@@ -42,6 +42,7 @@ pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfEr
         settings.task_pid_offset = location.pid_offset;
         settings.task_tgid_offset = location.tgid_offset;
         settings.wait_period_ns = waits.period_ns;
+        settings.locks = u32::from(waits.locks);
     }
     Bpf::load(settings, form, ring_bytes, config.waits)
 }

@@ -19,12 +19,14 @@ pub struct WaitConfig {
     /// One wait in this much waiting of each thread, in nanoseconds; waits that are longer
     /// always are. Less than 2^32.
     pub period_ns: u64,
+    /// Whether locks are followed that threads wait for, and who releases them.
+    pub locks: bool,
 }
 
 impl Default for WaitConfig {
     /// A sample in 10 ms that a thread waits.
     fn default() -> Self {
-        Self { period_ns: 10_000_000 }
+        Self { period_ns: 10_000_000, locks: false }
     }
 }
 
@@ -35,7 +37,7 @@ pub struct WaitStats {
     pub switch_out: ProgramStats,
     /// At switch-in; it takes the samples.
     pub switch_in: ProgramStats,
-    /// At wake-ups.
+    /// At wake-ups; it takes the samples of releases.
     pub waking: ProgramStats,
     /// For each task, when waits that go on are listed.
     pub waiting: ProgramStats,
@@ -46,7 +48,7 @@ pub struct WaitStats {
 impl WaitStats {
     /// Samples that found no room.
     pub fn lost(&self) -> u64 {
-        self.switch_in.lost() + self.waiting.lost()
+        self.switch_in.lost() + self.waiting.lost() + self.waking.lost()
     }
 }
 

@@ -259,17 +259,19 @@ impl Tables {
             self.put_off(key);
             return State::Unknown;
         }
-        let shards = table.shards.iter().filter_map(|shard| {
-            Some(LoadedShard {
-                slot: self.free_slots.pop()?,
-                start_offset: shard.start_offset,
-                end_offset: shard.end_offset,
-                root: 0,
-                depth: 0,
-                pages: Vec::new(),
-            })
-        });
-        State::Shards(shards.collect())
+        let mut shards = Vec::with_capacity(table.shards.len());
+        for shard in &table.shards {
+            let Some(slot) = self.free_slots.pop() else { break };
+            let (start_offset, end_offset) = (shard.start_offset, shard.end_offset);
+            // Programs tell what is not loaded from what there is nothing about.
+            let value = Shard { start_offset, end_offset, ..Shard::default() };
+            if let Err(error) = self.shards.set(slot, value.to_words(), 0) {
+                self.map_error(&error);
+            }
+            let (root, depth, pages) = (0, 0, Vec::new());
+            shards.push(LoadedShard { slot, start_offset, end_offset, root, depth, pages });
+        }
+        State::Shards(shards)
     }
 
     /// Loads the parts that samples have met, and the others as far as there is room; nothing

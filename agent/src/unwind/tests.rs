@@ -18,6 +18,7 @@ use super::compiler::Compiler;
 use super::evict::LAYOUT_SHARE;
 use super::idle::EVICT_AT_ONCE;
 use super::key::Key;
+use super::layout::Content;
 use super::pages::PageStore;
 use super::processes::Processes;
 use super::tables::{Lookup, Tables};
@@ -328,6 +329,10 @@ fn large_tables_are_loaded_when_a_stack_meets_them() {
     it.compiled();
     it.tables.update_stats();
     assert_eq!((it.tables.stats.tables, it.tables.stats.shards), (1, 0), "known and not loaded");
+    let Content::Shards(slots) = it.tables.content(&mapping, None) else { panic!("not known") };
+    let [root, extent, _] = it.tables.shards.get(&slots[0].slot, 0).expect("within the map");
+    let expected = u64::from(slots[0].start_offset) | u64::from(slots[0].end_offset) << 32;
+    assert_eq!((root, extent), (0, expected), "programs know that there is something to load");
 
     // A stack waits until it is.
     assert!(matches!(it.tables.look_up(&mapping, address, &it.compiler), Lookup::Wait));

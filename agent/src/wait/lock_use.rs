@@ -46,6 +46,23 @@ pub fn is_lock_contention(wait: &Wait, reason: Reason, user: &[&str]) -> bool {
     reason == Reason::Lock && lock_use(wait, user) != LockUse::Condition
 }
 
+/// Whether a thread that wakes another one does not release a lock, but brings something about
+/// that the other has waited for. `user` are its functions, leaf first.
+#[must_use]
+pub fn is_condition_release(user: &[&str]) -> bool {
+    static TABLE: LazyLock<Table<()>> = LazyLock::new(|| Table::new(CONDITION_RELEASE_ROWS));
+    user.iter().any(|name| TABLE.find(names::user_name(name)).is_some())
+}
+
+/// Functions that wake threads which wait for something other than a lock.
+#[rustfmt::skip]
+const CONDITION_RELEASE_ROWS: &[(&[&str], ())] = &[
+    (&["pthread_cond_signal", "pthread_cond_broadcast", "cnd_signal", "cnd_broadcast",
+       "std::*condition_variable*notify*", "sem_post", "new_sem_post", "pthread_barrier_wait",
+       "*Condvar*::notify*", "*Parker*::unpark*", "std::thread::*unpark*", "runtime.notewakeup",
+       "Unsafe_Unpark", "Parker::unpark*"], ()),
+];
+
 /// What a function waits for when it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {

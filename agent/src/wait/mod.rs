@@ -27,9 +27,9 @@ mod sampled;
 mod syscalls;
 
 pub use idle::is_idle;
-pub use lock_use::{LockUse, is_lock_contention, lock_use};
+pub use lock_use::{LockUse, is_condition_release, is_lock_contention, lock_use};
 pub use reason::{Reason, classify};
-pub use sampled::{Labels, labels, scheduler_frames};
+pub use sampled::{Labels, is_contention, labels, scheduler_frames};
 
 /// Bits of the kernel's `task_struct.__state` (`include/linux/sched.h`), as `sched_switch` sees
 /// it. The same from Linux 4.14 to 6.18.

@@ -2,7 +2,7 @@
 
 use everflame_agent_common::wait::PREEMPTED;
 
-use super::{Reason, Wait, classify, is_idle};
+use super::{Reason, Wait, classify, is_idle, is_lock_contention};
 use crate::aggregate::WaitKey;
 
 /// The labels of a sampled wait.
@@ -17,16 +17,32 @@ pub struct Labels {
 /// What to say of a wait. `kernel` and `user` are names of functions, leaf first.
 #[must_use]
 pub fn labels(key: &WaitKey, is_kernel_thread: bool, kernel: &[&str], user: &[&str]) -> Labels {
-    let wait = Wait {
+    let wait = wait(key, is_kernel_thread);
+    let reason = classify(&wait, kernel);
+    Labels { reason, is_idle: is_idle(&wait, reason, kernel, user) }
+}
+
+/// Whether a thread waited for a lock that another one held.
+#[must_use]
+pub fn is_contention(
+    key: &WaitKey,
+    is_kernel_thread: bool,
+    kernel: &[&str],
+    user: &[&str],
+) -> bool {
+    let wait = wait(key, is_kernel_thread);
+    is_lock_contention(&wait, classify(&wait, kernel), user)
+}
+
+fn wait(key: &WaitKey, is_kernel_thread: bool) -> Wait {
+    Wait {
         task_state: key.state & !PREEMPTED,
         is_preempted: key.state & PREEMPTED != 0,
         is_runqueue: key.is_run_queue,
         is_kernel_thread,
         syscall: u32::try_from(key.syscall).ok(),
-        args: [key.futex, 0, 0, 0, 0, 0],
-    };
-    let reason = classify(&wait, kernel);
-    Labels { reason, is_idle: is_idle(&wait, reason, kernel, user) }
+        args: [key.futex, u64::from(key.operation), 0, 0, 0, 0],
+    }
 }
 
 /// How many of a kernel stack's first functions are the scheduler's and those of our own
@@ -45,7 +61,8 @@ pub fn scheduler_frames<'a>(kernel: impl IntoIterator<Item = &'a str>) -> usize 
 mod tests {
     use super::*;
 
-    const SLEEPING: WaitKey = WaitKey { state: 1, is_run_queue: false, syscall: -1, futex: 0 };
+    const SLEEPING: WaitKey =
+        WaitKey { state: 1, is_run_queue: false, syscall: -1, futex: 0, operation: 0, length: 0 };
 
     #[test]
     fn reason_is_that_of_the_part() {

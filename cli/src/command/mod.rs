@@ -3,6 +3,7 @@
 
 pub(crate) mod diff;
 pub(crate) mod flame;
+pub(crate) mod locks;
 mod progress;
 pub(crate) mod record;
 pub(crate) mod services;
@@ -31,6 +32,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Top(args) => top::run(args),
         Command::Flame(args) => flame::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Locks(args) => locks::run(args),
         Command::Services(args) => services::run(args),
     }
 }

@@ -5,19 +5,21 @@
 //! records has ended, and what there is then is written.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum as _;
 use everflame_agent::session::{Progress, Recording, Session, SessionConfig, SessionError, Target};
-use everflame_profile::{encode_gz, sample_type_index};
+use everflame_profile::{Kind, encode_gz, retain_labelled, sample_type_index};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::ProgressLine;
 use super::subject::{Subject, SubjectError};
-use crate::args::RecordArgs;
+use crate::args::{LockSide, RecordArgs};
 use crate::failure::{ExitStatus, Failure, say};
 use crate::format::Format;
 use crate::output::Destination;
@@ -80,41 +82,54 @@ fn is_permission(error: &SessionError) -> bool {
     false
 }
 
+/// What to record, and until when.
+pub(super) struct Request {
+    pub(super) config: SessionConfig,
+    /// 10 seconds unless there is a command.
+    pub(super) duration: Option<Duration>,
+    pub(super) command: Vec<OsString>,
+}
+
+impl Request {
+    pub(super) fn new(
+        kind: Kind,
+        rate_hz: u64,
+        (pid, comm): (Option<u32>, Option<String>),
+        duration: Option<Duration>,
+        command: Vec<OsString>,
+    ) -> Self {
+        let target = match (pid, comm) {
+            (Some(pid), _) => Target::Pid(pid),
+            (None, Some(comm)) => Target::Comm(comm),
+            // This process, so that the command is sampled from its first moment on.
+            (None, None) if !command.is_empty() => Target::Tree(std::process::id()),
+            (None, None) => Target::All,
+        };
+        Self { config: SessionConfig { kind, rate_hz, target }, duration, command }
+    }
+}
+
 pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
     let format = output_format(&args.output)?;
     let destination = Destination::new(Some(&args.output), format == Format::Pprof)?;
-    let stop = stop_on_signals().map_err(|source| RecordError::Signals { source })?;
-
-    let subject = match args.pid {
-        Some(pid) => Subject::process(pid).map_err(RecordError::from)?,
-        None => Subject::none(),
-    };
-    let target = match (args.pid, args.comm) {
-        (Some(pid), _) => Target::Pid(pid),
-        (None, Some(comm)) => Target::Comm(comm),
-        // This process, so that the command is sampled from its first moment on.
-        (None, None) if !args.command.is_empty() => Target::Tree(std::process::id()),
-        (None, None) => Target::All,
-    };
-    let config = SessionConfig { kind: args.kind, rate_hz: args.rate_hz, target };
-    let session = Session::start(config).map_err(RecordError::from)?;
-    let subject = match args.command.split_first() {
-        Some((program, arguments)) => {
-            let subject = Subject::start(program, arguments).map_err(RecordError::from)?;
-            session.retarget(Target::Tree(subject.pid()));
-            subject
-        }
-        None => subject,
-    };
-
-    let duration = args.duration.or(args.command.is_empty().then_some(DEFAULT_DURATION));
-    let (recording, took) = record(session, subject, duration, &stop)?;
-    for note in &recording.notes {
-        say(note);
+    let target = (args.pid, args.comm);
+    let request = Request::new(args.kind, args.rate_hz, target, args.duration, args.command);
+    let (mut recording, took) = capture(request)?;
+    let side = args.side.to_possible_value();
+    if args.kind == Kind::Lock
+        && args.side != LockSide::All
+        && let Some(side) = side
+    {
+        retain_labelled(&mut recording.profile, "side", side.get_name());
     }
-    if recording.samples == 0 {
+    if recording.profile.sample.is_empty() {
+        let missed = match args.kind {
+            Kind::Lock => "did not wait for locks",
+            Kind::OffCpu => "did not wait",
+            _ => "did not use the cpu",
+        };
         let message = format!(
-            "no samples in {took:.1?}: what was recorded did not use the cpu; {} is not written",
+            "no samples in {took:.1?}: what was recorded {missed}; {} is not written",
             args.output.display()
         );
         return Err(Failure::NoData { message });
@@ -127,6 +142,31 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
     })?;
     summary(&args.output, &recording, took);
     Ok(())
+}
+
+/// Records, and says how long it took.
+pub(super) fn capture(request: Request) -> Result<(Recording, Duration), Failure> {
+    let Request { config, duration, command } = request;
+    let stop = stop_on_signals().map_err(|source| RecordError::Signals { source })?;
+    let subject = match config.target {
+        Target::Pid(pid) => Subject::process(pid).map_err(RecordError::from)?,
+        _ => Subject::none(),
+    };
+    let session = Session::start(config).map_err(RecordError::from)?;
+    let subject = match command.split_first() {
+        Some((program, arguments)) => {
+            let subject = Subject::start(program, arguments).map_err(RecordError::from)?;
+            session.retarget(Target::Tree(subject.pid()));
+            subject
+        }
+        None => subject,
+    };
+    let duration = duration.or(command.is_empty().then_some(DEFAULT_DURATION));
+    let (recording, took) = record(session, subject, duration, &stop)?;
+    for note in &recording.notes {
+        say(note);
+    }
+    Ok((recording, took))
 }
 
 /// What a file's name asks for.
@@ -213,7 +253,7 @@ fn summary(path: &Path, recording: &Recording, took: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::{OsStr, OsString};
+    use std::ffi::OsStr;
 
     use everflame_profile::pprof::Profile;
 

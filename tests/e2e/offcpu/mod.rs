@@ -122,17 +122,17 @@ fn count<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> f64 {
 }
 
 /// What was found and what was expected of something; says so on stderr.
-struct Findings {
+pub(crate) struct Findings {
     failed: Vec<String>,
 }
 
 impl Findings {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { failed: Vec::new() }
     }
 
     /// Expects a value within `tolerance` of `expected`, all in the same unit.
-    fn within(&mut self, what: &str, found: f64, expected: f64, tolerance: f64) {
+    pub(crate) fn within(&mut self, what: &str, found: f64, expected: f64, tolerance: f64) {
         let off = found - expected;
         let percent = 100.0 * off / expected;
         let text = format!(
@@ -143,12 +143,12 @@ impl Findings {
     }
 
     /// Expects a share of at least `least`.
-    fn share(&mut self, what: &str, part: f64, all: f64, least: f64) {
+    pub(crate) fn share(&mut self, what: &str, part: f64, all: f64, least: f64) {
         let text = format!("{what}: {:.3} % of {all:.0}", 100.0 * part / all);
         self.note(all > 0.0 && part >= least * all, text);
     }
 
-    fn note(&mut self, is_met: bool, text: String) {
+    pub(crate) fn note(&mut self, is_met: bool, text: String) {
         say(&text);
         if !is_met {
             self.failed.push(text);

@@ -6,6 +6,8 @@
 //! generated code stay as they are. Frames that have no symbol keep mapping, build id and
 //! address, to be resolved later.
 
+mod locks;
+
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -22,6 +24,8 @@ use crate::object::{BuildId, ObjectFile, ObjectKind};
 use crate::process::kernel_build_id;
 use crate::symbolize::{Line, Symbolizer};
 use crate::wait::{self, scheduler_frames};
+
+pub use locks::{NOT_RELEASED, RELEASED_BY, Side};
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
@@ -127,35 +131,41 @@ fn tally((resolved, unresolved): &mut (u64, u64), lines: &[Line]) {
     }
 }
 
-/// Builds the profiles of all processes in a window.
+/// Builds the profiles of all processes in a window, of these kinds.
 pub fn build<'a>(
     window: &'a Window,
     symbols: &'a Symbols,
     time: WindowTime,
+    kinds: &'a [ProfileKind],
 ) -> impl Iterator<Item = ProcessProfile> + 'a {
     window.processes.iter().flat_map(move |process| {
-        [Kind::Cpu, Kind::OffCpu].into_iter().filter_map(move |kind| {
-            let mut stacks = process.stacks.iter().filter(|(key, _)| key.kind == kind).peekable();
-            stacks.peek()?;
-            let mut assembly = Assembly::new(kind, &window.ranges, symbols, time);
-            assembly.main_executable(process);
-            for (key, totals) in stacks {
-                assembly.add(key, *totals, process.identity.is_kernel_thread);
-            }
-            Some(ProcessProfile {
-                kind: profile_kind(kind),
-                labels: labels(process),
-                profile: assembly.builder.finish(),
-            })
-        })
+        let plain = [(Kind::Cpu, ProfileKind::Cpu), (Kind::OffCpu, ProfileKind::OffCpu)]
+            .into_iter()
+            .filter(|(_, kind)| kinds.contains(kind))
+            .filter_map(move |kinds| profile(kinds, process, window, symbols, time));
+        let locks = kinds.contains(&ProfileKind::Lock);
+        let locks = locks.then(|| locks::profiles(process, window, symbols, time));
+        plain.chain(locks.into_iter().flatten())
     })
 }
 
-fn profile_kind(kind: Kind) -> ProfileKind {
-    match kind {
-        Kind::Cpu => ProfileKind::Cpu,
-        Kind::OffCpu | Kind::Waiting => ProfileKind::OffCpu,
+/// The profile of samples of one kind.
+fn profile(
+    (kind, profile_kind): (Kind, ProfileKind),
+    process: &ProcessWindow,
+    window: &Window,
+    symbols: &Symbols,
+    time: WindowTime,
+) -> Option<ProcessProfile> {
+    let mut stacks = process.stacks.iter().filter(|(key, _)| key.kind == kind).peekable();
+    stacks.peek()?;
+    let mut assembly = Assembly::new(profile_kind, &window.ranges, symbols, time);
+    assembly.main_executable(process);
+    for (key, totals) in stacks {
+        assembly.add(key, *totals, process.identity.is_kernel_thread);
     }
+    let profile = assembly.builder.finish();
+    Some(ProcessProfile { kind: profile_kind, labels: labels(process), profile })
 }
 
 /// What all samples of a process have in common.
@@ -186,17 +196,18 @@ struct Assembly<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    fn new(kind: Kind, ranges: &'a [MappedRange], symbols: &'a Symbols, time: WindowTime) -> Self {
-        let profile_kind = profile_kind(kind);
-        let sample_types = profile_kind.sample_types();
-        let mut builder = ProfileBuilder::new(sample_types, profile_kind.default_sample_type());
+    fn new(
+        kind: ProfileKind,
+        ranges: &'a [MappedRange],
+        symbols: &'a Symbols,
+        time: WindowTime,
+    ) -> Self {
+        let value = kind.default_sample_type();
+        let mut builder = ProfileBuilder::new(kind.sample_types(), value);
         builder.set_time(time.start_unix_ns, time.duration_ns);
-        match kind {
-            Kind::Cpu => builder.set_period("cpu", "nanoseconds", time.cpu_period_ns),
-            Kind::OffCpu | Kind::Waiting => {
-                builder.set_period("delay", "nanoseconds", time.wait_period_ns);
-            }
-        }
+        let is_cpu = kind == ProfileKind::Cpu;
+        let period_ns = if is_cpu { time.cpu_period_ns } else { time.wait_period_ns };
+        builder.set_period(value, "nanoseconds", period_ns);
         Self {
             builder,
             ranges,
@@ -228,12 +239,7 @@ impl<'a> Assembly<'a> {
     }
 
     fn add(&mut self, key: &StackKey, totals: Totals, is_kernel_thread: bool) {
-        let names = key.wait.map(|wait| (wait, self.kernel_names(key)));
-        let skipped =
-            names.as_ref().map_or(0, |(_, names)| scheduler_frames(names.iter().copied()));
-        let kernel = key.kernel.iter().skip(skipped).map(|&address| self.kernel_location(address));
-        let mut stack: Vec<LocationId> = kernel.collect();
-        stack.extend(key.user.iter().map(|&frame| self.user_location(frame)));
+        let stack = self.stack(key);
         let thread = key.thread_name.to_string_lossy();
         let values =
             [totals.count, totals.value].map(|value| i64::try_from(value).unwrap_or(i64::MAX));
@@ -241,10 +247,11 @@ impl<'a> Assembly<'a> {
             ("tid", LabelValue::Num(i64::from(key.tid), "")),
             ("thread", LabelValue::Str(&thread)),
         ];
-        match names {
+        match key.wait {
             None => labels.push(("cpu", LabelValue::Num(i64::from(key.cpu), ""))),
-            Some((wait, names)) => {
-                let user = self.user_names(key);
+            Some(wait) => {
+                let (names, user) = (self.kernel_names(key), self.user_names(key));
+                let skipped = scheduler_frames(names.iter().copied());
                 let waited = wait::labels(&wait, is_kernel_thread, &names[skipped..], &user);
                 labels.push(("reason", LabelValue::Str(waited.reason.name())));
                 if waited.is_idle {
@@ -253,6 +260,18 @@ impl<'a> Assembly<'a> {
             }
         }
         self.builder.sample(&stack, &values, &labels);
+    }
+
+    /// The frames of a stack, leaf first, but for those of the scheduler.
+    fn stack(&mut self, key: &StackKey) -> Vec<LocationId> {
+        let skipped = match key.wait {
+            Some(_) => scheduler_frames(self.kernel_names(key)),
+            None => 0,
+        };
+        let kernel = key.kernel.iter().skip(skipped).map(|&address| self.kernel_location(address));
+        let mut stack: Vec<LocationId> = kernel.collect();
+        stack.extend(key.user.iter().map(|&frame| self.user_location(frame)));
+        stack
     }
 
     /// The kernel's functions on a stack, leaf first; empty for those without a name.

@@ -1,0 +1,116 @@
+//! Locks that threads wait for: what is kept of each while anybody does, and what a release says.
+//!
+//! A lock is known by the futex, the word in memory that its waiters sleep on. Whoever wakes one
+//! of them has released it. The time that threads wait for a lock is charged to the release that
+//! ends it, or ends a part of it: between two releases all that wait do so because of the thread
+//! that makes the second one.
+//!
+//! ```text
+//! waiter A   |--------------------|
+//! waiter B        |-----------------------|
+//! releases                        1       2
+//! charges     A up to 1, B up to 1; B from 1 to 2
+//! ```
+
+use crate::event::DETAIL_WORDS;
+
+/// Which lock; the key of a map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LockKey {
+    /// The futex, in the memory of its process.
+    pub address: u64,
+    /// The process.
+    pub pid: u32,
+    /// Must be zero.
+    pub unused: u32,
+}
+
+/// What is kept of a lock.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// Threads that wait for it.
+    pub waiters: u64,
+    /// When it was last released, or else when the first of them came, on CLOCK_MONOTONIC.
+    pub released_ns: u64,
+    /// How much later than that the others came, in nanoseconds, all together.
+    pub late_ns: u64,
+    /// Charges until the next sample.
+    pub left: u64,
+}
+
+impl Lock {
+    /// What a release now is to blame for, in nanoseconds of waiting.
+    #[inline(always)]
+    pub fn charge(&self, now_ns: u64) -> u64 {
+        // Bounds that keep the product below 2^63: 65 536 threads and a day.
+        let waiters = bounded(self.waiters, 1 << 16);
+        let waited_ns = bounded(now_ns.saturating_sub(self.released_ns), 1 << 46);
+        (waiters * waited_ns).saturating_sub(self.late_ns)
+    }
+}
+
+#[inline(always)]
+const fn bounded(value: u64, most: u64) -> u64 {
+    if value < most { value } else { most }
+}
+
+/// What a sample of kind `Release` says beside the common parts, which are about the thread that
+/// released the lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Release {
+    /// The futex.
+    pub address: u64,
+    /// The process of the thread that was woken.
+    pub pid: u32,
+    /// That thread.
+    pub tid: u32,
+    /// When, on CLOCK_MONOTONIC: the end of that thread's wait.
+    pub time_ns: u64,
+}
+
+impl Release {
+    /// As words for a record's header.
+    #[inline(always)]
+    pub fn to_detail(self) -> [u64; DETAIL_WORDS] {
+        let mut detail = [0; DETAIL_WORDS];
+        detail[0] = self.address;
+        detail[1] = self.pid as u64 | (self.tid as u64) << 32;
+        detail[2] = self.time_ns;
+        detail
+    }
+
+    /// From words of a record's header.
+    pub fn from_detail(detail: &[u64; DETAIL_WORDS]) -> Self {
+        Self {
+            address: detail[0],
+            pid: detail[1] as u32,
+            tid: (detail[1] >> 32) as u32,
+            time_ns: detail[2],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_wait_are_charged_from_when_they_came() {
+        // Since 100; a second one came at 130.
+        let lock = Lock { waiters: 2, released_ns: 100, late_ns: 30, left: 0 };
+        assert_eq!(lock.charge(150), 50 + 20);
+        assert_eq!(Lock::default().charge(150), 0);
+        // Counts that another CPU is changing.
+        assert_eq!(Lock { late_ns: 1000, ..lock }.charge(150), 0);
+        assert_eq!(lock.charge(90), 0);
+        assert!(Lock { waiters: u64::MAX, ..lock }.charge(u64::MAX) < 1 << 63);
+    }
+
+    #[test]
+    fn detail_reads_back() {
+        let release = Release { address: 1, pid: 2, tid: 3, time_ns: 4 };
+        assert_eq!(Release::from_detail(&release.to_detail()), release);
+    }
+}

@@ -1,0 +1,188 @@
+//! `lock`: who releases the locks that other threads wait for.
+//!
+//! What is a lock, and what a release is to blame for, is in `everflame_agent_common::lock`. A
+//! thread that goes to sleep in a futex call is counted at its lock; whoever wakes it by a futex
+//! call has released that. Whether it is a lock at all, or a condition or a queue, the agent
+//! tells by the functions on the stacks.
+
+use everflame_agent_common::{
+    event::Kind,
+    lock::{Lock, LockKey, Release},
+    stats::{Counter, Program},
+    unwind::Stop,
+    wait::{Thread, Weight, count_down, is_sampled},
+};
+
+use crate::{
+    kernel::Kernel,
+    maps::{CONFIG, LOCKS, RELEASE_RULES, RELEASE_SCRATCH, RELEASE_WALK},
+    registers::{self, Found},
+    stats,
+};
+
+/// Numbers of system calls.
+mod syscall {
+    #[cfg(bpf_target_arch = "x86_64")]
+    pub const FUTEX: i64 = 202;
+    #[cfg(bpf_target_arch = "aarch64")]
+    pub const FUTEX: i64 = 98;
+    pub const FUTEX_WAKE: i64 = 454;
+    pub const FUTEX_WAIT: i64 = 455;
+    pub const FUTEX_REQUEUE: i64 = 456;
+}
+
+/// Operations of `futex` that wait, as bits: WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2
+/// of include/uapi/linux/futex.h.
+const WAITS: u64 = 1 << 0 | 1 << 6 | 1 << 9 | 1 << 11 | 1 << 13;
+
+/// Those that wake: WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, UNLOCK_PI, WAKE_BITSET, CMP_REQUEUE_PI.
+const WAKES: u64 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 10 | 1 << 12;
+
+/// The bit of an operation of `futex`, without its flags.
+#[inline(always)]
+fn operation(argument: u64) -> u64 {
+    1 << (argument & 63)
+}
+
+/// The futex that the current task is about to sleep on; 0 if it is not.
+#[inline(always)]
+pub fn futex_of_current_task<K: Kernel>() -> u64 {
+    let Some(saved) = registers::saved_by_current_task::<K>() else { return 0 };
+    let (number, [address, second]) = registers::system_call_alone(saved);
+    let waits = number == syscall::FUTEX && operation(second) & WAITS != 0;
+    if waits || number == syscall::FUTEX_WAIT { address } else { 0 }
+}
+
+/// Counts a thread that goes to sleep at its lock.
+#[inline(always)]
+pub fn came(address: u64, pid: u32, now_ns: u64) {
+    let key = LockKey { address, pid, unused: 0 };
+    let Some(lock) = LOCKS.get_ptr_mut(&key) else {
+        let left = stats::random_below(CONFIG.load().wait_period_ns);
+        let lock = Lock { waiters: 1, released_ns: now_ns, late_ns: 0, left };
+        if LOCKS.insert(&key, &lock, 0).is_err() {
+            stats::count(Program::SwitchOut, Counter::Untracked);
+        }
+        return;
+    };
+    // SAFETY: a map value of integers. Other CPUs change it, too: what a lost update costs is a
+    // charge that is wrong by the time between two events on two CPUs.
+    unsafe {
+        if (*lock).waiters == 0 {
+            (*lock).released_ns = now_ns;
+            (*lock).late_ns = 0;
+        } else {
+            add(&raw mut (*lock).late_ns, now_ns.saturating_sub((*lock).released_ns));
+        }
+        add(&raw mut (*lock).waiters, 1);
+    }
+}
+
+/// Takes a thread away from its lock whose wake-up was not seen: it came when the thread had
+/// decided to sleep but had not been noted yet.
+///
+/// # Safety
+/// `thread` is a map value.
+#[inline(always)]
+pub unsafe fn gone(thread: &Thread) {
+    let key = LockKey { address: thread.futex, pid: thread.pid, unused: 0 };
+    let Some(lock) = LOCKS.get_ptr_mut(&key) else { return };
+    // SAFETY: a map value.
+    unsafe { leave(&mut *lock, thread) };
+}
+
+/// Takes a thread away from its lock without a release: nobody else waits less for that.
+///
+/// # Safety
+/// `lock` is a map value.
+#[inline(always)]
+unsafe fn leave(lock: &mut Lock, thread: &Thread) {
+    // SAFETY: as in `came`.
+    unsafe {
+        if lock.waiters != 0 {
+            add(&raw mut lock.waiters, u64::MAX);
+        }
+        if thread.out_ns > lock.released_ns {
+            let late_ns = thread.out_ns - lock.released_ns;
+            add(&raw mut lock.late_ns, late_ns.wrapping_neg());
+        }
+    }
+}
+
+/// Takes a thread that is woken away from its lock. If the current task has released that, it is
+/// charged for all that have waited since the last release.
+///
+/// # Safety
+/// `thread` is a map value.
+#[inline(always)]
+pub unsafe fn left<K: Kernel>(thread: &Thread, tid: u32, now_ns: u64) {
+    const PROGRAM: Program = Program::Waking;
+    let address = thread.futex;
+    let key = LockKey { address, pid: thread.pid, unused: 0 };
+    let Some(lock) = LOCKS.get_ptr_mut(&key) else {
+        return stats::count(PROGRAM, Counter::Untracked);
+    };
+    // SAFETY: as in `came`.
+    let lock = unsafe { &mut *lock };
+    let charge = lock.charge(now_ns);
+    // SAFETY: a map value.
+    unsafe { leave(lock, thread) };
+    let Some(saved) = registers::saved_by_current_task::<K>() else { return };
+    let (number, [word, second]) = registers::system_call_alone(saved);
+    // Not by a signal, nor because its time is up.
+    let wakes = number == syscall::FUTEX && operation(second) & WAKES != 0
+        || number == syscall::FUTEX_WAKE
+        || number == syscall::FUTEX_REQUEUE;
+    if !wakes || word != address {
+        return;
+    }
+    lock.released_ns = now_ns;
+    lock.late_ns = 0;
+    let period = CONFIG.load().wait_period_ns;
+    let weight = count_down(&mut lock.left, charge, period, stats::random());
+    // Without a weight of its own, to say who ended a wait that will be a sample.
+    let waited_ns = now_ns.saturating_sub(thread.out_ns);
+    let is_asked_for =
+        thread.reported_ns > thread.out_ns || is_sampled(thread.wait_left, waited_ns, period);
+    if weight.is_none() && !is_asked_for {
+        return;
+    }
+    let weight = weight.unwrap_or(Weight { value: 0, count: 0 });
+    let release = Release { address, pid: thread.pid, tid, time_ns: now_ns };
+    sample::<K>(saved, weight, release);
+}
+
+#[inline(always)]
+fn sample<K: Kernel>(saved: u64, weight: Weight, release: Release) {
+    const PROGRAM: Program = Program::Waking;
+    let (Some(scratch), Some(walk), Some(rules)) =
+        (RELEASE_SCRATCH.get_ptr_mut(0), RELEASE_WALK.get_ptr_mut(0), RELEASE_RULES.get_ptr_mut(0))
+    else {
+        return stats::count(PROGRAM, Counter::NoScratch);
+    };
+    // SAFETY: this CPU's memory, three maps; a task does not interrupt itself.
+    let (scratch, walk, rules) = unsafe { (&mut *scratch, &mut *walk, &mut *rules) };
+    scratch.begin(Kind::Release, weight);
+    scratch.set_detail(release.to_detail());
+    match registers::copy(saved, &mut walk.registers) {
+        Found::User => scratch.take_user_stack::<K>(PROGRAM, walk, rules),
+        Found::Compat => {
+            scratch.take_leaf(walk.registers.ip, Stop::Compat);
+        }
+        Found::Kernel => {}
+    }
+    scratch.submit(PROGRAM);
+}
+
+/// Adds to a word that other CPUs add to.
+///
+/// # Safety
+/// `word` is in a map value.
+#[inline(always)]
+unsafe fn add(word: *mut u64, amount: u64) {
+    // Written down, as the standard library has atomics only where they can also be compared.
+    // SAFETY: an aligned word that lives as long as the program.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) amount);
+    }
+}

@@ -1,0 +1,448 @@
+//! The report on locks: which of them cost the most waiting, who waits, and who held them.
+//!
+//! It is made of a profile of kind `lock`, whose samples say on which `side` they are: of those
+//! with `side=waiter` come locks and waiters, of those with `side=holder` the holders. Samples
+//! of a lock have its address in `lock`, and the process in `pid` and `comm`.
+//!
+//! Some locks put each waiting thread to sleep on a word of its own (parking_lot, Java's
+//! monitors): addresses tell nothing there, so such waits are one lock for each place in the
+//! program that wants it. Others have two words side by side, for readers and for writers, which
+//! are one lock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use everflame_proto::pprof::{Profile, Sample};
+use serde::Serialize;
+
+use crate::frames::Frames;
+use crate::select::{sample_type_index, string};
+
+/// All locks that were waited for, the one with the longest waits first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LockReport {
+    /// The locks.
+    pub locks: Vec<LockTotals>,
+}
+
+/// One lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LockTotals {
+    /// Where it lies in its process; none if that is not one place, or not known.
+    pub address: Option<String>,
+    /// Its name, or, where it has none, the function that wants it.
+    pub symbol: Option<String>,
+    /// `futex`, `kernel`.
+    pub kind: String,
+    /// The process, if the profile says so.
+    pub pid: Option<String>,
+    /// Its name.
+    pub comm: Option<String>,
+    /// What all threads waited, in nanoseconds.
+    pub wait_ns: i64,
+    /// How often.
+    pub waits: i64,
+    /// Half of the waits were not longer, in nanoseconds.
+    pub p50_ns: i64,
+    /// 99 in 100 of the waits were not longer.
+    pub p99_ns: i64,
+    /// About as long as the longest.
+    pub max_ns: i64,
+    /// Stacks that waited, longest first.
+    pub waiters: Vec<WaiterTotals>,
+    /// Stacks that released it, by the waiting that each ended.
+    pub holders: Vec<HolderTotals>,
+}
+
+/// Threads that waited with the same stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WaiterTotals {
+    /// Functions, leaf first.
+    pub stack: Vec<String>,
+    /// Names of threads.
+    pub threads: BTreeSet<String>,
+    /// What they waited, in nanoseconds.
+    pub wait_ns: i64,
+    /// How often.
+    pub waits: i64,
+}
+
+/// Threads that released a lock with the same stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HolderTotals {
+    /// Functions, leaf first.
+    pub stack: Vec<String>,
+    /// Names of threads.
+    pub threads: BTreeSet<String>,
+    /// Waiting of others that their releases ended, in nanoseconds.
+    pub hold_ns: i64,
+    /// How often.
+    pub releases: i64,
+}
+
+/// What makes two waits waits for the same lock.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Identity {
+    Address(String),
+    /// The function that wants it.
+    Site(String),
+}
+
+type Key = (String, Identity);
+
+/// A lock while samples are added.
+#[derive(Default)]
+struct Building {
+    kind: String,
+    comm: String,
+    waiters: HashMap<Vec<String>, WaiterTotals>,
+    holders: HashMap<Vec<String>, HolderTotals>,
+    /// (nanoseconds, waits) of the waits in each power of two.
+    lengths: BTreeMap<i64, (i64, i64)>,
+}
+
+/// Makes the report of a profile of kind `lock`; empty of any other.
+pub fn locks(profile: &Profile) -> LockReport {
+    let index = |name| sample_type_index(profile, Some(name)).ok();
+    let (Some(count), Some(delay)) = (index("contentions"), index("delay")) else {
+        return LockReport::default();
+    };
+    let frames = Frames::new(profile);
+    let view = |sample| View::of(profile, &frames, sample);
+    let value = |sample: &Sample, index: usize| sample.value.get(index).copied().unwrap_or(0);
+    let on_side = |side: &'static str| {
+        profile.sample.iter().filter(move |sample| label(profile, sample, "side") == side)
+    };
+    let mut locks: HashMap<Key, Building> = HashMap::new();
+    // Which lock the words are that threads wait on.
+    let mut words: HashMap<(String, String), Key> = HashMap::new();
+    for sample in on_side("waiter") {
+        let view = view(sample);
+        let (waits, wait_ns) = (value(sample, count), value(sample, delay));
+        let key = (view.pid.clone(), view.identity());
+        words.insert((view.pid.clone(), view.address.clone()), key.clone());
+        let lock = locks.entry(key).or_default();
+        lock.kind.clone_from(&view.kind);
+        lock.comm.clone_from(&view.comm);
+        let length = lock.lengths.entry(number(profile, sample, "wait")).or_default();
+        length.0 = length.0.saturating_add(wait_ns);
+        length.1 = length.1.saturating_add(waits);
+        let waiter = lock.waiters.entry(view.stack).or_default();
+        waiter.threads.insert(view.thread);
+        waiter.wait_ns = waiter.wait_ns.saturating_add(wait_ns);
+        waiter.waits = waiter.waits.saturating_add(waits);
+    }
+    for sample in on_side("holder") {
+        let view = view(sample);
+        let word = (view.pid.clone(), view.address.clone());
+        let Some(lock) = words.get(&word).and_then(|key| locks.get_mut(key)) else { continue };
+        let holder = lock.holders.entry(view.stack).or_default();
+        holder.threads.insert(view.thread);
+        holder.hold_ns = holder.hold_ns.saturating_add(value(sample, delay));
+        holder.releases = holder.releases.saturating_add(value(sample, count));
+    }
+    merge_neighbours(&mut locks);
+    let mut locks: Vec<LockTotals> =
+        locks.into_iter().map(|(key, building)| building.finish(key)).collect();
+    locks.sort_by(|a, b| {
+        (b.wait_ns, &a.address, &a.symbol).cmp(&(a.wait_ns, &b.address, &b.symbol))
+    });
+    LockReport { locks }
+}
+
+/// Locks with readers have two words side by side, one for readers and one for writers.
+fn merge_neighbours(locks: &mut HashMap<Key, Building>) {
+    const WORD_BYTES: u64 = 4;
+    let text = |address: u64| Identity::Address(format!("{address:#x}"));
+    let mut words: Vec<(String, u64)> = locks
+        .keys()
+        .filter_map(|(pid, identity)| match identity {
+            Identity::Address(address) => {
+                let digits = address.strip_prefix("0x")?;
+                Some((pid.clone(), u64::from_str_radix(digits, 16).ok()?))
+            }
+            Identity::Site(_) => None,
+        })
+        .collect();
+    words.sort_unstable();
+    // From the end, so that what is merged into a word moves on with it.
+    for (pid, address) in words.into_iter().rev() {
+        let below = (pid.clone(), text(address.saturating_sub(WORD_BYTES)));
+        if locks.contains_key(&below)
+            && let Some(merged) = locks.remove(&(pid, text(address)))
+            && let Some(lock) = locks.get_mut(&below)
+        {
+            lock.add(merged);
+        }
+    }
+}
+
+impl Building {
+    fn add(&mut self, other: Self) {
+        for (stack, totals) in other.waiters {
+            let waiter = self.waiters.entry(stack).or_default();
+            waiter.threads.extend(totals.threads);
+            waiter.wait_ns = waiter.wait_ns.saturating_add(totals.wait_ns);
+            waiter.waits = waiter.waits.saturating_add(totals.waits);
+        }
+        for (stack, totals) in other.holders {
+            let holder = self.holders.entry(stack).or_default();
+            holder.threads.extend(totals.threads);
+            holder.hold_ns = holder.hold_ns.saturating_add(totals.hold_ns);
+            holder.releases = holder.releases.saturating_add(totals.releases);
+        }
+        for (bucket, (wait_ns, waits)) in other.lengths {
+            let length = self.lengths.entry(bucket).or_default();
+            length.0 = length.0.saturating_add(wait_ns);
+            length.1 = length.1.saturating_add(waits);
+        }
+    }
+
+    fn finish(self, (pid, identity): Key) -> LockTotals {
+        let (address, symbol) = match identity {
+            Identity::Address(address) => (Some(address), None),
+            Identity::Site(site) => (None, Some(site)),
+        };
+        let mut waiters: Vec<WaiterTotals> = self
+            .waiters
+            .into_iter()
+            .map(|(stack, totals)| WaiterTotals { stack, ..totals })
+            .collect();
+        waiters.sort_by(|a, b| (b.wait_ns, &a.stack).cmp(&(a.wait_ns, &b.stack)));
+        let mut holders: Vec<HolderTotals> = self
+            .holders
+            .into_iter()
+            .map(|(stack, totals)| HolderTotals { stack, ..totals })
+            .collect();
+        holders.sort_by(|a, b| (b.hold_ns, &a.stack).cmp(&(a.hold_ns, &b.stack)));
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        let sum =
+            |part: fn(&WaiterTotals) -> i64| waiters.iter().map(part).fold(0, i64::saturating_add);
+        LockTotals {
+            address,
+            symbol,
+            kind: self.kind,
+            pid: some(pid),
+            comm: some(self.comm),
+            wait_ns: sum(|waiter| waiter.wait_ns),
+            waits: sum(|waiter| waiter.waits),
+            p50_ns: quantile(&self.lengths, 50),
+            p99_ns: quantile(&self.lengths, 99),
+            max_ns: quantile(&self.lengths, 100),
+            waiters,
+            holders,
+        }
+    }
+}
+
+/// The mean length of the waits in that power of two in which the given percentage of all waits
+/// is reached; of the last one its upper bound is not known to be reached, so it is a mean, too.
+fn quantile(lengths: &BTreeMap<i64, (i64, i64)>, percent: i64) -> i64 {
+    let total = lengths.values().fold(0_i64, |sum, (_, waits)| sum.saturating_add(*waits));
+    let wanted = i128::from(total) * i128::from(percent);
+    let mut before = 0_i128;
+    let mut length = 0;
+    for (nanoseconds, waits) in lengths.values().filter(|(_, waits)| *waits > 0) {
+        length = nanoseconds / waits;
+        before += i128::from(*waits) * 100;
+        if before >= wanted {
+            break;
+        }
+    }
+    length
+}
+
+/// What a sample says.
+struct View {
+    pid: String,
+    comm: String,
+    thread: String,
+    address: String,
+    kind: String,
+    stack: Vec<String>,
+}
+
+impl View {
+    fn of(profile: &Profile, frames: &Frames, sample: &Sample) -> Self {
+        let text = |key| label(profile, sample, key).to_owned();
+        Self {
+            pid: text("pid"),
+            comm: text("comm"),
+            thread: text("thread"),
+            address: text("lock"),
+            kind: text("lock_kind"),
+            stack: frames.stack(sample).map(|frame| frames.name(frame).to_owned()).collect(),
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        let parks = self.stack.iter().any(|name| starts_with(name, PARKING));
+        if self.address.is_empty() || parks {
+            let is_own =
+                |name: &&String| !starts_with(name, PARKING) && !starts_with(name, WAYS_TO_A_LOCK);
+            let site = self.stack.iter().find(is_own).or(self.stack.first());
+            return Identity::Site(site.cloned().unwrap_or_default());
+        }
+        Identity::Address(self.address.clone())
+    }
+}
+
+/// Functions of locks whose waiters sleep on words of their own.
+const PARKING: &[&str] = &[
+    "parking_lot::",
+    "parking_lot_core::",
+    "<parking_lot::",
+    "<parking_lot_core::",
+    "ObjectMonitor::",
+    "ObjectSynchronizer::",
+    "Parker::park",
+    "Unsafe_Park",
+    "PlatformEvent::park",
+    "os::PlatformEvent::park",
+    "java.util.concurrent.locks.",
+    "jdk.internal.misc.Unsafe.park",
+];
+
+/// Functions between those and the program's own: of the kernel, of libc and of runtimes.
+const WAYS_TO_A_LOCK: &[&str] = &[
+    "_",
+    "core::",
+    "do_",
+    "down_",
+    "entry_SYSCALL",
+    "futex",
+    "InterpreterRuntime::",
+    "lll_",
+    "lock_api::",
+    "<lock_api",
+    "mutex_lock",
+    "new_sem",
+    "osq_",
+    "pthread_",
+    "rt_mutex",
+    "Runtime1::",
+    "rwsem_",
+    "schedule",
+    "SharedRuntime::",
+    "std::",
+    "syscall",
+    "x64_sys_call",
+    "[",
+];
+
+fn starts_with(name: &str, beginnings: &[&str]) -> bool {
+    beginnings.iter().any(|beginning| name.starts_with(beginning))
+}
+
+fn label<'a>(profile: &'a Profile, sample: &Sample, key: &str) -> &'a str {
+    let found = sample.label.iter().find(|label| string(profile, label.key) == key);
+    found.map_or("", |label| string(profile, label.str))
+}
+
+fn number(profile: &Profile, sample: &Sample, key: &str) -> i64 {
+    let found = sample.label.iter().find(|label| string(profile, label.key) == key);
+    found.map_or(0, |label| label.num)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Kind;
+    use crate::{FunctionInfo, LabelValue, LocationId, ProfileBuilder};
+
+    struct Recorded(ProfileBuilder);
+
+    impl Recorded {
+        fn new() -> Self {
+            Self(ProfileBuilder::new(Kind::Lock.sample_types(), "delay"))
+        }
+
+        fn stack(&mut self, names: &[&str]) -> Vec<LocationId> {
+            let location = |name: &&str| {
+                let info = FunctionInfo { name, system_name: name, filename: "", start_line: 0 };
+                let function = self.0.function(info);
+                self.0.location(None, 0, &[(function, 0)])
+            };
+            names.iter().map(location).collect()
+        }
+
+        fn add(&mut self, side: &str, lock: &str, thread: &str, names: &[&str], values: [i64; 2]) {
+            let stack = self.stack(names);
+            let length = values[1] / values[0].max(1);
+            let bucket = 1 << length.ilog2();
+            self.0.sample(
+                &stack,
+                &values,
+                &[
+                    ("side", LabelValue::Str(side)),
+                    ("lock", LabelValue::Str(lock)),
+                    ("lock_kind", LabelValue::Str("futex")),
+                    ("pid", LabelValue::Str("7")),
+                    ("thread", LabelValue::Str(thread)),
+                    ("wait", LabelValue::Num(bucket, "nanoseconds")),
+                ],
+            );
+        }
+
+        fn report(self) -> LockReport {
+            locks(&self.0.finish())
+        }
+    }
+
+    #[test]
+    fn locks_are_ranked_by_waiting_and_name_both_sides() {
+        let mut recorded = Recorded::new();
+        recorded.add("waiter", "0x10", "a", &["__lll_lock_wait", "request"], [98, 9_800]);
+        recorded.add("waiter", "0x10", "b", &["__lll_lock_wait", "request"], [1, 5_000]);
+        recorded.add("waiter", "0x10", "b", &["__lll_lock_wait", "other"], [1, 70_000]);
+        recorded.add("waiter", "0x20", "a", &["__lll_lock_wait", "request"], [1, 100]);
+        recorded.add("holder", "0x10", "h", &["unlock", "slow"], [50, 80_000]);
+        recorded.add("holder", "0x30", "h", &["unlock", "nobody_waits"], [1, 1]);
+        recorded.add("joined", "0x10", "a", &["unlock", "x", "request"], [100, 84_800]);
+        let report = recorded.report();
+        let addresses: Vec<_> =
+            report.locks.iter().filter_map(|lock| lock.address.as_deref()).collect();
+        assert_eq!(addresses, ["0x10", "0x20"]);
+        let first = &report.locks[0];
+        assert_eq!((first.wait_ns, first.waits), (84_800, 100));
+        assert_eq!((first.p50_ns, first.p99_ns, first.max_ns), (100, 5_000, 70_000));
+        assert_eq!(first.waiters[0].stack, ["__lll_lock_wait", "other"]);
+        assert_eq!(first.waiters[1].threads, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
+        assert_eq!(first.holders.len(), 1);
+        assert_eq!((first.holders[0].hold_ns, first.holders[0].releases), (80_000, 50));
+    }
+
+    #[test]
+    fn words_of_threads_that_park_are_one_lock_by_the_place_that_wants_it() {
+        let mut recorded = Recorded::new();
+        let stack =
+            ["syscall", "parking_lot_core::parking_lot::park", "lock_api::Mutex::lock", "request"];
+        recorded.add("waiter", "0x10", "a", &stack, [1, 100]);
+        recorded.add("waiter", "0x20", "b", &stack, [1, 200]);
+        recorded.add("holder", "0x20", "h", &["syscall", "slow"], [1, 250]);
+        let report = recorded.report();
+        assert_eq!(report.locks.len(), 1);
+        let lock = &report.locks[0];
+        assert_eq!((lock.symbol.as_deref(), &lock.address), (Some("request"), &None));
+        assert_eq!((lock.wait_ns, lock.holders[0].hold_ns), (300, 250));
+    }
+
+    #[test]
+    fn words_side_by_side_are_one_lock() {
+        let mut recorded = Recorded::new();
+        recorded.add("waiter", "0x1c", "r", &["rdlock", "read"], [1, 100]);
+        recorded.add("waiter", "0x18", "w", &["wrlock", "write"], [1, 200]);
+        recorded.add("waiter", "0x24", "a", &["lock", "another"], [1, 50]);
+        recorded.add("holder", "0x1c", "h", &["unlock", "slow"], [1, 90]);
+        let report = recorded.report();
+        let sums: Vec<_> =
+            report.locks.iter().map(|lock| (lock.address.as_deref(), lock.wait_ns)).collect();
+        assert_eq!(sums, [(Some("0x18"), 300), (Some("0x24"), 50)]);
+        assert_eq!((report.locks[0].holders[0].hold_ns, report.locks[0].p99_ns), (90, 200));
+    }
+
+    #[test]
+    fn other_profiles_have_no_locks() {
+        let profile = ProfileBuilder::new(Kind::Cpu.sample_types(), "cpu").finish();
+        assert_eq!(locks(&profile), LockReport::default());
+    }
+}

@@ -1,0 +1,135 @@
+//! Locks: who waits for them and who holds them, compared with what the programs say.
+
+use std::time::Duration;
+
+use everflame_tests::program::everflame;
+use everflame_tests::waits::{self, Hold, Lock, LockTruth, Program};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::offcpu::Findings;
+use crate::take_turn;
+
+const DURATION: Duration = Duration::from_secs(5);
+
+/// The report of `everflame locks` about a program, and what that says of its lock. `None` where
+/// BPF is not permitted, or the program says that it cannot do this.
+fn report(lock: Lock, hold: Hold) -> Option<(Value, LockTruth)> {
+    let _turn = take_turn()?;
+    let dir = TempDir::new().unwrap();
+    let output = dir.path().join("locks.json");
+    let command = waits::contention(lock, hold, DURATION);
+    let mut locks = everflame();
+    locks.args(["locks", "--duration", "300s", "-o"]).arg(&output);
+    locks.arg("--").arg(command.get_program()).args(command.get_args());
+    let truth = Program::start(&mut locks).finish();
+    if truth.says("futex2 unsupported") {
+        return None;
+    }
+    let report = std::fs::read_to_string(&output).unwrap();
+    Some((serde_json::from_str(&report).unwrap(), truth.lock()))
+}
+
+fn functions(totals: &Value) -> impl Iterator<Item = &str> {
+    totals["stack"].as_array().unwrap().iter().filter_map(Value::as_str)
+}
+
+/// Sum of `key` over the entries of one side whose stack has a function of that name in it, and
+/// over all.
+fn sums(side: &Value, key: &str, function: &str) -> (f64, f64) {
+    let mut sums = (0.0, 0.0);
+    for totals in side.as_array().unwrap() {
+        let value = totals[key].as_f64().unwrap();
+        sums.1 += value;
+        if functions(totals).any(|name| name.contains(function)) {
+            sums.0 += value;
+        }
+    }
+    sums
+}
+
+/// Functions as they are called in C; Rust and C++ put something around them.
+const REQUEST: &str = "request_path";
+const HOLDER: &str = "slow_holder";
+const CALLER: &str = "holder_outer";
+
+fn check(lock: Lock, hold: Hold) {
+    let Some((report, truth)) = report(lock, hold) else { return };
+    let mut findings = Findings::new();
+    let first = &report["locks"][0];
+    // Words side by side are shown by the address of the lower one.
+    let address = first["address"].as_str().and_then(|text| text.strip_prefix("0x"));
+    let address = address.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    let has_address = address.is_some_and(|address| truth.contains(address));
+    findings.note(has_address, format!("{lock:?}: {first:.60} is at {:#x}", truth.address));
+    check_sides(&mut findings, first, &truth, &format!("{lock:?}, {hold:?}"));
+}
+
+fn check_waiters(findings: &mut Findings, first: &Value, truth: &LockTruth, name: &str) {
+    let wait_ns = first["wait_ns"].as_f64().unwrap();
+    let expected = truth.wait_ns as f64;
+    findings.within(&format!("{name}: wait"), wait_ns, expected, 0.03 * expected);
+    let (requests, all) = sums(&first["waiters"], "wait_ns", REQUEST);
+    findings.share(&format!("{name}: waiters in {REQUEST}"), requests, all, 0.99);
+}
+
+fn check_sides(findings: &mut Findings, first: &Value, truth: &LockTruth, name: &str) {
+    check_waiters(findings, first, truth, name);
+    let (slow, all) = sums(&first["holders"], "hold_ns", HOLDER);
+    findings.share(&format!("{name}: charged to {HOLDER}"), slow, all, 0.85);
+    let expected = truth.slow_ns as f64;
+    findings.within(&format!("{name}: charged to {HOLDER}"), slow, expected, 0.05 * expected);
+    let (with_caller, _) = sums(&first["holders"], "hold_ns", CALLER);
+    findings.share(&format!("{name}: of that below {CALLER}"), with_caller, slow, 0.99);
+}
+
+#[test]
+fn holder_of_a_mutex_is_charged() {
+    check(Lock::Mutex, Hold::Busy);
+    check(Lock::Mutex, Hold::Sleep);
+}
+
+#[test]
+fn holders_of_other_pthread_locks_are_charged() {
+    for lock in [Lock::AdaptiveMutex, Lock::PiMutex, Lock::Rwlock] {
+        check(lock, Hold::Sleep);
+    }
+}
+
+#[test]
+fn locks_of_newer_system_calls_are_seen() {
+    check(Lock::Futex2, Hold::Sleep);
+}
+
+#[test]
+fn locks_of_other_languages_are_seen() {
+    for lock in [Lock::CxxMutex, Lock::CxxSharedMutex, Lock::RustMutex] {
+        check(lock, Hold::Sleep);
+    }
+}
+
+/// Their waiters sleep on words of their own.
+#[test]
+fn locks_that_park_threads_are_known_by_the_place_that_wants_them() {
+    let Some((report, truth)) = report(Lock::ParkingLot, Hold::Sleep) else { return };
+    let mut findings = Findings::new();
+    let first = &report["locks"][0];
+    let symbol = first["symbol"].as_str().unwrap_or_default();
+    findings.note(symbol.contains(REQUEST), format!("parking_lot: wanted by {symbol}"));
+    check_waiters(&mut findings, first, &truth, "parking_lot");
+    let (slow, all) = sums(&first["holders"], "hold_ns", HOLDER);
+    findings.share("parking_lot: charged to slow_holder", slow, all, 0.1);
+}
+
+#[test]
+fn monitors_of_java_are_one_lock() {
+    let Some((report, truth)) = report(Lock::Synchronized, Hold::Sleep) else { return };
+    let mut findings = Findings::new();
+    let first = &report["locks"][0];
+    findings.note(first["address"].is_null(), format!("synchronized: {}", first["symbol"]));
+    let wait_ns = first["wait_ns"].as_f64().unwrap();
+    // The threads' own clocks run on until generated code has the lock.
+    findings.share("synchronized: wait", wait_ns, truth.wait_ns as f64, 0.95);
+    let (monitors, all) = sums(&first["waiters"], "wait_ns", "ObjectMonitor");
+    findings.share("synchronized: in ObjectMonitor", monitors, all, 0.99);
+}
