@@ -3,7 +3,7 @@
 
 use everflame_agent_common::unwind::page::{Page, WORDS, find_rule};
 use everflame_agent_common::unwind::{
-    Aarch64, Architecture, Kind, Memory, Registers, X86_64, step,
+    Aarch64, Architecture, Kind, Memory, PlainSign, Registers, X86_64, step,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -49,7 +49,7 @@ fn walk<A: Architecture>(page: &Page, mut registers: Registers, stack: &[u64]) {
     for _ in 0..MAX_FRAMES {
         let rule = find_rule::<PlainSign>(page, registers.lookup_address().wrapping_sub(CODE));
         let before = registers;
-        if step::<A>(rule, &mut registers, &mut Stack(stack)).is_err() {
+        if step::<A, PlainSign>(rule, &mut registers, &mut Stack(stack)).is_err() {
             return;
         }
         // Signal handlers can have a stack of their own.

@@ -14,7 +14,7 @@ use std::io::{Write, stderr};
 use std::path::Path;
 use std::time::Instant;
 
-use everflame_agent_common::unwind::{Aarch64, Kind, Rule, Stop, X86_64, step};
+use everflame_agent_common::unwind::{Aarch64, Kind, PlainSign, Rule, Stop, X86_64, step};
 use everflame_unwind::{Arch, InWords, Limits, Table, compile};
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext,
