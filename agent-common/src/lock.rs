@@ -13,6 +13,7 @@
 //! ```
 
 use crate::event::DETAIL_WORDS;
+use crate::wait::{Weight, count_down};
 
 /// Which lock; the key of a map.
 #[repr(C)]
@@ -36,7 +37,7 @@ pub struct Lock {
     pub released_ns: u64,
     /// How much later than that the others came, in nanoseconds, all together.
     pub late_ns: u64,
-    /// Charges until the next sample.
+    /// Time with waiters until the next sample, in nanoseconds.
     pub left: u64,
 }
 
@@ -49,6 +50,28 @@ impl Lock {
         let waited_ns = bounded(now_ns.saturating_sub(self.released_ns), 1 << 46);
         (waiters * waited_ns).saturating_sub(self.late_ns)
     }
+}
+
+/// Decides whether a release becomes a sample, and what that stands for.
+///
+/// The time since the last release is counted down like a wait, so that there is one sample in
+/// each period of a lock's time with waiters, however many they are; it stands for the charges
+/// of all releases in that period.
+#[inline(always)]
+pub fn blame(lock: &mut Lock, now_ns: u64, period: u64, random: u32) -> Option<Weight> {
+    /// So many bits behind the point.
+    const FRACTION: u32 = 12;
+    let charge = lock.charge(now_ns);
+    let interval = now_ns.saturating_sub(lock.released_ns);
+    lock.released_ns = now_ns;
+    lock.late_ns = 0;
+    let Weight { value, count } = count_down(&mut lock.left, interval, period, random)?;
+    if value == interval {
+        return Some(Weight { value: charge, count });
+    }
+    // Less than 2^16 * period * 2^12, as so many threads at most wait for the interval.
+    let scale = (value << FRACTION).checked_div(interval).unwrap_or(0);
+    Some(Weight { value: charge * scale >> FRACTION, count })
 }
 
 #[inline(always)]
@@ -106,6 +129,29 @@ mod tests {
         assert_eq!(Lock { late_ns: 1000, ..lock }.charge(150), 0);
         assert_eq!(lock.charge(90), 0);
         assert!(Lock { waiters: u64::MAX, ..lock }.charge(u64::MAX) < 1 << 63);
+    }
+
+    #[test]
+    fn sum_of_samples_is_what_all_releases_are_charged_with() {
+        const PERIOD: u64 = 10_000_000;
+        let mut random = 1u32;
+        for waiters in [1, 7, 500] {
+            let mut lock = Lock { waiters, released_ns: 1000, late_ns: 0, left: PERIOD / 3 };
+            let (mut now_ns, mut total, mut value, mut samples) = (1000, 0, 0, 0);
+            for i in 0..200_000u64 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // 5 to 300 us, and now and then more than a period.
+                now_ns += if i % 1000 == 0 { 3 * PERIOD } else { 5_000 + i * 7919 % 295_000 };
+                total += lock.charge(now_ns);
+                if let Some(weight) = blame(&mut lock, now_ns, PERIOD, random) {
+                    value += weight.value;
+                    samples += 1;
+                }
+            }
+            let error = value.abs_diff(total) as f64 / total as f64;
+            assert!(error < 0.001, "{waiters} waiters: {value} of {total}");
+            assert!(samples <= (now_ns - 1000) / PERIOD + 1, "{samples}");
+        }
     }
 
     #[test]

@@ -7,10 +7,10 @@
 
 use everflame_agent_common::{
     event::Kind,
-    lock::{Lock, LockKey, Release},
+    lock::{Lock, LockKey, Release, blame},
     stats::{Counter, Program},
     unwind::Stop,
-    wait::{Thread, Weight, count_down, is_sampled},
+    wait::{Thread, Weight, is_sampled},
 };
 
 use crate::{
@@ -124,7 +124,8 @@ pub unsafe fn left<K: Kernel>(thread: &Thread, tid: u32, now_ns: u64) {
     };
     // SAFETY: as in `came`.
     let lock = unsafe { &mut *lock };
-    let charge = lock.charge(now_ns);
+    // As it was when this thread still waited, too.
+    let mut before = *lock;
     // SAFETY: a map value.
     unsafe { leave(lock, thread) };
     let Some(saved) = registers::saved_by_current_task::<K>() else { return };
@@ -136,10 +137,9 @@ pub unsafe fn left<K: Kernel>(thread: &Thread, tid: u32, now_ns: u64) {
     if !wakes || word != address {
         return;
     }
-    lock.released_ns = now_ns;
-    lock.late_ns = 0;
     let period = CONFIG.load().wait_period_ns;
-    let weight = count_down(&mut lock.left, charge, period, stats::random());
+    let weight = blame(&mut before, now_ns, period, stats::random());
+    (lock.released_ns, lock.late_ns, lock.left) = (now_ns, 0, before.left);
     // Without a weight of its own, to say who ended a wait that will be a sample.
     let waited_ns = now_ns.saturating_sub(thread.out_ns);
     let is_asked_for =

@@ -79,6 +79,9 @@ pub struct HolderTotals {
     pub releases: i64,
 }
 
+/// The kind of the kernel's own locks.
+const KERNEL: &str = "kernel";
+
 /// What makes two waits waits for the same lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Identity {
@@ -118,7 +121,7 @@ pub fn locks(profile: &Profile) -> LockReport {
     for sample in on_side("waiter") {
         let view = view(sample);
         let (waits, wait_ns) = (value(sample, count), value(sample, delay));
-        let key = (view.pid.clone(), view.identity());
+        let key = view.key();
         words.insert((view.pid.clone(), view.address.clone()), key.clone());
         let lock = locks.entry(key).or_default();
         lock.kind.clone_from(&view.kind);
@@ -274,6 +277,12 @@ impl View {
         }
     }
 
+    /// The kernel's locks are not one process's.
+    fn key(&self) -> Key {
+        let pid = if self.kind == KERNEL { "" } else { self.pid.as_str() };
+        (pid.to_owned(), self.identity())
+    }
+
     fn identity(&self) -> Identity {
         let parks = self.stack.iter().any(|name| starts_with(name, PARKING));
         if self.address.is_empty() || parks {
@@ -306,7 +315,8 @@ const PARKING: &[&str] = &[
 const WAYS_TO_A_LOCK: &[&str] = &[
     "_",
     "core::",
-    "do_",
+    "do_futex",
+    "do_syscall_64",
     "down_",
     "entry_SYSCALL",
     "futex",

@@ -140,8 +140,15 @@ impl Locks {
             .contention
             .iter()
             .filter(|((waiter, _), _)| self.waits.contains_key(&place(waiter)));
+        // Who releases the kernel's own locks is not known.
+        let of_kernel = process.stacks.iter().filter(|(key, _)| {
+            key.wait.is_some_and(|wait| wait.futex == 0) && self.waits.contains_key(&place(key))
+        });
+        let parts = parts
+            .map(|((waiter, releaser), totals)| (waiter, releaser.as_ref(), totals))
+            .chain(of_kernel.map(|(key, totals)| (key, None, totals)));
         let mut samples = 0;
-        for ((waiter, releaser), totals) in parts {
+        for (waiter, releaser, totals) in parts {
             let mut stack = Vec::new();
             if let Some(releaser) = releaser {
                 stack.extend(assembly.stack(releaser).into_iter().rev());
