@@ -227,7 +227,7 @@ mod tests {
         bytes[35] = 8;
         bytes[40..56].copy_from_slice(b"0123456789abcdef");
         for (slot, address) in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000].into_iter().enumerate() {
-            bytes[128 + slot * 8..136 + slot * 8].copy_from_slice(&address.to_ne_bytes());
+            bytes[SampleHeader::SIZE + slot * 8..][..8].copy_from_slice(&address.to_ne_bytes());
         }
         (bytes, header)
     }

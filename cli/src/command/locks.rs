@@ -170,7 +170,7 @@ mod tests {
             ..LockTotals::default()
         };
         let text = text(&LockReport { locks: vec![lock] }, 0, None);
-        assert!(text.contains("#1 0x10, futex in server (pid 7): 3.00 s in 1,200 waits"), "{text}");
+        assert!(text.contains("#1 0x10, futex in server (pid 7): 3 s in 1,200 waits"), "{text}");
         assert!(text.contains("a, b, c +1"), "{text}");
         assert!(text.contains("  lock < request\n"), "{text}");
         assert!(text.contains("unlock < slow\n"), "{text}");
