@@ -13,7 +13,7 @@ use crate::hooks::HookPrograms;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// It is at rest when it takes less than a hundredth of this.
-const LOOK: Duration = Duration::from_millis(300);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Its profiles stay in its spool: a collector on the same host would be measured with it.
 pub(crate) struct OffCpuAgent {

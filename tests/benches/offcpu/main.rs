@@ -20,6 +20,9 @@ mod load;
 mod overhead;
 mod switch;
 
+/// A name, and what measures in so many rounds.
+type Group = (&'static str, fn(usize));
+
 /// Odd, so that a median is a value that was measured.
 const DEFAULT_ROUNDS: usize = 15;
 
@@ -33,7 +36,7 @@ fn main() {
     }
     let rounds = std::env::var("EVERFLAME_BENCH_ROUNDS")
         .map_or(DEFAULT_ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    let groups: [(&str, fn(usize)); 2] = [("overhead", overhead::run), ("switch", switch::run)];
+    let groups: [Group; 2] = [("overhead", overhead::run), ("switch", switch::run)];
     // Cargo adds `--bench`.
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();

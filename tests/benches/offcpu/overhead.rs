@@ -4,6 +4,8 @@
 //! All three in each round, beginning with another one each time, and compared within the
 //! round: a shared machine drifts.
 
+use std::time::{Duration, Instant};
+
 use everflame_tests::cost::{cpu_seconds, median, quantile};
 
 use crate::agent::OffCpuAgent;
@@ -24,8 +26,8 @@ const BESIDE: [Beside; 3] = [Beside::Nothing, Beside::Empty, Beside::Agent];
 /// The most that the agent may take more than empty programs, in per cent.
 const LOADS: [(Load, f64); 3] = [(PIPE_PINNED, 8.0), (PIPE, 3.0), (MESSAGING, 3.0)];
 
-/// Short ones, so that in each run one ends, with all that it entails.
-const WINDOW: [&str; 2] = ["--window", "1s"];
+/// A window of the agent, and what its end entails. A run is shorter and sees none.
+const STEADY: Duration = Duration::from_secs(11);
 
 pub(crate) fn run(rounds: usize) {
     eprintln!("{rounds} rounds of each load beside nothing, empty programs and the agent ...");
@@ -33,32 +35,38 @@ pub(crate) fn run(rounds: usize) {
         // The first run reads files.
         load.run();
         let mut seconds = Vec::new();
-        let mut agent_cpu = Vec::new();
         for round in 0..rounds {
             let mut of_round = [0.0; 3];
             for turn in 0..BESIDE.len() {
                 let at = (round + turn) % BESIDE.len();
                 of_round[at] = match BESIDE[at] {
-                    Beside::Nothing => load.run(),
+                    Beside::Nothing => load.seconds(),
                     Beside::Empty => {
                         let _programs = EmptyPrograms::attach();
-                        load.run()
+                        load.seconds()
                     }
                     Beside::Agent => {
-                        let agent = OffCpuAgent::start(&WINDOW);
-                        let before = cpu_seconds(agent.process.pid());
-                        let elapsed = load.run();
-                        let cpu = cpu_seconds(agent.process.pid()) - before;
-                        agent_cpu.push(100.0 * cpu / elapsed);
-                        elapsed
+                        let _agent = OffCpuAgent::start(&[]);
+                        load.seconds()
                     }
                 };
             }
             seconds.push(of_round);
         }
         report(load.name, target, &seconds);
-        print(load.name, "agent_cpu", median(&mut agent_cpu), "% of one core");
+        print(load.name, "agent_cpu", agent_cpu_percent(load), "% of one core");
     }
+}
+
+/// What the agent's own process takes beside a load, over a window.
+fn agent_cpu_percent(load: Load) -> f64 {
+    let agent = OffCpuAgent::start(&[]);
+    let (before, begin) = (cpu_seconds(agent.process.pid()), Instant::now());
+    while begin.elapsed() < STEADY {
+        load.run();
+    }
+    let cpu = cpu_seconds(agent.process.pid()) - before;
+    100.0 * cpu / begin.elapsed().as_secs_f64()
 }
 
 fn report(name: &str, target: f64, seconds: &[[f64; 3]]) {
