@@ -20,6 +20,8 @@ enum What {
     Agent,
     /// BPF time of a sample, unwind tables, completeness of stacks (needs root)
     Unwind,
+    /// What following waits costs programs that switch all the time (needs root and perf)
+    Offcpu,
     /// Ingest rate, latency of acknowledgements, bytes on disk
     Server,
 }
@@ -36,6 +38,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             setup::require(&setup::Args { tests: true, ..setup::Args::default() })?;
             build_programs()?;
             bench("everflame-tests", "unwind")
+        }
+        What::Offcpu => {
+            build_programs()?;
+            bench("everflame-tests", "offcpu")
         }
         What::Server => bench("everflame-server", "ingest"),
     }
