@@ -7,9 +7,11 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use everflame_agent::collect::{CollectConfig, Collector, Event, ProcessEvent};
+use everflame_agent::process::ProcessTable;
 use everflame_agent_common::unwind::Stop;
 use everflame_tests::cost::{median, quantile};
 use everflame_tests::program::Running;
@@ -77,14 +79,22 @@ fn first_complete_ms(collector: &mut Collector, command: &mut Command) -> Option
     let pid = running.pid();
     let (mut exec_ns, mut complete_ns) = (None, None);
     let mut exited = false;
+    let mut processes = ProcessTable::default();
+    let mut unfinished = Vec::new();
     let end = Instant::now() + Duration::from_secs(10);
     while !exited && Instant::now() < end {
         collector.wait(Instant::now() + Duration::from_millis(20)).unwrap();
         collector.drain(|time_ns, event| match event {
-            Event::Process(ProcessEvent::Comm { pid: of, exec: true, .. }) if of == pid => {
-                exec_ns = Some(time_ns);
+            Event::Process(event) => {
+                match event {
+                    ProcessEvent::Comm { pid: of, exec: true, .. } if of == pid => {
+                        exec_ns = Some(time_ns);
+                    }
+                    ProcessEvent::Exit { pid: of } if of == pid => exited = true,
+                    _ => {}
+                }
+                processes.apply(time_ns, event);
             }
-            Event::Process(ProcessEvent::Exit { pid: of }) if of == pid => exited = true,
             Event::Sample(sample) if sample.pid == pid && exec_ns.is_some() => {
                 match sample.user_stop {
                     Stop::Absent => {}
@@ -94,9 +104,17 @@ fn first_complete_ms(collector: &mut Collector, command: &mut Command) -> Option
                     Stop::NoTable => complete_ns = None,
                     _ => {}
                 }
+                if sample.stack_copy.is_some() {
+                    let mappings = Arc::clone(&processes.get_mut(pid).mappings);
+                    unfinished.push((sample, mappings));
+                }
             }
-            _ => {}
+            Event::Sample(_) => {}
         });
+        // As the agent does: a table that a stack waits for is loaded.
+        for (mut sample, mappings) in unfinished.drain(..) {
+            collector.finish(0, &mut sample, &mappings);
+        }
     }
     running.wait();
     Some((complete_ns? - exec_ns?) as f64 / 1e6)

@@ -53,7 +53,7 @@ fn judge(report: &Value, release: &str) -> Result<String> {
 }
 
 /// The first two numbers: `5.10.0-46-cloud-amd64` has all of 5.10.
-fn version(release: &str) -> (u32, u32) {
+pub(crate) fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
     (next(), next())

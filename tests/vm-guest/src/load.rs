@@ -1,13 +1,19 @@
 //! Loads every BPF program of the agent, in each form that the kernel can run: what is made
 //! for the oldest kernels must be accepted by all.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use everflame_agent::collect::{CollectConfig, Collector, ProgramForm};
+use everflame_agent::collect::{CollectConfig, Collector, ProgramForm, WaitConfig};
 use everflame_agent::kernel::{KernelFeatures, Unwinder};
+use everflame_agent::session::{Session, SessionConfig, Target};
+use everflame_profile::{Kind, fold};
 
 use crate::recording::RATE_HZ;
+
+/// Longer than the period, so that each is a sample.
+const SLEEP: Duration = Duration::from_millis(20);
+const SLEEPS: i64 = 50;
 
 /// Returns the forms with the time that it took to start with each.
 pub(crate) fn check() -> Result<String> {
@@ -30,4 +36,32 @@ pub(crate) fn check() -> Result<String> {
         ensure!(refused.is_empty(), "refused in the form {form:?}: {}", refused.join("; "));
     }
     Ok(times.join(", "))
+}
+
+/// Follows waits where the kernel says enough about them, and returns how it sees their ends.
+pub(crate) fn check_waits() -> Result<String> {
+    let config = CollectConfig::of_waits(WaitConfig { locks: true, ..WaitConfig::default() });
+    let collector = Collector::start(&config)?;
+    let refused: Vec<String> = collector
+        .refused_programs()
+        .map(|(program, error)| format!("{program:?}: {error}"))
+        .collect();
+    ensure!(refused.is_empty(), "refused: {}", refused.join("; "));
+    drop(collector);
+
+    let session = SessionConfig { kind: Kind::OffCpu, rate_hz: RATE_HZ, target: Target::All };
+    let session = Session::start(session)?;
+    for _ in 0..SLEEPS {
+        std::thread::sleep(SLEEP);
+    }
+    let recording = session.finish()?;
+    // The first value of a sample is how many waits it stands for.
+    let sleeps: i64 = fold(&recording.profile, 0)
+        .into_iter()
+        .filter(|(stack, _)| stack.contains("nanosleep"))
+        .map(|(_, waits)| waits)
+        .sum();
+    let detail = format!("{sleeps} sleeps of {SLEEPS}");
+    ensure!(sleeps >= SLEEPS, "{detail}");
+    Ok(detail)
 }

@@ -44,6 +44,10 @@ fn check_all() {
         .init();
     check("capabilities", capabilities::check(&release));
     check("load", load::check());
+    // Before, `sched_switch` does not say in what state a thread leaves.
+    if capabilities::version(&release) >= (5, 18) {
+        check("waits", load::check_waits());
+    }
     match recording::record() {
         Ok(recorded) => {
             check("samples", enough(recorded.samples, recorded.expected));
