@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use everflame_tests::program::everflame;
+use everflame_tests::program::{Agent, Server, everflame};
 use everflame_tests::waits::{self, Hold, Lock, LockTruth, Program};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -81,6 +81,50 @@ fn check_sides(findings: &mut Findings, first: &Value, truth: &LockTruth, name: 
     findings.within(&format!("{name}: charged to {HOLDER}"), slow, expected, 0.05 * expected);
     let (with_caller, _) = sums(&first["holders"], "hold_ns", CALLER);
     findings.share(&format!("{name}: of that below {CALLER}"), with_caller, slow, 0.99);
+}
+
+/// The way through agent and collector, in windows, beside what runs on the host.
+#[test]
+fn locks_of_a_host_are_in_its_collector() {
+    let Some(_turn) = take_turn() else { return };
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
+    let arguments = ["--kinds", "cpu,lock", "--window", "2s"];
+    let mut agent = Agent::start(&server.url(), &dir.path().join("spool"), &arguments);
+    let program = Program::start(&mut waits::contention(Lock::Mutex, Hold::Sleep, DURATION));
+    let selector = format!("{{pid=\"{}\"}}", program.pid());
+    let truth = program.finish().lock();
+    assert!(agent.process.terminate().success(), "{}", agent.process.log());
+
+    let asked = everflame()
+        .args(["locks", "--format", "json", "--selector", &selector, "--server", &server.url()])
+        .output()
+        .unwrap();
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let report: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    let mut findings = Findings::new();
+    let first = &report["locks"][0];
+    check_sides(&mut findings, first, &truth, "from the collector");
+
+    let joined = dir.path().join("joined.folded");
+    let flame = everflame()
+        .args(["flame", "--kind", "lock", "--server", &server.url(), "-o"])
+        .arg(&joined)
+        .args(["--selector", &selector.replace('}', ",side=\"joined\"}")])
+        .output()
+        .unwrap();
+    assert!(flame.status.success(), "{}", String::from_utf8_lossy(&flame.stderr));
+    let joined = std::fs::read_to_string(&joined).unwrap();
+    let value = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap();
+    // From the root to the leaf; the process has the holder's name, too.
+    let is_below = |line: &&str| {
+        let (waiter, releaser) = line.split_once("[released by]").unwrap_or_default();
+        waiter.contains(REQUEST) && releaser.contains(HOLDER)
+    };
+    let below: f64 = joined.lines().filter(is_below).map(value).sum();
+    let (all, slow) = (joined.lines().map(value).sum(), truth.slow_ns as f64);
+    findings.within("from the collector: joined", all, truth.wait_ns as f64, 0.03 * all);
+    findings.within("from the collector: joined to slow_holder", below, slow, 0.05 * slow);
 }
 
 #[test]
