@@ -71,7 +71,7 @@ pub fn blame(lock: &mut Lock, now_ns: u64, period: u64, random: u32) -> Option<W
     }
     // Less than 2^16 * period * 2^12, as so many threads at most wait for the interval.
     let scale = (value << FRACTION).checked_div(interval).unwrap_or(0);
-    Some(Weight { value: charge * scale >> FRACTION, count })
+    Some(Weight { value: (charge * scale) >> FRACTION, count })
 }
 
 #[inline(always)]
