@@ -133,17 +133,46 @@ pub fn system_call_alone(saved: u64) -> (i64, [u64; 2]) {
     }
 }
 
-/// Takes registers that the kernel has saved. Copied rather than read in place: the verifier
-/// refuses an instruction that is reached with pointers of two kinds, and the compiler merges
-/// these loads with those of a perf event's registers.
+/// Takes registers that the kernel has saved. In parts, as all of them would be a third of the BPF
+/// stack; and copied rather than read in place: the verifier refuses an instruction that is reached
+/// with pointers of two kinds, and the compiler merges these loads with those of a perf event's
+/// registers.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 pub fn copy(saved: u64, regs: &mut Registers) -> Found {
+    use core::mem::offset_of;
+    const _: () = assert!(
+        offset_of!(Saved, r15) == 0
+            && offset_of!(Saved, r10) == 56
+            && offset_of!(Saved, r9) == 64
+            && offset_of!(Saved, rdi) == 112
+            && offset_of!(Saved, rsp) == offset_of!(Saved, rip) + 24
+    );
+    const FRAME: u64 = offset_of!(Saved, rip) as u64;
     // SAFETY: the helper checks the address.
-    match unsafe { bpf_probe_read_kernel(saved as *const Saved) } {
-        Ok(saved) => take(&saved, regs),
-        Err(_) => Found::Kernel,
+    let frame = unsafe { bpf_probe_read_kernel(saved.wrapping_add(FRAME) as *const [u64; 4]) };
+    let Ok([rip, cs, _flags, rsp]) = frame else { return Found::Kernel };
+    let found = found(cs, rip, rsp);
+    if found == Found::Kernel {
+        return found;
     }
+    regs.ip = rip;
+    regs.sp = rsp;
+    regs.interrupted = 1;
+    // By DWARF number.
+    let general = &mut regs.general;
+    // SAFETY: as above.
+    let first = unsafe { bpf_probe_read_kernel(saved as *const [u64; 8]) };
+    let Ok([r15, r14, r13, r12, rbp, rbx, r11, r10]) = first else { return Found::Kernel };
+    regs.fp = rbp;
+    (general[15], general[14], general[13], general[12]) = (r15, r14, r13, r12);
+    (general[3], general[11], general[10]) = (rbx, r11, r10);
+    // SAFETY: as above.
+    let second = unsafe { bpf_probe_read_kernel(saved.wrapping_add(64) as *const [u64; 7]) };
+    let Ok([r9, r8, rax, rcx, rdx, rsi, rdi]) = second else { return Found::Kernel };
+    (general[9], general[8], general[0], general[2]) = (r9, r8, rax, rcx);
+    (general[1], general[4], general[5]) = (rdx, rsi, rdi);
+    found
 }
 
 /// Takes registers that the kernel has saved. They are too many for the BPF stack, but lie
@@ -185,11 +214,9 @@ pub fn copy(saved: u64, regs: &mut Registers) -> Found {
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 fn take(saved: &Saved, regs: &mut Registers) -> Found {
-    const PRIVILEGE_MASK: u64 = 3;
-    // `__USER32_CS` of arch/x86/include/asm/segment.h.
-    const COMPAT_CODE_SEGMENT: u64 = 0x23;
-    if saved.cs & PRIVILEGE_MASK != PRIVILEGE_MASK || (saved.rip == 0 && saved.rsp == 0) {
-        return Found::Kernel;
+    let found = found(saved.cs, saved.rip, saved.rsp);
+    if found == Found::Kernel {
+        return found;
     }
     regs.ip = saved.rip;
     regs.sp = saved.rsp;
@@ -211,7 +238,23 @@ fn take(saved: &Saved, regs: &mut Registers) -> Found {
     general[13] = saved.r13;
     general[14] = saved.r14;
     general[15] = saved.r15;
-    if saved.cs == COMPAT_CODE_SEGMENT { Found::Compat } else { Found::User }
+    found
+}
+
+/// Whose registers they are, by the code segment's privilege.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+fn found(cs: u64, rip: u64, rsp: u64) -> Found {
+    const PRIVILEGE_MASK: u64 = 3;
+    // `__USER32_CS` of arch/x86/include/asm/segment.h.
+    const COMPAT_CODE_SEGMENT: u64 = 0x23;
+    if cs & PRIVILEGE_MASK != PRIVILEGE_MASK || (rip == 0 && rsp == 0) {
+        Found::Kernel
+    } else if cs == COMPAT_CODE_SEGMENT {
+        Found::Compat
+    } else {
+        Found::User
+    }
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
