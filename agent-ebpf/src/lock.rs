@@ -138,7 +138,7 @@ pub unsafe fn left<K: Kernel>(thread: &Thread, tid: u32, now_ns: u64) {
         return;
     }
     let period = CONFIG.load().wait_period_ns;
-    let weight = blame(&mut before, now_ns, period, stats::random());
+    let weight = blame(&mut before, now_ns, period, stats::scrambled(now_ns));
     (lock.released_ns, lock.late_ns, lock.left) = (now_ns, 0, before.left);
     // Without a weight of its own, to say who ended a wait that will be a sample.
     let waited_ns = now_ns.saturating_sub(thread.out_ns);

@@ -134,7 +134,7 @@ pub fn switch_in<K: Kernel>(ctx: &impl EbpfContext) {
     thread.out_ns = 0;
     thread.reported_ns = 0;
     let period = CONFIG.load().wait_period_ns;
-    let random = stats::random();
+    let random = stats::scrambled(in_ns);
     let waited = if reported_ns > out_ns {
         // The rest of a wait that has been counted.
         let value = woken_ns.saturating_sub(start_ns);
