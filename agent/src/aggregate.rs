@@ -17,6 +17,7 @@ use crate::contention::{Contention, LockWait};
 use crate::identity::ProcessIdentity;
 use crate::object::ObjectFile;
 use crate::process::{Backing, Generation, Process};
+use crate::wait::FUTEX_WAIT;
 
 /// Memory of the stacks in one window. A window that reaches this is closed early, as a
 /// short window loses nothing.
@@ -89,9 +90,7 @@ pub struct WaitKey {
 
 impl WaitKey {
     fn of(wait: &Wait) -> Self {
-        /// Linux 6.7; not in libc yet, and the same number everywhere.
-        const SYS_FUTEX_WAIT: i64 = 455;
-        let is_futex = [libc::SYS_futex, SYS_FUTEX_WAIT].contains(&wait.syscall);
+        let is_futex = [libc::SYS_futex, FUTEX_WAIT].contains(&wait.syscall);
         let futex = if is_futex { wait.arguments[0] } else { 0 };
         let is_run_queue = wait.flags & FLAG_RUN_QUEUE != 0;
         let length_ns = wait.end_ns.saturating_sub(wait.start_ns);

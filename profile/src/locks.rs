@@ -79,6 +79,24 @@ pub struct HolderTotals {
     pub releases: i64,
 }
 
+impl WaiterTotals {
+    /// Adds those of other threads with the same stack.
+    fn add(&mut self, other: Self) {
+        self.threads.extend(other.threads);
+        self.wait_ns = self.wait_ns.saturating_add(other.wait_ns);
+        self.waits = self.waits.saturating_add(other.waits);
+    }
+}
+
+impl HolderTotals {
+    /// Adds those of other threads with the same stack.
+    fn add(&mut self, other: Self) {
+        self.threads.extend(other.threads);
+        self.hold_ns = self.hold_ns.saturating_add(other.hold_ns);
+        self.releases = self.releases.saturating_add(other.releases);
+    }
+}
+
 /// The kind of the kernel's own locks.
 const KERNEL: &str = "kernel";
 
@@ -129,19 +147,18 @@ pub fn locks(profile: &Profile) -> LockReport {
         let length = lock.lengths.entry(number(profile, sample, "wait")).or_default();
         length.0 = length.0.saturating_add(wait_ns);
         length.1 = length.1.saturating_add(waits);
-        let waiter = lock.waiters.entry(view.stack).or_default();
-        waiter.threads.insert(view.thread);
-        waiter.wait_ns = waiter.wait_ns.saturating_add(wait_ns);
-        waiter.waits = waiter.waits.saturating_add(waits);
+        let (stack, threads) = (Vec::new(), BTreeSet::from([view.thread]));
+        let waiter = WaiterTotals { stack, threads, wait_ns, waits };
+        lock.waiters.entry(view.stack).or_default().add(waiter);
     }
     for sample in on_side("holder") {
         let view = view(sample);
         let word = (view.pid.clone(), view.address.clone());
         let Some(lock) = words.get(&word).and_then(|key| locks.get_mut(key)) else { continue };
-        let holder = lock.holders.entry(view.stack).or_default();
-        holder.threads.insert(view.thread);
-        holder.hold_ns = holder.hold_ns.saturating_add(value(sample, delay));
-        holder.releases = holder.releases.saturating_add(value(sample, count));
+        let (stack, threads) = (Vec::new(), BTreeSet::from([view.thread]));
+        let (hold_ns, releases) = (value(sample, delay), value(sample, count));
+        let holder = HolderTotals { stack, threads, hold_ns, releases };
+        lock.holders.entry(view.stack).or_default().add(holder);
     }
     merge_neighbours(&mut locks);
     let mut locks: Vec<LockTotals> =
@@ -182,16 +199,10 @@ fn merge_neighbours(locks: &mut HashMap<Key, Building>) {
 impl Building {
     fn add(&mut self, other: Self) {
         for (stack, totals) in other.waiters {
-            let waiter = self.waiters.entry(stack).or_default();
-            waiter.threads.extend(totals.threads);
-            waiter.wait_ns = waiter.wait_ns.saturating_add(totals.wait_ns);
-            waiter.waits = waiter.waits.saturating_add(totals.waits);
+            self.waiters.entry(stack).or_default().add(totals);
         }
         for (stack, totals) in other.holders {
-            let holder = self.holders.entry(stack).or_default();
-            holder.threads.extend(totals.threads);
-            holder.hold_ns = holder.hold_ns.saturating_add(totals.hold_ns);
-            holder.releases = holder.releases.saturating_add(totals.releases);
+            self.holders.entry(stack).or_default().add(totals);
         }
         for (bucket, (wait_ns, waits)) in other.lengths {
             let length = self.lengths.entry(bucket).or_default();

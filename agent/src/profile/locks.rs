@@ -8,7 +8,7 @@
 //! Each is a profile of its own, with its `side` as a label: together they would count all
 //! waiting three times.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use everflame_agent_common::event::Kind;
@@ -81,7 +81,7 @@ pub(super) fn profiles<'a>(
 /// Which waits are for locks, and which words are locks.
 struct Locks {
     /// Waits for locks, by where their stacks are kept.
-    waits: Map<usize, ()>,
+    waits: HashSet<usize>,
     /// Words that threads of the process waited on, and whether one of them wanted a lock.
     words: Map<u64, bool>,
 }
@@ -90,14 +90,14 @@ impl Locks {
     fn find(process: &ProcessWindow, window: &Window, symbols: &Symbols, time: WindowTime) -> Self {
         let names = Assembly::new(ProfileKind::Lock, &window.ranges, symbols, time);
         let is_kernel_thread = process.identity.is_kernel_thread;
-        let mut found = Self { waits: HashMap::default(), words: HashMap::default() };
+        let mut found = Self { waits: HashSet::new(), words: HashMap::default() };
         for key in process.stacks.keys().filter(|key| key.kind == Kind::OffCpu) {
             let Some(wait) = key.wait else { continue };
             let (kernel, user) = (names.kernel_names(key), names.user_names(key));
             let skipped = crate::wait::scheduler_frames(kernel.iter().copied());
             let is_lock = is_contention(&wait, is_kernel_thread, &kernel[skipped..], &user);
             if is_lock {
-                found.waits.insert(place(key), ());
+                found.waits.insert(place(key));
             }
             if wait.futex != 0 && !wait.is_run_queue {
                 *found.words.entry(wait.futex).or_default() |= is_lock;
@@ -107,7 +107,7 @@ impl Locks {
     }
 
     fn waiters(&self, process: &ProcessWindow, assembly: &mut Assembly<'_>) -> usize {
-        let waits = process.stacks.iter().filter(|(key, _)| self.waits.contains_key(&place(key)));
+        let waits = process.stacks.iter().filter(|(key, _)| self.waits.contains(&place(key)));
         let mut samples = 0;
         for (key, totals) in waits {
             let stack = assembly.stack(key);
@@ -139,10 +139,10 @@ impl Locks {
         let parts = process
             .contention
             .iter()
-            .filter(|((waiter, _), _)| self.waits.contains_key(&place(waiter)));
+            .filter(|((waiter, _), _)| self.waits.contains(&place(waiter)));
         // Who releases the kernel's own locks is not known.
         let of_kernel = process.stacks.iter().filter(|(key, _)| {
-            key.wait.is_some_and(|wait| wait.futex == 0) && self.waits.contains_key(&place(key))
+            key.wait.is_some_and(|wait| wait.futex == 0) && self.waits.contains(&place(key))
         });
         let parts = parts
             .map(|((waiter, releaser), totals)| (waiter, releaser.as_ref(), totals))

@@ -84,7 +84,7 @@ pub(super) struct Process {
     looked: Option<Instant>,
     /// When the present slot began, and layouts written in it.
     slot: (Instant, u32),
-    /// The agent has seen it start: tables are loaded before a sample needs them. Of what
+    /// The agent has seen it start: tables are asked for before a sample needs them. Of what
     /// ran already, most never will.
     is_new: bool,
 }

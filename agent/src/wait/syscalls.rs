@@ -56,7 +56,7 @@ fn find(rows: &[(&[c_long], Reason)], number: c_long) -> Option<Reason> {
 }
 
 /// `futex_wait` (Linux 6.7); not in libc yet, and the same number everywhere.
-const FUTEX_WAIT: c_long = 455;
+pub(crate) const FUTEX_WAIT: c_long = 455;
 
 /// Calls on a file of any kind that wait in state D: for what the file lies on. In another
 /// state it may as well be a socket or a pipe.

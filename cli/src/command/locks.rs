@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use everflame_profile::{Kind, LockReport, LockTotals, locks};
 
 use super::record::{Request, capture};
-use super::{json, more, range};
+use super::{json, limit, more, range};
 use crate::args::{LocksArgs, RangeArgs};
 use crate::collector::{Collector, selection};
 use crate::failure::Failure;
@@ -23,7 +23,7 @@ use crate::when::now_unix_ns;
 pub(crate) const FORMATS: &[Format] = &[Format::Table, Format::Json];
 
 /// Locks that a table shows unless `--limit` says otherwise.
-const DEFAULT_LIMIT: usize = 10;
+const DEFAULT_LIMIT: u32 = 10;
 /// Stacks of each side that it shows of a lock.
 const MAX_STACKS: usize = 3;
 /// Functions that it shows of a stack.
@@ -35,12 +35,7 @@ pub(crate) fn run(args: LocksArgs) -> Result<(), Failure> {
     let output = args.output.as_deref();
     let format = Format::choose(args.format, output, FORMATS)?;
     let destination = Destination::new(output, false)?;
-    let limit = match args.limit {
-        Some(0) => usize::MAX,
-        Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
-        None if format == Format::Table => DEFAULT_LIMIT,
-        None => usize::MAX,
-    };
+    let limit = limit(args.limit.or((format == Format::Table).then_some(DEFAULT_LIMIT)), format);
     let width = terminal_width().filter(|_| output.is_none());
     let mut report = report(args)?;
     let is_empty = report.locks.is_empty();
