@@ -1,11 +1,12 @@
-//! Compiles the BPF programs of `agent-ebpf` and leaves the object in `OUT_DIR` for the
-//! agent to embed.
+//! Compiles the BPF programs of `agent-ebpf` and leaves the objects in `OUT_DIR` for the
+//! agent to embed: one for recent kernels, one for old ones.
 //!
 //! BPF needs a compiler of its own: Debian's `rustc-web` where it is installed with `core`
 //! for the BPF target, else rustup's nightly. When neither is there the build stops; there
 //! is no stub object, as an agent without programs would look as if it worked.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,20 +30,8 @@ fn main() -> Result<()> {
     if !is_on(&path, LINKER) {
         bail!("the BPF linker `{LINKER}` is not installed; run `cargo xtask setup`");
     }
-    let mut build = if debian_compiler_has_bpf() {
-        let mut cargo = Command::new(env::var("CARGO")?);
-        // aya-ebpf uses unstable features of the language.
-        cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg("build");
-        cargo
-    } else if rustup_nightly_has_source() {
-        let mut cargo = Command::new("rustup");
-        cargo.args(["run", "nightly", "cargo", "build", "-Zbuild-std=core"]).env_remove("RUSTC");
-        cargo
-    } else {
-        bail!("no compiler for the BPF target is installed; run `cargo xtask setup`");
-    };
-
-    let target_dir = PathBuf::from(env::var("OUT_DIR")?).join("bpf");
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    let target_dir = out_dir.join("bpf");
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     let flags = [
         format!("--cfg=bpf_target_arch=\"{arch}\""),
@@ -50,33 +39,56 @@ fn main() -> Result<()> {
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
     ];
-    build
-        .args(["--release", "--locked", "--target", BPF_TARGET, "--manifest-path"])
-        .arg(source.join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .env("PATH", &path)
-        // Set by cargo for this build script, not meant for another compiler.
-        .env_remove("RUSTFLAGS")
-        .env_remove("RUSTC_WRAPPER")
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("CARGO_BUILD_TARGET")
-        .env_remove("CARGO_TARGET_DIR");
-    if env::var_os("CARGO_FEATURE_DEBUG_LOG").is_some() {
-        build.args(["--features", "debug-log"]);
+    let debug_log = env::var_os("CARGO_FEATURE_DEBUG_LOG").map(|_| "debug-log");
+    for (variable, features) in
+        [("EVERFLAME_BPF_OBJECT", None), ("EVERFLAME_BPF_OBJECT_OLD_KERNELS", Some("old-kernels"))]
+    {
+        let features: Vec<_> = features.into_iter().chain(debug_log).collect();
+        let mut build = cargo()?;
+        build
+            .args(["--release", "--locked", "--target", BPF_TARGET, "--manifest-path"])
+            .arg(source.join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&target_dir)
+            .args(["--features", &features.join(",")])
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .env("PATH", &path)
+            // Set by cargo for this build script, not meant for another compiler.
+            .env_remove("RUSTFLAGS")
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
+            .env_remove("CARGO_BUILD_TARGET")
+            .env_remove("CARGO_TARGET_DIR");
+        let output =
+            build.output().with_context(|| format!("cannot run {:?}", build.get_program()))?;
+        if !output.status.success() {
+            bail!(
+                "the BPF programs do not compile; if the toolchain is incomplete, run `cargo xtask setup`:\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        let object = out_dir.join(variable);
+        let built = target_dir.join(BPF_TARGET).join("release/everflame");
+        fs::copy(&built, &object).with_context(|| format!("cannot copy {}", built.display()))?;
+        println!("cargo::rustc-env={variable}={}", object.display());
     }
-
-    let output = build.output().with_context(|| format!("cannot run {:?}", build.get_program()))?;
-    if !output.status.success() {
-        bail!(
-            "the BPF programs do not compile; if the toolchain is incomplete, run `cargo xtask setup`:\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    let object = target_dir.join(BPF_TARGET).join("release/everflame");
-    println!("cargo::rustc-env=EVERFLAME_BPF_OBJECT={}", object.display());
     Ok(())
+}
+
+/// Cargo with a compiler for the BPF target.
+fn cargo() -> Result<Command> {
+    if debian_compiler_has_bpf() {
+        let mut cargo = Command::new(env::var("CARGO")?);
+        // aya-ebpf uses unstable features of the language.
+        cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg("build");
+        Ok(cargo)
+    } else if rustup_nightly_has_source() {
+        let mut cargo = Command::new("rustup");
+        cargo.args(["run", "nightly", "cargo", "build", "-Zbuild-std=core"]).env_remove("RUSTC");
+        Ok(cargo)
+    } else {
+        bail!("no compiler for the BPF target is installed; run `cargo xtask setup`");
+    }
 }
 
 /// `PATH`, and behind it where `cargo install` puts programs.

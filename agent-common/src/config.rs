@@ -26,14 +26,22 @@ pub struct Config {
     pub task_pid_offset: u32,
     /// Offset of `task_struct.tgid`, the id of a process.
     pub task_tgid_offset: u32,
+    /// Offset of `task_struct.sched_info.run_delay`; 0 if the kernel does not keep it.
+    pub task_run_delay_offset: u32,
+    /// Offset of `task_struct.sched_info.last_queued`; likewise.
+    pub task_queued_offset: u32,
+    /// Offset of `task_struct.se.cfs_rq`; 0 if the kernel does not keep it.
+    pub task_cfs_rq_offset: u32,
+    /// Offset of `cfs_rq.rq`.
+    pub cfs_rq_rq_offset: u32,
+    /// Offset of `rq.clock`.
+    pub rq_clock_offset: u32,
     /// Not 0: locks that threads wait for are followed, and who releases them.
     pub locks: u32,
-    /// Must be zero.
-    pub unused: u32,
 }
 
 /// Bytes of a [`Config`].
-pub const CONFIG_BYTES: usize = 56;
+pub const CONFIG_BYTES: usize = 72;
 
 const _: () = assert!(size_of::<Config>() == CONFIG_BYTES);
 
@@ -52,7 +60,12 @@ impl Config {
         bytes[32..40].copy_from_slice(&self.wait_period_ns.to_ne_bytes());
         bytes[40..44].copy_from_slice(&self.task_pid_offset.to_ne_bytes());
         bytes[44..48].copy_from_slice(&self.task_tgid_offset.to_ne_bytes());
-        bytes[48..52].copy_from_slice(&self.locks.to_ne_bytes());
+        bytes[48..52].copy_from_slice(&self.task_run_delay_offset.to_ne_bytes());
+        bytes[52..56].copy_from_slice(&self.task_queued_offset.to_ne_bytes());
+        bytes[56..60].copy_from_slice(&self.task_cfs_rq_offset.to_ne_bytes());
+        bytes[60..64].copy_from_slice(&self.cfs_rq_rq_offset.to_ne_bytes());
+        bytes[64..68].copy_from_slice(&self.rq_clock_offset.to_ne_bytes());
+        bytes[68..72].copy_from_slice(&self.locks.to_ne_bytes());
         bytes
     }
 }
@@ -75,8 +88,12 @@ mod tests {
             wait_period_ns: 8,
             task_pid_offset: 9,
             task_tgid_offset: 10,
-            locks: 11,
-            unused: 0,
+            task_run_delay_offset: 11,
+            task_queued_offset: 12,
+            task_cfs_rq_offset: 13,
+            cfs_rq_rq_offset: 14,
+            rq_clock_offset: 15,
+            locks: 16,
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -90,6 +107,11 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, wait_period_ns)..][..8], 8u64.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, task_pid_offset)..][..4], 9u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, task_tgid_offset)..][..4], 10u32.to_ne_bytes());
-        assert_eq!(bytes[offset_of!(Config, locks)..][..4], 11u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_run_delay_offset)..][..4], 11u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_queued_offset)..][..4], 12u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_cfs_rq_offset)..][..4], 13u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, cfs_rq_rq_offset)..][..4], 14u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, rq_clock_offset)..][..4], 15u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, locks)..][..4], 16u32.to_ne_bytes());
     }
 }

@@ -41,9 +41,6 @@ pub const CACHED_RULES: usize = 1024;
 
 const _: () = assert!(CACHED_RULES.is_power_of_two());
 
-/// Threads whose waits are followed.
-pub const MAX_THREADS: u32 = 64 * 1024;
-
 /// Locks that are followed; the least recently used make room for others.
 pub const MAX_LOCKS: u32 = 16 * 1024;
 

@@ -12,17 +12,19 @@
 
 use crate::event::DETAIL_WORDS;
 
-/// What is kept of a thread; a map value, by thread id.
+/// What is kept of a thread; a map value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Thread {
     /// When it left its CPU, on CLOCK_MONOTONIC; 0 while it is on one.
     pub out_ns: u64,
-    /// When it was woken; 0 while it has not been.
+    /// When it was woken, if it waits for a lock; 0 while it has not been.
     pub woken_ns: u64,
+    /// The kernel's account of the time that it has been ready to run, as it was then.
+    pub run_delay_ns: u64,
     /// Until when its wait has been reported already; 0 if it has not.
     pub reported_ns: u64,
-    /// Waiting until the next sample, in nanoseconds.
+    /// Waiting until the next sample, in nanoseconds; 0 before the first wait.
     pub wait_left: u64,
     /// Waiting for a CPU until the next sample.
     pub queue_left: u64,
@@ -30,11 +32,11 @@ pub struct Thread {
     pub futex: u64,
     /// The kernel's `prev_state`; [`PREEMPTED`] if it did not leave by itself.
     pub state: u32,
-    /// The process.
-    pub pid: u32,
+    /// Zero.
+    pub unused: u32,
 }
 
-const _: () = assert!(size_of::<Thread>() == 56);
+const _: () = assert!(size_of::<Thread>() == 64);
 
 /// [`Thread::state`] of a thread that was preempted. The kernel's own states are bits below.
 pub const PREEMPTED: u32 = 1 << 31;
@@ -97,6 +99,7 @@ impl Wait {
 }
 
 /// What a sample stands for.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
     /// Nanoseconds.

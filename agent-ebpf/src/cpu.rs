@@ -9,7 +9,6 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    kernel::Kernel,
     maps::{CONFIG, CPU_RULES, CPU_SCRATCH, CPU_WALK},
     registers::{self, Found},
     stats,
@@ -17,7 +16,7 @@ use crate::{
 
 /// Samples the current task.
 #[inline(always)]
-pub fn sample<K: Kernel>(ctx: &PerfEventContext) {
+pub fn sample(ctx: &PerfEventContext) {
     let config = CONFIG.load();
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if pid == 0 {
@@ -38,10 +37,10 @@ pub fn sample<K: Kernel>(ctx: &PerfEventContext) {
     let mut found = registers::of_perf_event(ctx.ctx, &mut walk.registers);
     if found == Found::Kernel {
         scratch.take_kernel_stack(ctx);
-        found = registers::of_current_task::<K>(&mut walk.registers);
+        found = registers::of_current_task(&mut walk.registers);
     }
     match found {
-        Found::User => scratch.take_user_stack::<K>(Program::Cpu, walk, rules),
+        Found::User => scratch.take_user_stack(Program::Cpu, walk, rules),
         Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
         Found::Kernel => {}
     }

@@ -5,6 +5,7 @@
 //! call has released that. Whether it is a lock at all, or a condition or a queue, the agent
 //! tells by the functions on the stacks.
 
+use aya_ebpf::{bindings::task_struct, helpers::bpf_get_current_task_btf};
 use everflame_agent_common::{
     event::Kind,
     lock::{Lock, LockKey, Release, blame},
@@ -14,7 +15,6 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    kernel::Kernel,
     maps::{CONFIG, LOCKS, RELEASE_RULES, RELEASE_SCRATCH, RELEASE_WALK},
     registers::{self, Found},
     stats,
@@ -44,11 +44,14 @@ fn operation(argument: u64) -> u64 {
     1 << (argument & 63)
 }
 
-/// The futex that the current task is about to sleep on; 0 if it is not.
+/// The futex that a task is about to sleep on; 0 if it is not.
+///
+/// # Safety
+/// `task` comes from the kernel, which knows it for a task.
 #[inline(always)]
-pub fn futex_of_current_task<K: Kernel>() -> u64 {
-    let Some(saved) = registers::saved_by_current_task::<K>() else { return 0 };
-    let (number, [address, second]) = registers::system_call_alone(saved);
+pub unsafe fn futex_of(task: *mut task_struct) -> u64 {
+    // SAFETY: a task.
+    let (number, [address, second]) = unsafe { registers::system_call(registers::saved_by(task)) };
     let waits = number == syscall::FUTEX && operation(second) & WAITS != 0;
     if waits || number == syscall::FUTEX_WAIT { address } else { 0 }
 }
@@ -84,8 +87,8 @@ pub fn came(address: u64, pid: u32, now_ns: u64) {
 /// # Safety
 /// `thread` is a map value.
 #[inline(always)]
-pub unsafe fn gone(thread: &Thread) {
-    let key = LockKey { address: thread.futex, pid: thread.pid, unused: 0 };
+pub unsafe fn gone(thread: &Thread, pid: u32) {
+    let key = LockKey { address: thread.futex, pid, unused: 0 };
     let Some(lock) = LOCKS.get_ptr_mut(&key) else { return };
     // SAFETY: a map value.
     unsafe { leave(&mut *lock, thread) };
@@ -115,10 +118,10 @@ unsafe fn leave(lock: &mut Lock, thread: &Thread) {
 /// # Safety
 /// `thread` is a map value.
 #[inline(always)]
-pub unsafe fn left<K: Kernel>(thread: &Thread, tid: u32, now_ns: u64) {
+pub unsafe fn left(thread: &Thread, pid: u32, tid: u32, now_ns: u64) {
     const PROGRAM: Program = Program::Waking;
     let address = thread.futex;
-    let key = LockKey { address, pid: thread.pid, unused: 0 };
+    let key = LockKey { address, pid, unused: 0 };
     let Some(lock) = LOCKS.get_ptr_mut(&key) else {
         return stats::count(PROGRAM, Counter::Untracked);
     };
@@ -128,8 +131,10 @@ pub unsafe fn left<K: Kernel>(thread: &Thread, tid: u32, now_ns: u64) {
     let mut before = *lock;
     // SAFETY: a map value.
     unsafe { leave(lock, thread) };
-    let Some(saved) = registers::saved_by_current_task::<K>() else { return };
-    let (number, [word, second]) = registers::system_call_alone(saved);
+    // SAFETY: helpers; the current task is alive.
+    let saved = unsafe { registers::saved_by(bpf_get_current_task_btf()) };
+    // SAFETY: a task's registers.
+    let (number, [word, second]) = unsafe { registers::system_call(saved) };
     // Not by a signal, nor because its time is up.
     let wakes = number == syscall::FUTEX && operation(second) & WAKES != 0
         || number == syscall::FUTEX_WAKE
@@ -148,12 +153,11 @@ pub unsafe fn left<K: Kernel>(thread: &Thread, tid: u32, now_ns: u64) {
         return;
     }
     let weight = weight.unwrap_or(Weight { value: 0, count: 0 });
-    let release = Release { address, pid: thread.pid, tid, time_ns: now_ns };
-    sample::<K>(saved, weight, release);
+    sample(saved as u64, weight, Release { address, pid, tid, time_ns: now_ns });
 }
 
 #[inline(always)]
-fn sample<K: Kernel>(saved: u64, weight: Weight, release: Release) {
+fn sample(saved: u64, weight: Weight, release: Release) {
     const PROGRAM: Program = Program::Waking;
     let (Some(scratch), Some(walk), Some(rules)) =
         (RELEASE_SCRATCH.get_ptr_mut(0), RELEASE_WALK.get_ptr_mut(0), RELEASE_RULES.get_ptr_mut(0))
@@ -165,7 +169,7 @@ fn sample<K: Kernel>(saved: u64, weight: Weight, release: Release) {
     scratch.begin(Kind::Release, weight);
     scratch.set_detail(release.to_detail());
     match registers::copy(saved, &mut walk.registers) {
-        Found::User => scratch.take_user_stack::<K>(PROGRAM, walk, rules),
+        Found::User => scratch.take_user_stack(PROGRAM, walk, rules),
         Found::Compat => {
             scratch.take_leaf(walk.registers.ip, Stop::Compat);
         }

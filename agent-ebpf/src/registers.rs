@@ -10,24 +10,19 @@ use core::ffi::c_void;
 #[cfg(bpf_target_arch = "aarch64")]
 use aya_ebpf::helpers::generated;
 use aya_ebpf::{
-    bindings::bpf_perf_event_data,
+    bindings::{bpf_perf_event_data, task_struct},
     helpers::{
         bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
     },
 };
 use everflame_agent_common::unwind::Registers;
 
-use crate::{kernel::Kernel, maps::CONFIG};
+use crate::{kernel, maps::CONFIG};
 
 #[cfg(bpf_target_arch = "x86_64")]
 type Saved = aya_ebpf::bindings::pt_regs;
 #[cfg(bpf_target_arch = "aarch64")]
 type Saved = aya_ebpf::bindings::user_pt_regs;
-
-/// Behind the part of `struct pt_regs` that user space knows (arch/arm64/include/asm/ptrace.h):
-/// `u64 orig_x0; s32 syscallno`.
-#[cfg(bpf_target_arch = "aarch64")]
-const ORIGINAL_X0: u64 = size_of::<Saved>() as u64;
 
 /// Whose registers have been found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,8 +45,8 @@ pub fn of_perf_event(ctx: *const bpf_perf_event_data, regs: &mut Registers) -> F
 /// What the current task had in its registers when it entered the kernel: [`Found::Kernel`]
 /// for a kernel thread, which has not been in user mode.
 #[inline(always)]
-pub fn of_current_task<K: Kernel>(regs: &mut Registers) -> Found {
-    match saved_by_current_task::<K>() {
+pub fn of_current_task(regs: &mut Registers) -> Found {
+    match saved_by_current_task() {
         Some(saved) => copy(saved, regs),
         None => Found::Kernel,
     }
@@ -59,8 +54,8 @@ pub fn of_current_task<K: Kernel>(regs: &mut Registers) -> Found {
 
 /// Where the kernel has saved the current task's registers.
 #[inline(always)]
-pub fn saved_by_current_task<K: Kernel>() -> Option<u64> {
-    if K::HAS_TASK_REGISTERS {
+pub fn saved_by_current_task() -> Option<u64> {
+    if kernel::HAS_TASK_REGISTERS {
         // SAFETY: a helper without arguments.
         let task = unsafe { bpf_get_current_task_btf() };
         // SAFETY: the current task is alive.
@@ -76,60 +71,45 @@ pub fn saved_by_current_task<K: Kernel>() -> Option<u64> {
     Some(stack.wrapping_add(u64::from(config.stack_registers_offset)))
 }
 
-/// The system call that a task is in, by the registers that it saved and that `regs` has been
-/// [copied](copy) from: its number, -1 for none, and its first two arguments.
+/// Where the kernel has saved the registers of a task; the verifier knows it for that.
+///
+/// # Safety
+/// `task` comes from the kernel, which knows it for a task.
+#[inline(always)]
+pub unsafe fn saved_by(task: *mut task_struct) -> *const Saved {
+    // SAFETY: a task.
+    (unsafe { bpf_task_pt_regs(task) }) as *const Saved
+}
+
+/// The system call that a task is in: its number, -1 for none, and its first two arguments.
+///
+/// # Safety
+/// `saved` is what [`saved_by`] says.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-pub fn system_call(saved: u64, regs: &Registers) -> (i64, [u64; 2]) {
-    const NUMBER: u64 = core::mem::offset_of!(Saved, orig_rax) as u64;
-    // SAFETY: the helper checks the address.
-    let number = unsafe { bpf_probe_read_kernel(saved.wrapping_add(NUMBER) as *const i64) };
-    // rdi and rsi, by DWARF number.
-    (number.unwrap_or(-1), [regs.general[5], regs.general[4]])
+pub unsafe fn system_call(saved: *const Saved) -> (i64, [u64; 2]) {
+    // SAFETY: the kernel reads zeros where there is nothing.
+    unsafe { ((*saved).orig_rax as i64, [(*saved).rdi, (*saved).rsi]) }
 }
 
-/// The system call that a task is in, by the registers that it saved and that `regs` has been
-/// [copied](copy) from: its number, -1 for none, and its first two arguments.
+/// The system call that a task is in: its number, -1 for none, and its first two arguments.
+///
+/// # Safety
+/// `saved` is what [`saved_by`] says.
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
-pub fn system_call(saved: u64, regs: &Registers) -> (i64, [u64; 2]) {
-    // SAFETY: the helper checks the address.
-    let words =
-        unsafe { bpf_probe_read_kernel(saved.wrapping_add(ORIGINAL_X0) as *const [u64; 2]) };
-    match words {
-        Ok([first, number]) => (i64::from(number as i32), [first, regs.general[1]]),
-        Err(_) => (-1, [0; 2]),
+pub unsafe fn system_call(saved: *const Saved) -> (i64, [u64; 2]) {
+    // Behind the part of `struct pt_regs` that user space knows (arch/arm64/include/asm/ptrace.h).
+    #[repr(C)]
+    struct Entered {
+        registers: Saved,
+        original_x0: u64,
+        number: i32,
     }
-}
-
-/// The same by the registers alone, where nothing else of them is wanted.
-#[cfg(bpf_target_arch = "x86_64")]
-#[inline(always)]
-pub fn system_call_alone(saved: u64) -> (i64, [u64; 2]) {
-    const SECOND: u64 = core::mem::offset_of!(Saved, rsi) as u64;
-    const _: () = assert!(
-        core::mem::offset_of!(Saved, rdi) as u64 == SECOND + 8
-            && core::mem::offset_of!(Saved, orig_rax) as u64 == SECOND + 16
-    );
-    // SAFETY: the helper checks the address.
-    match unsafe { bpf_probe_read_kernel(saved.wrapping_add(SECOND) as *const [u64; 3]) } {
-        Ok([second, first, number]) => (number as i64, [first, second]),
-        Err(_) => (-1, [0; 2]),
-    }
-}
-
-/// The same by the registers alone, where nothing else of them is wanted.
-#[cfg(bpf_target_arch = "aarch64")]
-#[inline(always)]
-pub fn system_call_alone(saved: u64) -> (i64, [u64; 2]) {
-    // SAFETY: the helper checks the address.
-    let second = unsafe { bpf_probe_read_kernel(saved.wrapping_add(8) as *const u64) };
-    // SAFETY: as above.
-    let words =
-        unsafe { bpf_probe_read_kernel(saved.wrapping_add(ORIGINAL_X0) as *const [u64; 2]) };
-    match (words, second) {
-        (Ok([first, number]), Ok(second)) => (i64::from(number as i32), [first, second]),
-        _ => (-1, [0; 2]),
+    let entered: *const Entered = saved.cast();
+    // SAFETY: the kernel reads zeros where there is nothing.
+    unsafe {
+        (i64::from((*entered).number), [(*entered).original_x0, (*entered).registers.regs[1]])
     }
 }
 

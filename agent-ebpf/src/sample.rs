@@ -21,7 +21,6 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    kernel::Kernel,
     maps::{CONFIG, EVENTS},
     stats,
     unwind::{self, OpaqueSign, Parts, RuleCache, Walk},
@@ -127,17 +126,12 @@ impl Scratch {
 
     /// Walks the user's stack from the registers in `walk`.
     #[inline(always)]
-    pub fn take_user_stack<K: Kernel>(
-        &mut self,
-        program: Program,
-        walk: &mut Walk,
-        rules: &mut RuleCache,
-    ) {
+    pub fn take_user_stack(&mut self, program: Program, walk: &mut Walk, rules: &mut RuleCache) {
         let first = usize::from(self.header.kernel_frames);
         let (pid, now_ns) = (self.header.pid, self.header.time_ns);
         let parts = Parts { walk, rules, frames: &mut self.frames };
         // SAFETY: all are borrowed from this CPU's maps.
-        let (frames, stop) = unsafe { unwind::user_stack::<K>(parts, first, pid, now_ns) };
+        let (frames, stop) = unsafe { unwind::user_stack(parts, first, pid, now_ns) };
         self.header.user_frames = frames as u16;
         self.header.user_stop = stop as u8;
         self.header.mapped_ns = walk.layout.mapped_ns;

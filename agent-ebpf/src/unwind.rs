@@ -22,7 +22,7 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    kernel::Kernel,
+    kernel,
     maps::{CHUNKS, CPU_RULES, CPU_SCRATCH, CPU_WALK, PROCESSES, SHARDS},
 };
 
@@ -115,12 +115,7 @@ pub struct Parts {
 /// # Safety
 /// The pointers are to values of this CPU's maps that nothing else uses meanwhile.
 #[inline(always)]
-pub unsafe fn user_stack<K: Kernel>(
-    mut parts: Parts,
-    first: usize,
-    pid: u32,
-    now_ns: u64,
-) -> (usize, Stop) {
+pub unsafe fn user_stack(mut parts: Parts, first: usize, pid: u32, now_ns: u64) -> (usize, Stop) {
     let walk = parts.walk;
     // SAFETY: see above; also for the accesses to `walk` below.
     unsafe {
@@ -140,7 +135,7 @@ pub unsafe fn user_stack<K: Kernel>(
         // Good for some seconds, so that what is in use is looked up, and seen to be in use.
         (*walk).stamp = (*walk).layout.generation ^ ((*walk).now >> 2) << 44;
     }
-    if K::HAS_LOOP {
+    if kernel::HAS_LOOP {
         // SAFETY: the callback lives as long as the program, its context as long as the call.
         unsafe {
             bpf_loop(TURNS as u32, each_turn as *mut c_void, (&raw mut parts).cast::<c_void>(), 0)

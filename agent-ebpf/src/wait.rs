@@ -6,23 +6,18 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    EbpfContext,
-    bindings::task_struct,
-    helpers::{bpf_get_current_pid_tgid, bpf_task_pt_regs},
-};
+use aya_ebpf::{EbpfContext, bindings::task_struct, helpers::bpf_get_current_task_btf};
 use everflame_agent_common::{
     event::Kind,
     stats::{Counter, Program},
     unwind::Stop,
-    wait::{FLAG_RUN_QUEUE, PREEMPTED, Thread, Wait, Weight, count_down},
+    wait::{FLAG_RUN_QUEUE, PREEMPTED, Wait, Weight, count_down},
 };
 
 use crate::{
-    kernel::Kernel,
     lock,
     maps::{
-        CONFIG, SWITCHED_NS, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
+        CONFIG, SWITCH_CLOCK, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
         WAITING_WALK,
     },
     registers::{self, Found},
@@ -33,103 +28,182 @@ use crate::{
 /// coming back.
 const TASK_DEAD: u32 = 0x80;
 
-/// Notes that the current task leaves its CPU.
+/// When a CPU switches from one task to another. One moment for both, as in the kernel's own
+/// accounts: what the switch itself takes is not lost between them, nor counted as waiting of both.
+///
+/// The scheduler has just read a clock for itself; to read another takes a fifth of all that
+/// is done in a switch. So that clock is put right once a second only.
+#[repr(C)]
+pub struct SwitchClock {
+    /// The last switch, on CLOCK_MONOTONIC.
+    switched_ns: u64,
+    /// The scheduler's clock is that much behind CLOCK_MONOTONIC.
+    behind_ns: u64,
+    /// When that was found, on the scheduler's clock.
+    compared_ns: u64,
+}
+
+impl SwitchClock {
+    /// The clocks drift by much less than a thousandth.
+    const COMPARE_EVERY_NS: u64 = 1_000_000_000;
+
+    /// Goes to a switch of which `task` is a part, and says when that is.
+    ///
+    /// # Safety
+    /// `task` comes from the kernel, which knows it for a task.
+    #[inline(always)]
+    unsafe fn advance(&mut self, task: *const task_struct) -> u64 {
+        let config = CONFIG.load();
+        if config.task_cfs_rq_offset == 0 {
+            self.switched_ns = stats::now_ns();
+            return self.switched_ns;
+        }
+        // SAFETY: a task, the part of its CPU's run queue that it belongs to, and that queue.
+        let scheduler_ns: u64 = unsafe {
+            let cfs_rq: *const c_void = field(task, config.task_cfs_rq_offset);
+            let rq: *const c_void = field(cfs_rq, config.cfs_rq_rq_offset);
+            field(rq, config.rq_clock_offset)
+        };
+        if scheduler_ns.wrapping_sub(self.compared_ns) > Self::COMPARE_EVERY_NS {
+            self.compared_ns = scheduler_ns;
+            self.behind_ns = stats::now_ns().wrapping_sub(scheduler_ns);
+        }
+        self.switched_ns = scheduler_ns.wrapping_add(self.behind_ns);
+        self.switched_ns
+    }
+}
+
+/// A member of a structure of the kernel.
+///
+/// # Safety
+/// `of` comes from the kernel, which knows its type, and that it has a `T` at the offset.
 #[inline(always)]
-pub fn switch_out<K: Kernel>(preempted: bool, state: u32) {
-    let out_ns = stats::now_ns();
-    let Some(switched_ns) = SWITCHED_NS.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's, which switches once at a time.
-    unsafe { *switched_ns = out_ns };
-    let id = bpf_get_current_pid_tgid();
-    let (pid, tid) = ((id >> 32) as u32, id as u32);
-    if tid == 0 {
-        return;
-    }
+unsafe fn field<S, T>(of: *const S, offset: u32) -> T {
+    // SAFETY: the verifier checks the offset against the kernel's types.
+    unsafe { of.byte_add(offset as usize).cast::<T>().read() }
+}
+
+/// The id of a thread.
+///
+/// # Safety
+/// `task` comes from the kernel, which knows it for a task.
+#[inline(always)]
+unsafe fn tid(task: *const task_struct) -> u32 {
+    // SAFETY: as the caller says.
+    unsafe { field(task, CONFIG.load().task_pid_offset) }
+}
+
+/// The id of a thread's process.
+///
+/// # Safety
+/// As of [`tid`].
+#[inline(always)]
+unsafe fn pid(task: *const task_struct) -> u32 {
+    // SAFETY: as the caller says.
+    unsafe { field(task, CONFIG.load().task_tgid_offset) }
+}
+
+/// How long a thread has been ready to run but not on a CPU, in all its life, up to when it was last
+/// given one: the kernel's own account, field 2 of /proc/PID/schedstat. 0 where it has none.
+///
+/// # Safety
+/// As of [`tid`].
+#[inline(always)]
+unsafe fn run_delay_ns(task: *const task_struct) -> u64 {
+    let offset = CONFIG.load().task_run_delay_offset;
+    // SAFETY: as the caller says.
+    if offset == 0 { 0 } else { unsafe { field(task, offset) } }
+}
+
+/// Whether a task is ready to run but not on a CPU.
+///
+/// # Safety
+/// As of [`tid`].
+#[inline(always)]
+unsafe fn is_queued(task: *const task_struct) -> bool {
+    let offset = CONFIG.load().task_queued_offset;
+    // SAFETY: as the caller says.
+    offset != 0 && unsafe { field::<_, u64>(task, offset) } != 0
+}
+
+/// Notes that a task leaves its CPU.
+///
+/// # Safety
+/// `task` comes from the kernel, which knows it for a task.
+#[inline(always)]
+pub unsafe fn switch_out(task: *mut task_struct, preempted: bool, state: u32) {
+    let Some(clock) = SWITCH_CLOCK.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's, which switches once at a time; and a task.
+    let out_ns = unsafe { (*clock).advance(task) };
     let config = CONFIG.load();
-    if config.target_pid != 0 && config.target_pid != pid {
+    // SAFETY: a task.
+    if unsafe { tid(task) } == 0 || state & TASK_DEAD != 0 {
         return;
     }
-    if state & TASK_DEAD != 0 {
-        // Absent if all of its life was within one stretch on a CPU.
-        let _ = THREADS.remove(tid);
+    // SAFETY: a task.
+    if config.target_pid != 0 && config.target_pid != unsafe { pid(task) } {
         return;
+    }
+    // SAFETY: a task.
+    let Some(thread) = (unsafe { THREADS.get_or_create(task) }) else {
+        return stats::count(Program::SwitchOut, Counter::Untracked);
+    };
+    // SAFETY: a map value, and the thread's own but for `woken_ns`, which is set when it waits.
+    let thread = unsafe { &mut *thread };
+    if thread.wait_left == 0 {
+        // The first time; countdowns begin anywhere.
+        thread.wait_left = stats::random_below(config.wait_period_ns);
+        thread.queue_left = stats::random_below(config.wait_period_ns);
     }
     // Ready to run, though it meant to wait: somebody was quicker.
     let state = if preempted || state == 0 { PREEMPTED } else { state };
-    let futex = if config.locks != 0 && state != PREEMPTED {
-        lock::futex_of_current_task::<K>()
-    } else {
-        0
-    };
-    let Some(thread) = THREADS.get_ptr_mut(tid) else {
-        // The first time; countdowns begin anywhere.
-        let period = config.wait_period_ns;
-        let thread = Thread {
-            out_ns,
-            woken_ns: 0,
-            reported_ns: 0,
-            wait_left: stats::random_below(period),
-            queue_left: stats::random_below(period),
-            futex,
-            state,
-            pid,
-        };
+    let mut futex = 0;
+    if config.locks != 0 && state != PREEMPTED {
+        // SAFETY: a task.
+        futex = unsafe { lock::futex_of(task) };
         if futex != 0 {
-            lock::came(futex, pid, out_ns);
+            // Before anybody can see that it sleeps, and take it away again.
+            // SAFETY: a task.
+            lock::came(futex, unsafe { pid(task) }, out_ns);
         }
-        if THREADS.insert(tid, thread, 0).is_err() {
-            stats::count(Program::SwitchOut, Counter::Untracked);
-            if futex != 0 {
-                // SAFETY: nobody else has it.
-                unsafe { lock::gone(&thread) };
-            }
-        }
-        return;
-    };
-    // Before anybody can see that it sleeps, and take it away again.
-    if futex != 0 {
-        lock::came(futex, pid, out_ns);
     }
-    // SAFETY: a map value, and the thread's own but for `woken_ns`, which is set when it waits.
-    unsafe {
-        (*thread).woken_ns = 0;
-        (*thread).state = state;
-        (*thread).futex = futex;
-        (*thread).out_ns = out_ns;
-    }
+    // SAFETY: a task.
+    thread.run_delay_ns = unsafe { run_delay_ns(task) };
+    thread.woken_ns = 0;
+    thread.state = state;
+    thread.futex = futex;
+    thread.out_ns = out_ns;
 }
 
 /// Ends the wait of the current task, and samples it if it is its turn.
 #[inline(always)]
-pub fn switch_in<K: Kernel>(ctx: &impl EbpfContext) {
-    let tid = bpf_get_current_pid_tgid() as u32;
-    if tid == 0 {
-        return;
-    }
-    let Some(thread) = THREADS.get_ptr_mut(tid) else { return };
+pub fn switch_in(ctx: &impl EbpfContext) {
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task_btf() };
+    // SAFETY: a task.
+    let Some(thread) = (unsafe { THREADS.get(task) }) else { return };
     // SAFETY: a map value, and the current thread's own.
     let thread = unsafe { &mut *thread };
     let out_ns = thread.out_ns;
     if out_ns == 0 {
         return;
     }
-    let Some(switched_ns) = SWITCHED_NS.get_ptr(0) else { return };
+    let Some(clock) = SWITCH_CLOCK.get_ptr(0) else { return };
     // SAFETY: this CPU's, written when the task before left it.
-    let in_ns = unsafe { *switched_ns };
+    let in_ns = unsafe { (*clock).switched_ns };
     let reported_ns = thread.reported_ns;
     let start_ns = if reported_ns > out_ns { reported_ns } else { out_ns };
     let woken_ns = if thread.state == PREEMPTED {
         start_ns
-    } else if thread.woken_ns < out_ns {
-        in_ns
-    } else if thread.woken_ns < start_ns {
-        start_ns
     } else {
-        thread.woken_ns
+        // SAFETY: a task.
+        let delay_ns = unsafe { run_delay_ns(task) }.saturating_sub(thread.run_delay_ns);
+        let woken_ns = in_ns.saturating_sub(delay_ns);
+        if woken_ns > start_ns { woken_ns } else { start_ns }
     };
     if thread.futex != 0 && thread.woken_ns == 0 {
-        // SAFETY: a map value.
-        unsafe { lock::gone(thread) };
+        // SAFETY: a map value, and a task.
+        unsafe { lock::gone(thread, pid(task)) };
     }
     thread.out_ns = 0;
     thread.reported_ns = 0;
@@ -137,16 +211,16 @@ pub fn switch_in<K: Kernel>(ctx: &impl EbpfContext) {
     let random = stats::scrambled(in_ns);
     let waited = if reported_ns > out_ns {
         // The rest of a wait that has been counted.
-        let value = woken_ns.saturating_sub(start_ns);
+        let value = woken_ns - start_ns;
         if value == 0 { None } else { Some(Weight { value, count: 0 }) }
     } else {
-        count_down(&mut thread.wait_left, woken_ns.saturating_sub(start_ns), period, random)
+        count_down(&mut thread.wait_left, woken_ns - start_ns, period, random)
     };
     let queued = count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random);
     if waited.is_none() && queued.is_none() {
         return;
     }
-    sample::<K>(ctx, Ended { waited, queued, state: thread.state, out_ns, woken_ns });
+    sample(ctx, Ended { waited, queued, state: thread.state, out_ns, woken_ns });
 }
 
 /// A wait that becomes a sample, or two.
@@ -161,7 +235,7 @@ struct Ended {
 }
 
 #[inline(always)]
-fn sample<K: Kernel>(ctx: &impl EbpfContext, ended: Ended) {
+fn sample(ctx: &impl EbpfContext, ended: Ended) {
     const PROGRAM: Program = Program::SwitchIn;
     let (Some(scratch), Some(walk), Some(rules)) =
         (WAIT_SCRATCH.get_ptr_mut(0), WAIT_WALK.get_ptr_mut(0), WAIT_RULES.get_ptr_mut(0))
@@ -183,16 +257,17 @@ fn sample<K: Kernel>(ctx: &impl EbpfContext, ended: Ended) {
         sp: 0,
         fp: 0,
     };
-    if let Some(saved) = registers::saved_by_current_task::<K>() {
-        let found = registers::copy(saved, &mut walk.registers);
-        if found != Found::Kernel {
-            (wait.syscall, wait.arguments) = registers::system_call(saved, &walk.registers);
-        }
-        match found {
-            Found::User => scratch.take_user_stack::<K>(PROGRAM, walk, rules),
-            Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
-            Found::Kernel => {}
-        }
+    // SAFETY: helpers; the current task is alive.
+    let saved = unsafe { registers::saved_by(bpf_get_current_task_btf()) };
+    let found = registers::copy(saved as u64, &mut walk.registers);
+    if found != Found::Kernel {
+        // SAFETY: a task's registers.
+        (wait.syscall, wait.arguments) = unsafe { registers::system_call(saved) };
+    }
+    match found {
+        Found::User => scratch.take_user_stack(PROGRAM, walk, rules),
+        Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
+        Found::Kernel => {}
     }
     if let Some(weight) = ended.waited {
         scratch.set_wait(weight, wait);
@@ -205,26 +280,23 @@ fn sample<K: Kernel>(ctx: &impl EbpfContext, ended: Ended) {
     }
 }
 
-/// Notes that a task is woken.
+/// Notes that a task is woken that waits for a lock.
 ///
 /// # Safety
 /// `task` comes from the kernel, which knows it for a task.
 #[inline(always)]
-pub unsafe fn waking<K: Kernel>(task: *const u8) {
-    // SAFETY: the verifier checks the offset against the kernel's types.
-    let tid = unsafe { *task.add(CONFIG.load().task_pid_offset as usize).cast::<u32>() };
-    let Some(thread) = THREADS.get_ptr_mut(tid) else { return };
+pub unsafe fn waking(task: *mut task_struct) {
+    // SAFETY: a task.
+    let Some(thread) = (unsafe { THREADS.get(task) }) else { return };
     // SAFETY: a map value; a task's wakers wait for each other.
     let thread = unsafe { &mut *thread };
-    if thread.out_ns == 0 || thread.woken_ns != 0 {
+    if thread.futex == 0 || thread.out_ns == 0 || thread.woken_ns != 0 {
         return;
     }
     let now_ns = stats::now_ns();
     thread.woken_ns = now_ns;
-    if thread.futex != 0 {
-        // SAFETY: a map value.
-        unsafe { lock::left::<K>(thread, tid, now_ns) };
-    }
+    // SAFETY: a map value, and a task.
+    unsafe { lock::left(thread, pid(task), tid(task), now_ns) };
 }
 
 /// `struct bpf_iter__task` of the kernel.
@@ -246,27 +318,20 @@ pub unsafe fn waiting(ctx: *const EachTask) {
     if task.is_null() {
         return;
     }
-    let config = CONFIG.load();
-    // SAFETY: the verifier checks the offsets against the kernel's types.
-    let (tid, pid) = unsafe {
-        let task: *const u8 = task.cast();
-        (
-            *task.add(config.task_pid_offset as usize).cast::<u32>(),
-            *task.add(config.task_tgid_offset as usize).cast::<u32>(),
-        )
-    };
-    let Some(thread) = THREADS.get_ptr_mut(tid) else { return };
+    // SAFETY: a task.
+    let Some(thread) = (unsafe { THREADS.get(task) }) else { return };
     // SAFETY: a map value. That the thread runs meanwhile does no harm: what was reported is
     // older than its next wait.
     let thread = unsafe { &mut *thread };
     let (out_ns, reported_ns) = (thread.out_ns, thread.reported_ns);
-    if out_ns == 0 || thread.woken_ns != 0 || thread.state == PREEMPTED {
+    // SAFETY: a task.
+    if out_ns == 0 || thread.state == PREEMPTED || unsafe { is_queued(task) } {
         return;
     }
     let now_ns = stats::now_ns();
     let start_ns = if reported_ns > out_ns { reported_ns } else { out_ns };
     let value = now_ns.saturating_sub(start_ns);
-    if value < config.wait_period_ns {
+    if value < CONFIG.load().wait_period_ns {
         return;
     }
     let (Some(scratch), Some(walk)) = (WAITING_SCRATCH.get_ptr_mut(0), WAITING_WALK.get_ptr_mut(0))
@@ -280,9 +345,11 @@ pub unsafe fn waiting(ctx: *const EachTask) {
 
     let weight = Weight { value, count: u64::from(reported_ns <= out_ns) };
     scratch.begin(Kind::Waiting, weight);
-    scratch.set_task(pid, tid);
     // SAFETY: a task.
-    unsafe { scratch.take_kernel_stack_of(task) };
+    unsafe {
+        scratch.set_task(pid(task), tid(task));
+        scratch.take_kernel_stack_of(task);
+    }
     let mut wait = Wait {
         start_ns: out_ns,
         end_ns: now_ns,
@@ -294,10 +361,11 @@ pub unsafe fn waiting(ctx: *const EachTask) {
         fp: 0,
     };
     // SAFETY: a task.
-    let saved = (unsafe { bpf_task_pt_regs(task) }) as u64;
-    let found = registers::copy(saved, &mut walk.registers);
+    let saved = unsafe { registers::saved_by(task) };
+    let found = registers::copy(saved as u64, &mut walk.registers);
     if found != Found::Kernel {
-        (wait.syscall, wait.arguments) = registers::system_call(saved, &walk.registers);
+        // SAFETY: a task's registers.
+        (wait.syscall, wait.arguments) = unsafe { registers::system_call(saved) };
         wait.sp = walk.registers.sp;
         wait.fp = walk.registers.fp;
         let stop = if found == Found::User { Stop::NoTable } else { Stop::Compat };

@@ -12,9 +12,7 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray
 use aya::programs::{PerfEvent, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use everflame_agent_common::config::Config;
-use everflame_agent_common::limits::{
-    MAX_LOCKS, MAX_THREADS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS,
-};
+use everflame_agent_common::limits::{MAX_LOCKS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
 use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
@@ -24,27 +22,21 @@ use super::waits::{WaitConfig, WaitPrograms};
 use crate::kernel::{BtfError, lift_memlock_limit};
 
 /// The compiled programs of agent-ebpf.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
+static RECENT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
+static OLD: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT_OLD_KERNELS"));
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Which of its two forms a program is loaded in; see agent-ebpf/src/kernel.rs.
+/// In which of two forms the programs are loaded; see agent-ebpf/src/kernel.rs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramForm {
     /// For Linux 5.17 and later.
     Recent,
-    /// For Linux 5.10 and later.
+    /// For Linux 5.10 and later. Samples CPUs only.
     Old,
 }
 
-impl ProgramForm {
-    fn cpu_program(self) -> &'static str {
-        match self {
-            Self::Recent => "cpu_sample",
-            Self::Old => "cpu_sample_old",
-        }
-    }
-}
+const CPU_SAMPLE: &str = "cpu_sample";
 
 /// Why the programs are not running.
 #[derive(Debug, Error)]
@@ -75,6 +67,14 @@ pub enum BpfError {
     /// A feature is missing for which there is no substitute.
     #[error(transparent)]
     Feature(#[from] crate::kernel::MissingFeature),
+    /// There is a form of the programs for this kernel, but without these.
+    #[error("the kernel is too old to follow {what}: that takes Linux {since} or newer")]
+    TooOld {
+        /// What cannot be followed.
+        what: &'static str,
+        /// The first version of Linux where it can.
+        since: &'static str,
+    },
     /// It cannot be found out where the kernel keeps something.
     #[error("cannot find where this kernel keeps what the programs read")]
     Layout(#[from] BtfError),
@@ -148,7 +148,6 @@ pub struct UnwindMaps {
 /// The loaded programs. Dropping it unloads them.
 pub(super) struct Bpf {
     ebpf: Ebpf,
-    cpu_program: &'static str,
     exec_error: Option<BpfError>,
     /// If they were asked for.
     waits: Option<Result<WaitPrograms, BpfError>>,
@@ -219,25 +218,31 @@ impl Bpf {
         waits: Option<WaitConfig>,
     ) -> Result<Self, BpfError> {
         lift_memlock_limit();
-        let cpu_program = form.cpu_program();
         let config = config.to_bytes();
         let max_processes = max_processes();
         let has_locks = waits.is_some_and(|waits| waits.locks);
         let mut ebpf = EbpfLoader::new()
+            // Task storage is for the programs alone.
+            .allow_unsupported_maps()
             .override_global("CONFIG", config.as_slice(), true)
             .map_max_entries("EVENTS", ring_bytes)
             .map_max_entries("PROCESSES", max_processes)
-            .map_max_entries("THREADS", if waits.is_some() { MAX_THREADS } else { 1 })
             .map_max_entries("LOCKS", if has_locks { MAX_LOCKS } else { 1 })
-            .load(OBJECT)
+            .load(match form {
+                ProgramForm::Recent => RECENT,
+                ProgramForm::Old => OLD,
+            })
             .map_err(object_error)?;
         let program: &mut PerfEvent = ebpf
-            .program_mut(cpu_program)
+            .program_mut(CPU_SAMPLE)
             .and_then(|program| program.try_into().ok())
-            .ok_or(BpfError::Missing { name: cpu_program })?;
-        program.load().map_err(|source| BpfError::Program { program: cpu_program, source })?;
+            .ok_or(BpfError::Missing { name: CPU_SAMPLE })?;
+        program.load().map_err(|source| BpfError::Program { program: CPU_SAMPLE, source })?;
         let exec_error = attach_exec(&mut ebpf).err();
-        let waits = waits.map(|_| WaitPrograms::load(&mut ebpf));
+        let waits = waits.map(|waits| match form {
+            ProgramForm::Recent => WaitPrograms::load(&mut ebpf, waits),
+            ProgramForm::Old => Err(BpfError::TooOld { what: "waits", since: "5.18" }),
+        });
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
@@ -258,7 +263,6 @@ impl Bpf {
             #[cfg(feature = "debug-log")]
             log: aya_log::EbpfLogger::init(&mut ebpf).map_err(|source| BpfError::Log { source })?,
             ebpf,
-            cpu_program,
             exec_error,
             waits,
             unwind: Some(unwind),
@@ -273,12 +277,11 @@ impl Bpf {
     pub(super) fn cpu_program(&self) -> Result<BorrowedFd<'_>, BpfError> {
         let program: &PerfEvent = self
             .ebpf
-            .program(self.cpu_program)
+            .program(CPU_SAMPLE)
             .and_then(|program| program.try_into().ok())
-            .ok_or(BpfError::Missing { name: self.cpu_program })?;
-        let fd = program
-            .fd()
-            .map_err(|source| BpfError::Program { program: self.cpu_program, source })?;
+            .ok_or(BpfError::Missing { name: CPU_SAMPLE })?;
+        let fd =
+            program.fd().map_err(|source| BpfError::Program { program: CPU_SAMPLE, source })?;
         Ok(fd.as_fd())
     }
 
@@ -425,7 +428,8 @@ fn map_memory_bytes(map: &Map) -> u64 {
         | Map::HashMap(data)
         | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
-        | Map::RingBuf(data) => data,
+        | Map::RingBuf(data)
+        | Map::Unsupported(data) => data,
         _ => return 0,
     };
     let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());

@@ -64,7 +64,8 @@ const FINISH_TASK_SWITCH: [&str; 2] = ["finish_task_switch", "finish_task_switch
 /// The programs, loaded.
 pub(super) struct WaitPrograms {
     switch_in: SwitchIn,
-    waking: Result<(), BpfError>,
+    /// If locks are followed.
+    waking: Option<Result<(), BpfError>>,
     waiting: Result<(), BpfError>,
 }
 
@@ -79,7 +80,7 @@ impl WaitPrograms {
     ///
     /// # Errors
     /// Where the kernel refuses a program without which nothing is seen.
-    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+    pub(super) fn load(ebpf: &mut Ebpf, config: WaitConfig) -> Result<Self, BpfError> {
         let types = Btf::from_sys_fs().map_err(|source| BpfError::Types { source })?;
         load_tracepoint(ebpf, SWITCH_OUT, "sched_switch", &types)?;
         let switch_in = match load_tracepoint(ebpf, SWITCH_IN, "sched_exit_tp", &types) {
@@ -90,7 +91,7 @@ impl WaitPrograms {
                 SwitchIn::FinishTaskSwitch
             }
         };
-        let waking = load_tracepoint(ebpf, WAKING, "sched_waking", &types);
+        let waking = config.locks.then(|| load_tracepoint(ebpf, WAKING, "sched_waking", &types));
         let waiting = program(ebpf, WAITING)
             .and_then(|program: &mut Iter| program.load("task", &types).map_err(refused(WAITING)));
         Ok(Self { switch_in, waking, waiting })
@@ -109,8 +110,8 @@ impl WaitPrograms {
                     .map_err(refused(SWITCH_IN_KPROBE))?;
             }
         }
-        if self.waking.is_ok() {
-            self.waking = attach_tracepoint(ebpf, WAKING);
+        if let Some(Ok(())) = self.waking {
+            self.waking = Some(attach_tracepoint(ebpf, WAKING));
         }
         attach_tracepoint(ebpf, SWITCH_OUT)
     }
@@ -132,7 +133,8 @@ impl WaitPrograms {
 
     /// Programs that the agent does without, and why.
     pub(super) fn refused(&self) -> impl Iterator<Item = (Program, &BpfError)> {
-        let waking = self.waking.as_ref().err().map(|error| (Program::Waking, error));
+        let waking = self.waking.as_ref().and_then(|waking| waking.as_ref().err());
+        let waking = waking.map(|error| (Program::Waking, error));
         let waiting = self.waiting.as_ref().err().map(|error| (Program::Waiting, error));
         waking.into_iter().chain(waiting)
     }

@@ -38,28 +38,72 @@ pub struct PtRegsLocation {
     pub stack_to_regs: u32,
 }
 
-/// Where the kernel keeps who a task is.
+/// Where the kernel keeps who a task is and how long it was ready to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TaskIdsLocation {
+pub struct TaskLocation {
     /// Bytes from a `task_struct` to the id of its thread.
     pub pid_offset: u32,
     /// Bytes from a `task_struct` to the id of its process.
     pub tgid_offset: u32,
+    /// `None` if this kernel was built without CONFIG_SCHED_INFO.
+    pub queue: Option<QueueLocation>,
+    /// `None` if it was built without CONFIG_FAIR_GROUP_SCHED.
+    pub clock: Option<SchedulerClockLocation>,
+}
+
+/// Where the clock of the scheduler lies that a task runs by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerClockLocation {
+    /// Bytes from a `task_struct` to its pointer to a `cfs_rq`.
+    pub cfs_rq_offset: u32,
+    /// Bytes from a `cfs_rq` to its pointer to an `rq`.
+    pub rq_offset: u32,
+    /// Bytes from an `rq` to its clock, in nanoseconds.
+    pub clock_offset: u32,
+}
+
+/// Where the kernel keeps its account of the time that a task is ready to run but not on a CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLocation {
+    /// Bytes from a `task_struct` to how long it was in all, in nanoseconds.
+    pub run_delay_offset: u32,
+    /// Bytes from a `task_struct` to since when it is; 0 there if it is not.
+    pub last_queued_offset: u32,
 }
 
 /// Asks the running kernel.
 ///
 /// # Errors
 /// When it does not show its types, or they are not as expected.
-pub fn task_ids_location() -> Result<TaskIdsLocation, BtfError> {
+pub fn task_location() -> Result<TaskLocation, BtfError> {
     let bytes = read_kernel_types()?;
     let btf = Btf::parse(&bytes)?;
     let missing = |name| BtfError::Missing { name };
     let task = btf.find("task_struct", Kind::Struct).ok_or(missing("struct task_struct"))?;
     let offset = |member, name| btf.member_offset(task, member).ok_or(missing(name));
-    Ok(TaskIdsLocation {
+    let queue = || {
+        let at = btf.member_offset(task, "sched_info")?;
+        let info = btf.find("sched_info", Kind::Struct)?;
+        Some(QueueLocation {
+            run_delay_offset: at.checked_add(btf.member_offset(info, "run_delay")?)?,
+            last_queued_offset: at.checked_add(btf.member_offset(info, "last_queued")?)?,
+        })
+    };
+    let clock = || {
+        let [entity, cfs_rq, rq] =
+            ["sched_entity", "cfs_rq", "rq"].map(|name| btf.find(name, Kind::Struct));
+        let at = btf.member_offset(task, "se")?;
+        Some(SchedulerClockLocation {
+            cfs_rq_offset: at.checked_add(btf.member_offset(entity?, "cfs_rq")?)?,
+            rq_offset: btf.member_offset(cfs_rq?, "rq")?,
+            clock_offset: btf.member_offset(rq?, "clock")?,
+        })
+    };
+    Ok(TaskLocation {
         pid_offset: offset("pid", "task_struct.pid")?,
         tgid_offset: offset("tgid", "task_struct.tgid")?,
+        queue: queue(),
+        clock: clock(),
     })
 }
 

@@ -12,7 +12,10 @@ mod probe;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing::debug;
 
-pub use btf::{BtfError, PtRegsLocation, TaskIdsLocation, pt_regs_location, task_ids_location};
+pub use btf::{
+    BtfError, PtRegsLocation, QueueLocation, SchedulerClockLocation, TaskLocation,
+    pt_regs_location, task_location,
+};
 pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder};
 
 /// Kernels before 5.11 charge programs and maps to RLIMIT_MEMLOCK. Failure is not fatal: newer

@@ -1,19 +1,23 @@
 //! Every map and global that the programs share with the agent.
 
+#[cfg(not(feature = "old-kernels"))]
+mod waits;
+
 use aya_ebpf::{
     Global,
     btf_maps::{self, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use everflame_agent_common::{
     config::Config,
-    limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_LOCKS, MAX_PROCESSES, MAX_THREADS},
-    lock::{Lock, LockKey},
+    limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_PROCESSES},
     stats,
     unwind::page::{Layout, Page, Shard, shard},
-    wait::Thread,
 };
+
+#[cfg(not(feature = "old-kernels"))]
+pub use self::waits::*;
 
 use crate::{
     sample::Scratch,
@@ -33,8 +37,12 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     wait_period_ns: 0,
     task_pid_offset: 0,
     task_tgid_offset: 0,
+    task_run_delay_offset: 0,
+    task_queued_offset: 0,
+    task_cfs_rq_offset: 0,
+    cfs_rq_rq_offset: 0,
+    rq_clock_offset: 0,
     locks: 0,
-    unused: 0,
 });
 
 /// Samples on their way to the agent, which sets the real size.
@@ -78,50 +86,3 @@ pub static CPU_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 /// Rules that the CPU sampler has found.
 #[map]
 pub static CPU_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);
-
-/// When each thread left its CPU, by thread id. The agent sets the real size.
-#[map]
-pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(MAX_THREADS, 0);
-
-/// When each CPU last switched from one task to another. One moment for both, as in the
-/// kernel's own accounts: what the switch itself takes is not lost between them, nor counted as
-/// waiting of both.
-#[map]
-pub static SWITCHED_NS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-
-/// Where samples of waits are built, with interrupts on but preemption off.
-#[map]
-pub static WAIT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// The walk of a wait's stack.
-#[map]
-pub static WAIT_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
-
-/// Rules that were found for waits.
-#[map]
-pub static WAIT_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);
-
-/// Where records of waits that go on are built. One for all CPUs: they are asked for by one
-/// thread of the agent.
-#[map]
-pub static WAITING_SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
-
-/// The registers of threads that wait.
-#[map]
-pub static WAITING_WALK: Array<Walk> = Array::with_max_entries(1, 0);
-
-/// Locks that threads wait for, or have waited for. The agent sets the real size.
-#[map]
-pub static LOCKS: LruHashMap<LockKey, Lock> = LruHashMap::with_max_entries(MAX_LOCKS, 0);
-
-/// Where samples of releases are built, with interrupts off.
-#[map]
-pub static RELEASE_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// The walk of a stack that releases a lock.
-#[map]
-pub static RELEASE_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
-
-/// Rules that were found for releases.
-#[map]
-pub static RELEASE_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);

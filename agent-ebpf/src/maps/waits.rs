@@ -1,0 +1,63 @@
+//! What the programs that follow waits need.
+
+use aya_ebpf::{
+    macros::{btf_map, map},
+    maps::{Array, LruHashMap, PerCpuArray},
+};
+use everflame_agent_common::{
+    limits::MAX_LOCKS,
+    lock::{Lock, LockKey},
+    wait::Thread,
+};
+
+use crate::{
+    sample::Scratch,
+    task_storage::TaskStorage,
+    unwind::{RuleCache, Walk},
+    wait::SwitchClock,
+};
+
+/// When each thread left its CPU.
+#[btf_map]
+pub static THREADS: TaskStorage<Thread> = TaskStorage::new();
+
+/// When each CPU last switched from one task to another.
+#[map]
+pub static SWITCH_CLOCK: PerCpuArray<SwitchClock> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where samples of waits are built, with interrupts on but preemption off.
+#[map]
+pub static WAIT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The walk of a wait's stack.
+#[map]
+pub static WAIT_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Rules that were found for waits.
+#[map]
+pub static WAIT_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where records of waits that go on are built. One for all CPUs: they are asked for by one
+/// thread of the agent.
+#[map]
+pub static WAITING_SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+
+/// The registers of threads that wait.
+#[map]
+pub static WAITING_WALK: Array<Walk> = Array::with_max_entries(1, 0);
+
+/// Locks that threads wait for, or have waited for. The agent sets the real size.
+#[map]
+pub static LOCKS: LruHashMap<LockKey, Lock> = LruHashMap::with_max_entries(MAX_LOCKS, 0);
+
+/// Where samples of releases are built, with interrupts off.
+#[map]
+pub static RELEASE_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The walk of a stack that releases a lock.
+#[map]
+pub static RELEASE_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Rules that were found for releases.
+#[map]
+pub static RELEASE_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);
