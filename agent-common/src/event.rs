@@ -35,6 +35,8 @@ pub enum Kind {
     /// A lock was released; [`SampleHeader::value`] is nanoseconds that threads have waited for
     /// it, the detail a [`Release`](crate::lock::Release).
     Release = 4,
+    /// A CPU has waited for a lock of the kernel without switching to another task; as `OffCpu`.
+    Spinning = 5,
 }
 
 impl Kind {
@@ -45,6 +47,7 @@ impl Kind {
             2 => Some(Self::OffCpu),
             3 => Some(Self::Waiting),
             4 => Some(Self::Release),
+            5 => Some(Self::Spinning),
             _ => None,
         }
     }
@@ -91,9 +94,9 @@ pub struct SampleHeader {
 }
 
 /// Words of [`SampleHeader::detail`].
-pub const DETAIL_WORDS: usize = 8;
+pub const DETAIL_WORDS: usize = 9;
 
-const _: () = assert!(size_of::<SampleHeader>() == 136);
+const _: () = assert!(size_of::<SampleHeader>() == 144);
 const _: () = assert!(size_of::<SampleHeader>().is_multiple_of(8));
 
 impl SampleHeader {

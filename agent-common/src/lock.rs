@@ -1,7 +1,7 @@
 //! Locks that threads wait for: what is kept of each while anybody does, and what a release says.
 //!
-//! A lock is known by the futex, the word in memory that its waiters sleep on. Whoever wakes one
-//! of them has released it. The time that threads wait for a lock is charged to the release that
+//! A lock is known by the futex, the word in memory that its waiters sleep on; those of the kernel
+//! by where they lie there. Whoever wakes one of the waiters has released it. The time that threads wait for a lock is charged to the release that
 //! ends it, or ends a part of it: between two releases all that wait do so because of the thread
 //! that makes the second one.
 //!
@@ -19,12 +19,72 @@ use crate::wait::{Weight, count_down};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LockKey {
-    /// The futex, in the memory of its process.
+    /// The futex, in the memory of its process; or the kernel's lock.
     pub address: u64,
-    /// The process.
+    /// The process; 0 for the kernel's locks.
     pub pid: u32,
     /// Must be zero.
     pub unused: u32,
+}
+
+impl LockKey {
+    /// The lock at an address that a thread of this process waits for.
+    #[inline(always)]
+    pub const fn new(address: u64, pid: u32) -> Self {
+        Self { address, pid: if is_of_kernel(address) { 0 } else { pid }, unused: 0 }
+    }
+}
+
+/// Whether a lock is one of the kernel's, by its address.
+#[inline(always)]
+pub const fn is_of_kernel(address: u64) -> bool {
+    address >> 63 != 0
+}
+
+/// `LCB_F_*` of include/trace/events/lock.h: what the tracepoints say of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockFlags(pub u32);
+
+impl LockFlags {
+    const SPIN: u32 = 1 << 0;
+    const READ: u32 = 1 << 1;
+    const WRITE: u32 = 1 << 2;
+    const RT: u32 = 1 << 3;
+    const PERCPU: u32 = 1 << 4;
+    const MUTEX: u32 = 1 << 5;
+
+    /// Whether the CPU waits actively.
+    #[inline(always)]
+    pub const fn is_spinning(self) -> bool {
+        self.0 & Self::SPIN != 0
+    }
+
+    /// Whether a task that spins for it may also go to sleep for it.
+    #[inline(always)]
+    pub const fn may_sleep(self) -> bool {
+        !self.is_spinning() || self.has(Self::MUTEX)
+    }
+
+    const fn has(self, flags: u32) -> bool {
+        self.0 & flags != 0
+    }
+
+    /// The kernel's name for such locks.
+    pub const fn kind(self) -> &'static str {
+        if self.has(Self::MUTEX) {
+            "mutex"
+        } else if self.has(Self::PERCPU) {
+            "percpu_rwsem"
+        } else if self.has(Self::READ | Self::WRITE) {
+            if self.is_spinning() { "rwlock" } else { "rwsem" }
+        } else if self.has(Self::RT) {
+            "rt_mutex"
+        } else if self.is_spinning() {
+            "spinlock"
+        } else {
+            "semaphore"
+        }
+    }
 }
 
 /// What is kept of a lock.
@@ -83,7 +143,7 @@ const fn bounded(value: u64, most: u64) -> u64 {
 /// released the lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Release {
-    /// The futex.
+    /// The lock.
     pub address: u64,
     /// The process of the thread that was woken.
     pub pid: u32,
@@ -152,6 +212,30 @@ mod tests {
             assert!(error < 0.001, "{waiters} waiters: {value} of {total}");
             assert!(samples <= (now_ns - 1000) / PERIOD + 1, "{samples}");
         }
+    }
+
+    #[test]
+    fn locks_of_the_kernel_are_of_no_process() {
+        assert_eq!(LockKey::new(0x7f00_0000_1000, 7).pid, 7);
+        assert_eq!(LockKey::new(0xffff_8880_0000_1000, 7).pid, 0);
+    }
+
+    #[test]
+    fn kinds_are_told_by_what_the_tracepoints_say() {
+        let kinds = [0, 1, 2, 4, 5, 3, 8, 0x12, 0x20, 0x21].map(|flags| LockFlags(flags).kind());
+        let expected = [
+            "semaphore",
+            "spinlock",
+            "rwsem",
+            "rwsem",
+            "rwlock",
+            "rwlock",
+            "rt_mutex",
+            "percpu_rwsem",
+            "mutex",
+            "mutex",
+        ];
+        assert_eq!(kinds, expected);
     }
 
     #[test]

@@ -21,12 +21,24 @@ pub enum Program {
     Waking = 4,
     /// Lists waits that go on.
     Waiting = 5,
+    /// Notes which of its own locks the kernel waits for.
+    LockBegin = 6,
+    /// Samples waits for them that did not leave the CPU.
+    LockEnd = 7,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 6] =
-        [Self::Cpu, Self::Exec, Self::SwitchOut, Self::SwitchIn, Self::Waking, Self::Waiting];
+    pub const ALL: [Self; 8] = [
+        Self::Cpu,
+        Self::Exec,
+        Self::SwitchOut,
+        Self::SwitchIn,
+        Self::Waking,
+        Self::Waiting,
+        Self::LockBegin,
+        Self::LockEnd,
+    ];
 
     /// The name used in metrics and messages.
     pub const fn name(self) -> &'static str {
@@ -37,6 +49,8 @@ impl Program {
             Self::SwitchIn => "switch_in",
             Self::Waking => "waking",
             Self::Waiting => "waiting",
+            Self::LockBegin => "lock_begin",
+            Self::LockEnd => "lock_end",
         }
     }
 }

@@ -28,15 +28,18 @@ pub struct Thread {
     pub wait_left: u64,
     /// Waiting for a CPU until the next sample.
     pub queue_left: u64,
-    /// The futex that it waits on; 0 if it does not.
-    pub futex: u64,
+    /// The lock that it waits for: a futex, or a lock of the kernel, where addresses have their
+    /// highest bit set; 0 if it does not.
+    pub lock: u64,
+    /// The lock of the kernel that it is about to get; 0 if there is none.
+    pub kernel_lock: u64,
+    /// What the kernel says of that lock, see [`crate::lock::LockFlags`].
+    pub kernel_lock_flags: u32,
     /// The kernel's `prev_state`; [`PREEMPTED`] if it did not leave by itself.
     pub state: u32,
-    /// Zero.
-    pub unused: u32,
 }
 
-const _: () = assert!(size_of::<Thread>() == 64);
+const _: () = assert!(size_of::<Thread>() == 72);
 
 /// [`Thread::state`] of a thread that was preempted. The kernel's own states are bits below.
 pub const PREEMPTED: u32 = 1 << 31;
@@ -44,7 +47,10 @@ pub const PREEMPTED: u32 = 1 << 31;
 /// The thread was ready to run: it waited for a CPU.
 pub const FLAG_RUN_QUEUE: u32 = 1;
 
-/// What a sample of kind `OffCpu` or `Waiting` says beside the common parts.
+/// Room for `FLAG_*`.
+const FLAGS: u64 = 0xff;
+
+/// What a sample of kind `OffCpu`, `Waiting` or `Spinning` says beside the common parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Wait {
     /// When the wait began, on CLOCK_MONOTONIC.
@@ -64,6 +70,10 @@ pub struct Wait {
     pub sp: u64,
     /// The user's frame pointer.
     pub fp: u64,
+    /// The lock of the kernel that the thread waited for; 0 if there is none.
+    pub kernel_lock: u64,
+    /// What the kernel says of that lock, see [`crate::lock::LockFlags`].
+    pub kernel_lock_flags: u32,
 }
 
 impl Wait {
@@ -73,27 +83,33 @@ impl Wait {
         [
             self.start_ns,
             self.end_ns,
-            self.state as u64 | (self.flags as u64) << 32,
+            self.state as u64
+                | (self.flags as u64 & FLAGS) << 32
+                | (self.kernel_lock_flags as u64) << (32 + FLAGS.count_ones()),
             self.syscall as u64,
             self.arguments[0],
             self.arguments[1],
             self.sp,
             self.fp,
+            self.kernel_lock,
         ]
     }
 
     /// From words of a record's header.
     pub fn from_detail(detail: &[u64; DETAIL_WORDS]) -> Self {
-        let &[start_ns, end_ns, state_and_flags, syscall, first, second, sp, fp] = detail;
+        let &[start_ns, end_ns, state_and_flags, syscall, first, second, sp, fp, kernel_lock] =
+            detail;
         Self {
             start_ns,
             end_ns,
             state: state_and_flags as u32,
-            flags: (state_and_flags >> 32) as u32,
+            flags: (state_and_flags >> 32 & FLAGS) as u32,
             syscall: syscall as i64,
             arguments: [first, second],
             sp,
             fp,
+            kernel_lock,
+            kernel_lock_flags: (state_and_flags >> (32 + FLAGS.count_ones())) as u32,
         }
     }
 }
@@ -205,6 +221,8 @@ mod tests {
             arguments: [3, 4],
             sp: 5,
             fp: 6,
+            kernel_lock: u64::MAX,
+            kernel_lock_flags: 0x3f,
         };
         assert_eq!(Wait::from_detail(&wait.to_detail()), wait);
     }

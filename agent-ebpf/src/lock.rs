@@ -3,19 +3,20 @@
 //! What is a lock, and what a release is to blame for, is in `everflame_agent_common::lock`. A
 //! thread that goes to sleep in a futex call is counted at its lock; whoever wakes it by a futex
 //! call has released that. Whether it is a lock at all, or a condition or a queue, the agent
-//! tells by the functions on the stacks.
+//! tells by the functions on the stacks. Of the kernel's own locks, which `kernel_lock` finds,
+//! whoever wakes a waiter has released it.
 
-use aya_ebpf::{bindings::task_struct, helpers::bpf_get_current_task_btf};
+use aya_ebpf::{EbpfContext, bindings::task_struct, helpers::bpf_get_current_task_btf};
 use everflame_agent_common::{
-    event::Kind,
-    lock::{Lock, LockKey, Release, blame},
+    event::{DETAIL_WORDS, Kind},
+    lock::{Lock, LockKey, Release, blame, is_of_kernel},
     stats::{Counter, Program},
     unwind::Stop,
     wait::{Thread, Weight, is_sampled},
 };
 
 use crate::{
-    maps::{CONFIG, LOCKS, RELEASE_RULES, RELEASE_SCRATCH, RELEASE_WALK},
+    maps::{CONFIG, LOCK_RULES, LOCK_SAMPLING, LOCK_SCRATCH, LOCK_WALK, LOCKS},
     registers::{self, Found},
     stats,
 };
@@ -58,8 +59,7 @@ pub unsafe fn futex_of(task: *mut task_struct) -> u64 {
 
 /// Counts a thread that goes to sleep at its lock.
 #[inline(always)]
-pub fn came(address: u64, pid: u32, now_ns: u64) {
-    let key = LockKey { address, pid, unused: 0 };
+pub fn came(key: LockKey, now_ns: u64) {
     let Some(lock) = LOCKS.get_ptr_mut(&key) else {
         let left = stats::random_below(CONFIG.load().wait_period_ns);
         let lock = Lock { waiters: 1, released_ns: now_ns, late_ns: 0, left };
@@ -88,7 +88,7 @@ pub fn came(address: u64, pid: u32, now_ns: u64) {
 /// `thread` is a map value.
 #[inline(always)]
 pub unsafe fn gone(thread: &Thread, pid: u32) {
-    let key = LockKey { address: thread.futex, pid, unused: 0 };
+    let key = LockKey::new(thread.lock, pid);
     let Some(lock) = LOCKS.get_ptr_mut(&key) else { return };
     // SAFETY: a map value.
     unsafe { leave(&mut *lock, thread) };
@@ -118,10 +118,10 @@ unsafe fn leave(lock: &mut Lock, thread: &Thread) {
 /// # Safety
 /// `thread` is a map value.
 #[inline(always)]
-pub unsafe fn left(thread: &Thread, pid: u32, tid: u32, now_ns: u64) {
+pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, now_ns: u64) {
     const PROGRAM: Program = Program::Waking;
-    let address = thread.futex;
-    let key = LockKey { address, pid, unused: 0 };
+    let address = thread.lock;
+    let key = LockKey::new(address, pid);
     let Some(lock) = LOCKS.get_ptr_mut(&key) else {
         return stats::count(PROGRAM, Counter::Untracked);
     };
@@ -131,16 +131,19 @@ pub unsafe fn left(thread: &Thread, pid: u32, tid: u32, now_ns: u64) {
     let mut before = *lock;
     // SAFETY: a map value.
     unsafe { leave(lock, thread) };
-    // SAFETY: helpers; the current task is alive.
-    let saved = unsafe { registers::saved_by(bpf_get_current_task_btf()) };
-    // SAFETY: a task's registers.
-    let (number, [word, second]) = unsafe { registers::system_call(saved) };
-    // Not by a signal, nor because its time is up.
-    let wakes = number == syscall::FUTEX && operation(second) & WAKES != 0
-        || number == syscall::FUTEX_WAKE
-        || number == syscall::FUTEX_REQUEUE;
-    if !wakes || word != address {
-        return;
+    let is_of_kernel = is_of_kernel(address);
+    if !is_of_kernel {
+        // SAFETY: helpers; the current task is alive.
+        let saved = unsafe { registers::saved_by(bpf_get_current_task_btf()) };
+        // SAFETY: a task's registers.
+        let (number, [word, second]) = unsafe { registers::system_call(saved) };
+        // Not by a signal, nor because its time is up.
+        let wakes = number == syscall::FUTEX && operation(second) & WAKES != 0
+            || number == syscall::FUTEX_WAKE
+            || number == syscall::FUTEX_REQUEUE;
+        if !wakes || word != address {
+            return;
+        }
     }
     let period = CONFIG.load().wait_period_ns;
     let weight = blame(&mut before, now_ns, period, stats::scrambled(now_ns));
@@ -153,29 +156,52 @@ pub unsafe fn left(thread: &Thread, pid: u32, tid: u32, now_ns: u64) {
         return;
     }
     let weight = weight.unwrap_or(Weight { value: 0, count: 0 });
-    sample(saved as u64, weight, Release { address, pid, tid, time_ns: now_ns });
+    let release = Release { address, pid: key.pid, tid, time_ns: now_ns };
+    // Of a futex, what the kernel does is the same for all.
+    let kernel = if is_of_kernel { Some(ctx) } else { None };
+    sample(PROGRAM, kernel, Kind::Release, weight, release.to_detail());
 }
 
+/// Samples the current task in what it does with a lock; its stack in the kernel only by `kernel`.
 #[inline(always)]
-fn sample(saved: u64, weight: Weight, release: Release) {
-    const PROGRAM: Program = Program::Waking;
-    let (Some(scratch), Some(walk), Some(rules)) =
-        (RELEASE_SCRATCH.get_ptr_mut(0), RELEASE_WALK.get_ptr_mut(0), RELEASE_RULES.get_ptr_mut(0))
-    else {
-        return stats::count(PROGRAM, Counter::NoScratch);
+pub fn sample<C: EbpfContext>(
+    program: Program,
+    kernel: Option<&C>,
+    kind: Kind,
+    weight: Weight,
+    detail: [u64; DETAIL_WORDS],
+) {
+    let (Some(is_sampling), Some(scratch), Some(walk), Some(rules)) = (
+        LOCK_SAMPLING.get_ptr_mut(0),
+        LOCK_SCRATCH.get_ptr_mut(0),
+        LOCK_WALK.get_ptr_mut(0),
+        LOCK_RULES.get_ptr_mut(0),
+    ) else {
+        return stats::count(program, Counter::NoScratch);
     };
-    // SAFETY: this CPU's memory, three maps; a task does not interrupt itself.
+    // SAFETY: this CPU's memory.
+    let is_sampling = unsafe { &mut *is_sampling };
+    // An interrupt wakes a task while this CPU samples how it got a lock.
+    if *is_sampling != 0 {
+        return stats::count(program, Counter::NoScratch);
+    }
+    *is_sampling = 1;
+    // SAFETY: this CPU's memory, three maps; one at a time.
     let (scratch, walk, rules) = unsafe { (&mut *scratch, &mut *walk, &mut *rules) };
-    scratch.begin(Kind::Release, weight);
-    scratch.set_detail(release.to_detail());
-    match registers::copy(saved, &mut walk.registers) {
-        Found::User => scratch.take_user_stack(PROGRAM, walk, rules),
-        Found::Compat => {
-            scratch.take_leaf(walk.registers.ip, Stop::Compat);
-        }
+    scratch.begin(kind, weight);
+    scratch.set_detail(detail);
+    if let Some(ctx) = kernel {
+        scratch.take_kernel_stack(ctx);
+    }
+    // SAFETY: helpers; the current task is alive.
+    let saved = unsafe { registers::saved_by(bpf_get_current_task_btf()) };
+    match registers::copy(saved as u64, &mut walk.registers) {
+        Found::User => scratch.take_user_stack(program, walk, rules),
+        Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
         Found::Kernel => {}
     }
-    scratch.submit(PROGRAM);
+    scratch.submit(program);
+    *is_sampling = 0;
 }
 
 /// Adds to a word that other CPUs add to.

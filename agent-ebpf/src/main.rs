@@ -12,6 +12,8 @@ mod cpu;
 mod exec;
 mod kernel;
 #[cfg(not(feature = "old-kernels"))]
+mod kernel_lock;
+#[cfg(not(feature = "old-kernels"))]
 mod lock;
 mod maps;
 mod registers;

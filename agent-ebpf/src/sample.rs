@@ -21,7 +21,7 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    maps::{CONFIG, EVENTS},
+    maps::{CONFIG, EVENTS, SUBMITTING},
     stats,
     unwind::{self, OpaqueSign, Parts, RuleCache, Walk},
 };
@@ -206,7 +206,17 @@ impl Scratch {
         } else {
             BPF_RB_NO_WAKEUP
         };
-        match EVENTS.output::<[u8]>(record, u64::from(wakeup)) {
+        let submitting = SUBMITTING.get_ptr_mut(0);
+        // SAFETY: this CPU's. What interrupts this leaves it as it was.
+        if let Some(submitting) = submitting {
+            unsafe { *submitting += 1 };
+        }
+        let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
+        // SAFETY: as above.
+        if let Some(submitting) = submitting {
+            unsafe { *submitting -= 1 };
+        }
+        match written {
             Ok(()) => stats::count(program, Counter::Samples),
             Err(_) => stats::count(program, Counter::RingFull),
         }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use everflame_agent_common::stats::Program;
 
-use crate::{stats, wait};
+use crate::{kernel_lock, stats, wait};
 
 /// Runs in each switch, when the outgoing task is still the current one. Its arguments are
 /// (preempted, previous task, next task, state of the previous task).
@@ -48,8 +48,24 @@ fn waking(ctx: BtfTracePointContext) -> i32 {
     let task: *mut task_struct = ctx.arg(0);
     stats::timed(Program::Waking, || {
         // SAFETY: the tracepoint's argument is a task.
-        unsafe { wait::waking(task) };
+        unsafe { wait::waking(&ctx, task) };
     });
+    0
+}
+
+/// Runs when one of the kernel's own locks is wanted that is not free. Its arguments are (lock, flags).
+#[btf_tracepoint(function = "contention_begin")]
+fn lock_begin(ctx: BtfTracePointContext) -> i32 {
+    let (lock, flags) = (ctx.arg(0), ctx.arg::<u64>(1) as u32);
+    stats::timed(Program::LockBegin, || kernel_lock::begin(&ctx, lock, flags));
+    0
+}
+
+/// Runs when the lock is there, or given up. Its first argument is the lock.
+#[btf_tracepoint(function = "contention_end")]
+fn lock_end(ctx: BtfTracePointContext) -> i32 {
+    let lock = ctx.arg(0);
+    stats::timed(Program::LockEnd, || kernel_lock::end(&ctx, lock));
     0
 }
 

@@ -9,9 +9,10 @@ use core::ffi::c_void;
 use aya_ebpf::{EbpfContext, bindings::task_struct, helpers::bpf_get_current_task_btf};
 use everflame_agent_common::{
     event::Kind,
+    lock::{LockKey, is_of_kernel},
     stats::{Counter, Program},
     unwind::Stop,
-    wait::{FLAG_RUN_QUEUE, PREEMPTED, Wait, Weight, count_down},
+    wait::{FLAG_RUN_QUEUE, PREEMPTED, Thread, Wait, Weight, count_down},
 };
 
 use crate::{
@@ -98,7 +99,7 @@ unsafe fn tid(task: *const task_struct) -> u32 {
 /// # Safety
 /// As of [`tid`].
 #[inline(always)]
-unsafe fn pid(task: *const task_struct) -> u32 {
+pub unsafe fn pid(task: *const task_struct) -> u32 {
     // SAFETY: as the caller says.
     unsafe { field(task, CONFIG.load().task_tgid_offset) }
 }
@@ -157,21 +158,24 @@ pub unsafe fn switch_out(task: *mut task_struct, preempted: bool, state: u32) {
     }
     // Ready to run, though it meant to wait: somebody was quicker.
     let state = if preempted || state == 0 { PREEMPTED } else { state };
-    let mut futex = 0;
+    let mut lock = 0;
     if config.locks != 0 && state != PREEMPTED {
-        // SAFETY: a task.
-        futex = unsafe { lock::futex_of(task) };
-        if futex != 0 {
+        lock = thread.kernel_lock;
+        if lock == 0 {
+            // SAFETY: a task.
+            lock = unsafe { lock::futex_of(task) };
+        }
+        if lock != 0 {
             // Before anybody can see that it sleeps, and take it away again.
             // SAFETY: a task.
-            lock::came(futex, unsafe { pid(task) }, out_ns);
+            lock::came(LockKey::new(lock, unsafe { pid(task) }), out_ns);
         }
     }
     // SAFETY: a task.
     thread.run_delay_ns = unsafe { run_delay_ns(task) };
     thread.woken_ns = 0;
     thread.state = state;
-    thread.futex = futex;
+    thread.lock = lock;
     thread.out_ns = out_ns;
 }
 
@@ -201,7 +205,7 @@ pub fn switch_in(ctx: &impl EbpfContext) {
         let woken_ns = in_ns.saturating_sub(delay_ns);
         if woken_ns > start_ns { woken_ns } else { start_ns }
     };
-    if thread.futex != 0 && thread.woken_ns == 0 {
+    if thread.lock != 0 && thread.woken_ns == 0 {
         // SAFETY: a map value, and a task.
         unsafe { lock::gone(thread, pid(task)) };
     }
@@ -220,7 +224,16 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     if waited.is_none() && queued.is_none() {
         return;
     }
-    sample(ctx, Ended { waited, queued, state: thread.state, out_ns, woken_ns });
+    let (kernel_lock, kernel_lock_flags) = kernel_lock(thread);
+    let state = thread.state;
+    let ended = Ended { waited, queued, out_ns, woken_ns, kernel_lock, kernel_lock_flags, state };
+    sample(ctx, ended);
+}
+
+/// The kernel's lock that a thread waits for, and what the kernel says of it.
+#[inline(always)]
+fn kernel_lock(thread: &Thread) -> (u64, u32) {
+    if is_of_kernel(thread.lock) { (thread.lock, thread.kernel_lock_flags) } else { (0, 0) }
 }
 
 /// A wait that becomes a sample, or two.
@@ -229,9 +242,11 @@ struct Ended {
     waited: Option<Weight>,
     /// Waiting for a CPU.
     queued: Option<Weight>,
-    state: u32,
     out_ns: u64,
     woken_ns: u64,
+    kernel_lock: u64,
+    kernel_lock_flags: u32,
+    state: u32,
 }
 
 #[inline(always)]
@@ -256,6 +271,8 @@ fn sample(ctx: &impl EbpfContext, ended: Ended) {
         arguments: [0; 2],
         sp: 0,
         fp: 0,
+        kernel_lock: ended.kernel_lock,
+        kernel_lock_flags: ended.kernel_lock_flags,
     };
     // SAFETY: helpers; the current task is alive.
     let saved = unsafe { registers::saved_by(bpf_get_current_task_btf()) };
@@ -285,18 +302,18 @@ fn sample(ctx: &impl EbpfContext, ended: Ended) {
 /// # Safety
 /// `task` comes from the kernel, which knows it for a task.
 #[inline(always)]
-pub unsafe fn waking(task: *mut task_struct) {
+pub unsafe fn waking(ctx: &impl EbpfContext, task: *mut task_struct) {
     // SAFETY: a task.
     let Some(thread) = (unsafe { THREADS.get(task) }) else { return };
     // SAFETY: a map value; a task's wakers wait for each other.
     let thread = unsafe { &mut *thread };
-    if thread.futex == 0 || thread.out_ns == 0 || thread.woken_ns != 0 {
+    if thread.lock == 0 || thread.out_ns == 0 || thread.woken_ns != 0 {
         return;
     }
     let now_ns = stats::now_ns();
     thread.woken_ns = now_ns;
     // SAFETY: a map value, and a task.
-    unsafe { lock::left(thread, pid(task), tid(task), now_ns) };
+    unsafe { lock::left(ctx, thread, pid(task), tid(task), now_ns) };
 }
 
 /// `struct bpf_iter__task` of the kernel.
@@ -341,6 +358,7 @@ pub unsafe fn waiting(ctx: *const EachTask) {
     // SAFETY: two maps; the agent runs one iterator at a time.
     let (scratch, walk) = unsafe { (&mut *scratch, &mut *walk) };
     let state = thread.state;
+    let (kernel_lock, kernel_lock_flags) = kernel_lock(thread);
     thread.reported_ns = now_ns;
 
     let weight = Weight { value, count: u64::from(reported_ns <= out_ns) };
@@ -359,6 +377,8 @@ pub unsafe fn waiting(ctx: *const EachTask) {
         arguments: [0; 2],
         sp: 0,
         fp: 0,
+        kernel_lock,
+        kernel_lock_flags,
     };
     // SAFETY: a task.
     let saved = unsafe { registers::saved_by(task) };

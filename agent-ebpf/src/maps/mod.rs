@@ -49,6 +49,10 @@ pub static CONFIG: Global<Config> = Global::new(Config {
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
+/// How many samples each CPU is handing over, one having interrupted the other.
+#[map]
+pub static SUBMITTING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Counters; see `everflame_agent_common::stats`.
 #[map]
 pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(stats::SLOTS, 0);

@@ -11,6 +11,7 @@ use everflame_agent_common::{
 };
 
 use crate::{
+    kernel_lock::Spin,
     sample::Scratch,
     task_storage::TaskStorage,
     unwind::{RuleCache, Walk},
@@ -50,14 +51,22 @@ pub static WAITING_WALK: Array<Walk> = Array::with_max_entries(1, 0);
 #[map]
 pub static LOCKS: LruHashMap<LockKey, Lock> = LruHashMap::with_max_entries(MAX_LOCKS, 0);
 
-/// Where samples of releases are built, with interrupts off.
+/// Which lock of the kernel each CPU spins for.
 #[map]
-pub static RELEASE_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static SPINS: PerCpuArray<Spin> = PerCpuArray::with_max_entries(1, 0);
 
-/// The walk of a stack that releases a lock.
+/// Whether the memory below is in use.
 #[map]
-pub static RELEASE_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+pub static LOCK_SAMPLING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Rules that were found for releases.
+/// Where samples of releases are built, and of CPUs that spin.
 #[map]
-pub static RELEASE_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);
+pub static LOCK_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The walk of such a stack.
+#[map]
+pub static LOCK_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Rules that were found for them.
+#[map]
+pub static LOCK_RULES: PerCpuArray<RuleCache> = PerCpuArray::with_max_entries(1, 0);
