@@ -52,7 +52,8 @@ impl This {
     fn name_of(&mut self, avma: u64, now_ns: u64) -> Option<String> {
         let place = self.0.get_mut(process::id()).data_place(process::id(), avma, now_ns)?;
         let name = symbolizer().data(&place.object, &[place.svma]).remove(0);
-        Some(name.expect("nothing here is stripped").to_string())
+        // Nothing here is stripped.
+        Some(name.unwrap().to_string())
     }
 }
 
