@@ -16,7 +16,7 @@ use crate::collect::{Sample, ThreadName};
 use crate::contention::{Contention, LockWait};
 use crate::identity::ProcessIdentity;
 use crate::object::ObjectFile;
-use crate::process::{Backing, Generation, Process};
+use crate::process::{Backing, DataPlace, Generation, Process};
 use crate::wait::FUTEX_WAIT;
 
 /// Memory of the stacks in one window. A window that reaches this is closed early, as a
@@ -142,6 +142,9 @@ pub struct ProcessWindow {
     pub stacks: Map<Arc<StackKey>, Totals>,
     /// Its waits for locks, divided among the releases that ended them.
     pub contention: Map<(Arc<StackKey>, Option<Arc<StackKey>>), Totals>,
+    /// Where its futexes are in files, by their addresses; `None` for those on its heap and
+    /// its stacks.
+    pub futexes: Map<u64, Option<DataPlace>>,
 }
 
 /// Everything that was sampled in a stretch of time.
@@ -182,12 +185,14 @@ pub struct Aggregator {
 }
 
 impl Aggregator {
-    /// Adds a sample of `process`. `identify` is asked once in each window.
+    /// Adds a sample of `process`. In each window `identify` is asked once for each process,
+    /// and `locate` once for each futex.
     pub fn add(
         &mut self,
         sample: Sample,
         process: &mut Process,
         identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
+        locate: impl FnOnce(&mut Process, u64) -> Option<DataPlace>,
     ) {
         self.window.samples += 1;
         self.window.waits += u64::from(sample.wait.is_some());
@@ -234,6 +239,12 @@ impl Aggregator {
             }
         };
         known.stacks.entry(Arc::clone(&key)).or_default().add(totals);
+        if let Some(WaitKey { futex: futex @ 1.., is_run_queue: false, .. }) = key.wait {
+            known.futexes.entry(futex).or_insert_with(|| {
+                self.window.stack_bytes += size_of::<(u64, Option<DataPlace>)>();
+                locate(process, futex)
+            });
+        }
         if let Some(release) = sample.release {
             self.contention.release((release.pid, release.address), release.time_ns, key);
         } else if let Some(wait) = sample.wait
@@ -289,6 +300,7 @@ impl Aggregator {
             identity,
             stacks: Map::default(),
             contention: Map::default(),
+            futexes: Map::default(),
         });
         let index = self.window.processes.len() - 1;
         self.process_index.insert(key, index);

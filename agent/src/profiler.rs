@@ -14,7 +14,7 @@ use crate::collect::{
     monotonic_ns, period_ns,
 };
 use crate::identity::{ProcessIdentity, identify};
-use crate::process::{Mappings, Process, ProcessTable, has_other_threads};
+use crate::process::{DataPlace, Mappings, Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
 use crate::target::{Target, TargetFilter};
 use crate::unwind::Finished;
@@ -58,6 +58,8 @@ pub struct Profiler {
     aggregator: Aggregator,
     period_ns: u64,
     wait_period_ns: u64,
+    /// Whether it matters what futexes are.
+    locks: bool,
     window_start_ns: u64,
     /// When sampling for the present window ended, if it has.
     window_end_ns: Option<u64>,
@@ -91,6 +93,7 @@ impl Profiler {
             aggregator: Aggregator::default(),
             period_ns: config.cpu_rate_hz.map_or(0, period_ns),
             wait_period_ns: config.waits.map_or(0, |waits| waits.period_ns),
+            locks: config.waits.is_some_and(|waits| waits.locks),
             window_start_ns: monotonic_ns(),
             window_end_ns: None,
             next_sweep_ns: monotonic_ns() + SWEEP_INTERVAL_NS,
@@ -264,9 +267,7 @@ impl Profiler {
     }
 
     fn add(&mut self, sample: Sample, process: &mut Process) {
-        let pid = sample.pid;
-        let vanished = &mut self.vanished;
-        self.aggregator.add(sample, process, |process| identity_of(pid, process, vanished));
+        add(&mut self.aggregator, sample, process, &mut self.vanished, self.locks);
     }
 
     fn drain_collector(&mut self) {
@@ -276,6 +277,7 @@ impl Profiler {
             filter,
             aggregator,
             vanished,
+            locks,
             arrived,
             next_unfinished,
             ..
@@ -290,16 +292,15 @@ impl Profiler {
                 if !filter.admits(&sample, process) {
                     return;
                 }
-                let pid = sample.pid;
                 cut_stale(&mut sample, &process.mappings);
                 if sample.stack_copy.is_some() {
                     // Before the process can be gone.
-                    identity_of(pid, process, vanished);
+                    identity_of(sample.pid, process, vanished);
                     *next_unfinished += 1;
                     let unfinished = Unfinished { sample, process: process.clone() };
                     arrived.push((*next_unfinished, unfinished));
                 } else {
-                    aggregator.add(sample, process, |process| identity_of(pid, process, vanished));
+                    add(aggregator, sample, process, vanished, *locks);
                 }
             }
         });
@@ -310,6 +311,22 @@ impl Profiler {
             processes.sweep(now_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
         }
     }
+}
+
+/// Adds a sample to the window, with what /proc says of its process.
+fn add(
+    aggregator: &mut Aggregator,
+    sample: Sample,
+    process: &mut Process,
+    vanished: &mut u64,
+    locks: bool,
+) {
+    let pid = sample.pid;
+    let identify = |process: &mut Process| identity_of(pid, process, vanished);
+    let locate = |process: &mut Process, avma: u64| -> Option<DataPlace> {
+        locks.then(|| process.data_place(pid, avma, monotonic_ns())).flatten()
+    };
+    aggregator.add(sample, process, identify, locate);
 }
 
 /// Cuts off what a walk may have got wrong. When code is mapped, it takes some milliseconds

@@ -27,6 +27,7 @@ pub mod fold;
 mod frames;
 mod ids;
 pub mod kind;
+mod lock_site;
 pub mod locks;
 pub mod merge;
 pub mod select;

@@ -2,7 +2,8 @@
 //!
 //! It is made of a profile of kind `lock`, whose samples say on which `side` they are: of those
 //! with `side=waiter` come locks and waiters, of those with `side=holder` the holders. Samples
-//! of a lock have its address in `lock`, and the process in `pid` and `comm`.
+//! of a lock have its address in `lock`, its name, where it has one, in `lock_symbol`, and the
+//! process in `pid` and `comm`.
 //!
 //! Some locks put each waiting thread to sleep on a word of its own (parking_lot, Java's
 //! monitors): addresses tell nothing there, so such waits are one lock for each place in the
@@ -15,6 +16,7 @@ use everflame_proto::pprof::{Profile, Sample};
 use serde::Serialize;
 
 use crate::frames::Frames;
+use crate::lock_site::{parks, wanting};
 use crate::select::{sample_type_index, string};
 
 /// All locks that were waited for, the one with the longest waits first.
@@ -29,7 +31,8 @@ pub struct LockReport {
 pub struct LockTotals {
     /// Where it lies in its process; none if that is not one place, or not known.
     pub address: Option<String>,
-    /// Its name, or, where it has none, the function that wants it.
+    /// Its name, where it is a variable of the program (`table_lock`, `table+0x10`); of one
+    /// without an address the function that wants it.
     pub symbol: Option<String>,
     /// `futex`, `kernel`.
     pub kind: String,
@@ -115,6 +118,7 @@ type Key = (String, Identity);
 struct Building {
     kind: String,
     comm: String,
+    symbol: String,
     waiters: HashMap<Vec<String>, WaiterTotals>,
     holders: HashMap<Vec<String>, HolderTotals>,
     /// (nanoseconds, waits) of the waits in each power of two.
@@ -144,6 +148,7 @@ pub fn locks(profile: &Profile) -> LockReport {
         let lock = locks.entry(key).or_default();
         lock.kind.clone_from(&view.kind);
         lock.comm.clone_from(&view.comm);
+        lock.name(view.symbol);
         let length = lock.lengths.entry(number(profile, sample, "wait")).or_default();
         length.0 = length.0.saturating_add(wait_ns);
         length.1 = length.1.saturating_add(waits);
@@ -155,6 +160,7 @@ pub fn locks(profile: &Profile) -> LockReport {
         let view = view(sample);
         let word = (view.pid.clone(), view.address.clone());
         let Some(lock) = words.get(&word).and_then(|key| locks.get_mut(key)) else { continue };
+        lock.name(view.symbol);
         let (stack, threads) = (Vec::new(), BTreeSet::from([view.thread]));
         let (hold_ns, releases) = (value(sample, delay), value(sample, count));
         let holder = HolderTotals { stack, threads, hold_ns, releases };
@@ -197,6 +203,14 @@ fn merge_neighbours(locks: &mut HashMap<Key, Building>) {
 }
 
 impl Building {
+    /// Some windows may not know the name.
+    fn name(&mut self, symbol: String) {
+        if self.symbol.is_empty() {
+            self.symbol = symbol;
+        }
+    }
+
+    /// Adds a lock's other word, which gives it neither address nor name.
     fn add(&mut self, other: Self) {
         for (stack, totals) in other.waiters {
             self.waiters.entry(stack).or_default().add(totals);
@@ -212,8 +226,9 @@ impl Building {
     }
 
     fn finish(self, (pid, identity): Key) -> LockTotals {
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let (address, symbol) = match identity {
-            Identity::Address(address) => (Some(address), None),
+            Identity::Address(address) => (Some(address), some(self.symbol)),
             Identity::Site(site) => (None, Some(site)),
         };
         let mut waiters: Vec<WaiterTotals> = self
@@ -228,7 +243,6 @@ impl Building {
             .map(|(stack, totals)| HolderTotals { stack, ..totals })
             .collect();
         holders.sort_by(|a, b| (b.hold_ns, &a.stack).cmp(&(a.hold_ns, &b.stack)));
-        let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let sum =
             |part: fn(&WaiterTotals) -> i64| waiters.iter().map(part).fold(0, i64::saturating_add);
         LockTotals {
@@ -271,6 +285,7 @@ struct View {
     comm: String,
     thread: String,
     address: String,
+    symbol: String,
     kind: String,
     stack: Vec<String>,
 }
@@ -283,6 +298,7 @@ impl View {
             comm: text("comm"),
             thread: text("thread"),
             address: text("lock"),
+            symbol: text("lock_symbol"),
             kind: text("lock_kind"),
             stack: frames.stack(sample).map(|frame| frames.name(frame).to_owned()).collect(),
         }
@@ -295,63 +311,11 @@ impl View {
     }
 
     fn identity(&self) -> Identity {
-        let parks = self.stack.iter().any(|name| starts_with(name, PARKING));
-        if self.address.is_empty() || parks {
-            let is_own =
-                |name: &&String| !starts_with(name, PARKING) && !starts_with(name, WAYS_TO_A_LOCK);
-            let site = self.stack.iter().find(is_own).or(self.stack.first());
-            return Identity::Site(site.cloned().unwrap_or_default());
+        if self.address.is_empty() || parks(&self.stack) {
+            return Identity::Site(wanting(&self.stack).to_owned());
         }
         Identity::Address(self.address.clone())
     }
-}
-
-/// Functions of locks whose waiters sleep on words of their own.
-const PARKING: &[&str] = &[
-    "parking_lot::",
-    "parking_lot_core::",
-    "<parking_lot::",
-    "<parking_lot_core::",
-    "ObjectMonitor::",
-    "ObjectSynchronizer::",
-    "Parker::park",
-    "Unsafe_Park",
-    "PlatformEvent::park",
-    "os::PlatformEvent::park",
-    "java.util.concurrent.locks.",
-    "jdk.internal.misc.Unsafe.park",
-];
-
-/// Functions between those and the program's own: of the kernel, of libc and of runtimes.
-const WAYS_TO_A_LOCK: &[&str] = &[
-    "_",
-    "core::",
-    "do_futex",
-    "do_syscall_64",
-    "down_",
-    "entry_SYSCALL",
-    "futex",
-    "InterpreterRuntime::",
-    "lll_",
-    "lock_api::",
-    "<lock_api",
-    "mutex_lock",
-    "new_sem",
-    "osq_",
-    "pthread_",
-    "rt_mutex",
-    "Runtime1::",
-    "rwsem_",
-    "schedule",
-    "SharedRuntime::",
-    "std::",
-    "syscall",
-    "x64_sys_call",
-    "[",
-];
-
-fn starts_with(name: &str, beginnings: &[&str]) -> bool {
-    beginnings.iter().any(|beginning| name.starts_with(beginning))
 }
 
 fn label<'a>(profile: &'a Profile, sample: &Sample, key: &str) -> &'a str {
@@ -386,7 +350,9 @@ mod tests {
             names.iter().map(location).collect()
         }
 
+        /// `lock` is `ADDRESS` or `ADDRESS SYMBOL`.
         fn add(&mut self, side: &str, lock: &str, thread: &str, names: &[&str], values: [i64; 2]) {
+            let (lock, symbol) = lock.split_once(' ').unwrap_or((lock, ""));
             let stack = self.stack(names);
             let length = values[1] / values[0].max(1);
             let bucket = 1 << length.ilog2();
@@ -396,6 +362,7 @@ mod tests {
                 &[
                     ("side", LabelValue::Str(side)),
                     ("lock", LabelValue::Str(lock)),
+                    ("lock_symbol", LabelValue::Str(symbol)),
                     ("lock_kind", LabelValue::Str("futex")),
                     ("pid", LabelValue::Str("7")),
                     ("thread", LabelValue::Str(thread)),
@@ -459,6 +426,31 @@ mod tests {
             report.locks.iter().map(|lock| (lock.address.as_deref(), lock.wait_ns)).collect();
         assert_eq!(sums, [(Some("0x18"), 300), (Some("0x24"), 50)]);
         assert_eq!((report.locks[0].holders[0].hold_ns, report.locks[0].p99_ns), (90, 200));
+    }
+
+    #[test]
+    fn locks_have_the_names_of_their_variables() {
+        let mut recorded = Recorded::new();
+        let parking = ["syscall", "parking_lot_core::parking_lot::park", "request"];
+        recorded.add("waiter", "0x10", "a", &["lock", "request"], [1, 600]);
+        recorded.add("waiter", "0x10 table_lock", "b", &["lock", "request"], [1, 300]);
+        recorded.add("waiter", "0x1c table+0xc", "r", &["rdlock", "read"], [1, 400]);
+        recorded.add("waiter", "0x18 table+0x8", "w", &["wrlock", "write"], [1, 400]);
+        recorded.add("waiter", "0x30", "a", &["lock", "request"], [1, 500]);
+        recorded.add("holder", "0x30 held", "h", &["unlock", "slow"], [1, 500]);
+        recorded.add("waiter", "0x40", "a", &["lock", "request"], [1, 200]);
+        recorded.add("waiter", "0x50 parked", "a", &parking, [1, 100]);
+        let report = recorded.report();
+        let names = report.locks.iter().map(|lock| (lock.symbol.as_deref(), lock.wait_ns));
+        let expected = [
+            (Some("table_lock"), 900),
+            (Some("table+0x8"), 800),
+            (Some("held"), 500),
+            (None, 200),
+            (Some("request"), 100),
+        ];
+        assert_eq!(names.collect::<Vec<_>>(), expected);
+        assert_eq!(report.locks[1].address.as_deref(), Some("0x18"));
     }
 
     #[test]

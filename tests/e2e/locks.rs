@@ -53,6 +53,22 @@ const REQUEST: &str = "request_path";
 const HOLDER: &str = "slow_holder";
 const CALLER: &str = "holder_outer";
 
+/// What the program calls its lock.
+fn variable(lock: Lock) -> &'static str {
+    match lock {
+        Lock::CxxMutex => "the_mutex",
+        Lock::CxxSharedMutex => "the_shared_mutex",
+        Lock::RustMutex => "rust_mutex::THE_LOCK",
+        _ => "the_lock",
+    }
+}
+
+/// Whether `symbol` is a variable's name, or its name with an offset in it.
+fn is_in(symbol: &str, variable: &str) -> bool {
+    let rest = symbol.strip_prefix(variable);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("+0x"))
+}
+
 fn check(lock: Lock, hold: Hold) {
     let Some((report, truth)) = report(lock, hold) else { return };
     let mut findings = Findings::new();
@@ -62,6 +78,9 @@ fn check(lock: Lock, hold: Hold) {
     let address = address.and_then(|digits| u64::from_str_radix(digits, 16).ok());
     let has_address = address.is_some_and(|address| truth.contains(address));
     findings.note(has_address, format!("{lock:?}: {first:.60} is at {:#x}", truth.address));
+    let symbol = first["symbol"].as_str().unwrap_or_default();
+    let is_named = is_in(symbol, variable(lock));
+    findings.note(is_named, format!("{lock:?}: `{symbol}` is {}", variable(lock)));
     check_sides(&mut findings, first, &truth, &format!("{lock:?}, {hold:?}"));
 }
 
@@ -105,6 +124,8 @@ fn locks_of_a_host_are_in_its_collector() {
     let mut findings = Findings::new();
     let first = &report["locks"][0];
     check_sides(&mut findings, first, &truth, "from the collector");
+    let symbol = first["symbol"].as_str().unwrap_or_default();
+    findings.note(symbol == "the_lock", format!("from the collector: `{symbol}` is the_lock"));
 
     let joined = dir.path().join("joined.folded");
     let flame = everflame()
@@ -125,6 +146,25 @@ fn locks_of_a_host_are_in_its_collector() {
     let (all, slow) = (joined.lines().map(value).sum(), truth.slow_ns as f64);
     findings.within("from the collector: joined", all, truth.wait_ns as f64, 0.03 * all);
     findings.within("from the collector: joined to slow_holder", below, slow, 0.05 * slow);
+}
+
+/// Its mutex is a variable without a value at first, which no file has: in .bss.
+#[test]
+fn mutex_of_a_program_that_runs_already_has_its_name() {
+    let Some(_turn) = take_turn() else { return };
+    let mut program = Program::start(&mut waits::contention(Lock::Mutex, Hold::Sleep, DURATION));
+    program.begin();
+    let asked = everflame()
+        .args(["locks", "--format", "json", "--duration", "2s", "--pid"])
+        .arg(program.pid().to_string())
+        .output()
+        .unwrap();
+    let truth = program.finish().lock();
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let report: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    let first = &report["locks"][0];
+    assert_eq!(first["symbol"], "the_lock", "{report}");
+    assert_eq!(first["address"], format!("{:#x}", truth.address), "{report}");
 }
 
 #[test]

@@ -166,6 +166,12 @@ impl Mappings {
         self.sorted.get(at).filter(|m| m.start_avma <= avma)
     }
 
+    /// Those that begin at an address or below it, the nearest first.
+    pub(super) fn at_or_below(&self, avma: u64) -> impl Iterator<Item = &Mapping> {
+        let end = self.sorted.partition_point(|m| m.start_avma <= avma);
+        self.sorted[..end].iter().rev()
+    }
+
     /// In order of address.
     pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
         self.sorted.iter()

@@ -3,12 +3,14 @@
 //! Fed by the collector in order of time; answers for each sample which process it belongs
 //! to and which file each address comes from.
 
+mod data;
 mod jit;
 mod mappings;
 mod objects;
 mod seed;
 mod table;
 
+pub use data::DataPlace;
 pub use mappings::{Backing, Insertion, MappedMemory, Mapping, Mappings};
 pub use objects::{ObjectCache, ObjectStats, kernel_build_id};
 pub use seed::{

@@ -212,23 +212,31 @@ fn same_inode(file: &File, memory: &MappedMemory) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.ino() == inode)
 }
 
-/// Reads the build id note of an ELF file, through its program headers.
-fn read_build_id(file: &File) -> Option<BuildId> {
+/// The beginning of an ELF file, with all of its program headers.
+pub(super) fn read_program_headers(file: &File) -> Option<Vec<u8>> {
     type Header = elf::FileHeader64<Endianness>;
     const FIRST_READ: u64 = 4096;
     const MAX_HEADERS: u64 = 64 * 1024;
-    const MAX_NOTES: u64 = 64 * 1024;
 
     let head = read_at(file, 0, FIRST_READ)?;
     let header = Header::parse(&*head).ok()?;
     let endian = header.endian().ok()?;
     let headers = u64::from(header.e_phnum(endian)) * u64::from(header.e_phentsize(endian));
     let headers_end = header.e_phoff(endian).checked_add(headers)?;
-    let head = match headers_end {
-        end if end <= head.len() as u64 => head,
-        end if end <= MAX_HEADERS => read_at(file, 0, end)?,
-        _ => return None,
-    };
+    match headers_end {
+        end if end <= head.len() as u64 => Some(head),
+        end if end <= MAX_HEADERS => read_at(file, 0, end),
+        _ => None,
+    }
+}
+
+/// Reads the build id note of an ELF file, through its program headers.
+fn read_build_id(file: &File) -> Option<BuildId> {
+    type Header = elf::FileHeader64<Endianness>;
+    const MAX_NOTES: u64 = 64 * 1024;
+
+    let head = read_program_headers(file)?;
+    let endian = Header::parse(&*head).ok()?.endian().ok()?;
     let header = Header::parse(&*head).ok()?;
     for segment in header.program_headers(endian, &*head).ok()? {
         if segment.p_type(endian) != elf::PT_NOTE || segment.p_filesz(endian) > MAX_NOTES {

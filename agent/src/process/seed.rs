@@ -39,8 +39,9 @@ pub fn seed(pid: u32, objects: &mut ObjectCache) -> Option<SeededProcess> {
     let maps = fs::read(dir.join("maps")).unwrap_or_default();
     let mappings = maps
         .split(|byte| *byte == b'\n')
-        .filter_map(|line| parse_executable(pid, line))
-        .map(|memory| Mapping::open(memory, objects))
+        .filter_map(|line| parse(pid, line))
+        .filter(|line| line.is_executable)
+        .map(|line| Mapping::open(line.memory, objects))
         .collect();
     let executable = fs::read_link(dir.join("exe"))
         .ok()
@@ -51,12 +52,20 @@ pub fn seed(pid: u32, objects: &mut ObjectCache) -> Option<SeededProcess> {
 /// The executable memory of a process, as ranges of addresses. `None` if it is gone by now, or
 /// on its way.
 pub fn executable_ranges(pid: u32) -> Option<Vec<(u64, u64)>> {
+    let memory = all_memory(pid)?;
+    let executable = memory.into_iter().filter(|line| line.is_executable);
+    let range = |line: MapsLine| (line.memory.start_avma, line.memory.end_avma);
+    let ranges: Vec<_> = executable.map(range).collect();
+    (!ranges.is_empty()).then_some(ranges)
+}
+
+/// All memory of a process, in order of address. `None` if it is gone by now, or on its way.
+pub(super) fn all_memory(pid: u32) -> Option<Vec<MapsLine>> {
     let maps = fs::read(Path::new("/proc").join(pid.to_string()).join("maps")).ok()?;
     let lines = maps.split(|byte| *byte == b'\n');
-    let executable = lines.filter_map(|line| parse_executable(pid, line));
-    let ranges: Vec<_> = executable.map(|memory| (memory.start_avma, memory.end_avma)).collect();
+    let memory: Vec<_> = lines.filter_map(|line| parse(pid, line)).collect();
     // A process that has given up its memory is still listed.
-    (!ranges.is_empty()).then_some(ranges)
+    (!memory.is_empty()).then_some(memory)
 }
 
 /// The CPU time of all of a process's threads, in ticks of the kernel (10 ms). `None` if it is
@@ -81,12 +90,18 @@ pub fn has_other_threads(pid: u32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.take(2).count() > 1)
 }
 
-/// A line of /proc/PID/maps, if it is of executable memory (proc_pid_maps(5)):
+/// A line of /proc/PID/maps.
+pub(super) struct MapsLine {
+    pub(super) memory: MappedMemory,
+    pub(super) is_executable: bool,
+}
+
+/// Reads a line of /proc/PID/maps (proc_pid_maps(5)):
 ///
 /// ```text
 /// 55d4c2a00000-55d4c2a21000 r-xp 00002000 fe:01 1234      /usr/bin/cat
 /// ```
-fn parse_executable(pid: u32, line: &[u8]) -> Option<MappedMemory> {
+fn parse(pid: u32, line: &[u8]) -> Option<MapsLine> {
     let line = String::from_utf8_lossy(line);
     let mut fields = line.splitn(6, ' ');
     let (start, end) = fields.next()?.split_once('-')?;
@@ -96,10 +111,7 @@ fn parse_executable(pid: u32, line: &[u8]) -> Option<MappedMemory> {
     let device = (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
     let inode: u64 = fields.next()?.parse().ok()?;
     let path = fields.next().unwrap_or_default().trim_start();
-    if !permissions.contains('x') {
-        return None;
-    }
-    Some(MappedMemory {
+    let memory = MappedMemory {
         pid,
         start_avma: u64::from_str_radix(start, 16).ok()?,
         end_avma: u64::from_str_radix(end, 16).ok()?,
@@ -107,7 +119,8 @@ fn parse_executable(pid: u32, line: &[u8]) -> Option<MappedMemory> {
         path: path.to_owned(),
         build_id: None,
         inode: (inode != 0).then_some((device, inode)),
-    })
+    };
+    Some(MapsLine { memory, is_executable: permissions.contains('x') })
 }
 
 #[cfg(test)]
@@ -146,16 +159,18 @@ mod tests {
     #[test]
     fn maps_lines_are_read_whatever_the_path_is_made_of() {
         let line = b"1000-3000 r-xp 00002000 fe:01 77                    /srv/b\xffd dir/prog";
-        let memory = parse_executable(5, line).unwrap();
+        let MapsLine { memory, is_executable } = parse(5, line).unwrap();
+        assert!(is_executable);
         assert_eq!(
             (memory.start_avma, memory.end_avma, memory.file_offset),
             (0x1000, 0x3000, 0x2000)
         );
         assert_eq!(memory.inode, Some(((0xfe, 1), 77)));
         assert_eq!(memory.path, "/srv/b\u{fffd}d dir/prog");
-        assert!(parse_executable(5, b"1000-3000 rw-p 00002000 fe:01 77 /srv/prog").is_none());
-        let anonymous = parse_executable(5, b"1000-3000 rwxp 00000000 00:00 0 ").unwrap();
+        let data = parse(5, b"1000-3000 rw-p 00002000 fe:01 77 /srv/prog").unwrap();
+        assert!(!data.is_executable);
+        let anonymous = parse(5, b"1000-3000 rwxp 00000000 00:00 0 ").unwrap().memory;
         assert_eq!((anonymous.path.as_str(), anonymous.inode), ("", None));
-        assert!(parse_executable(5, b"").is_none());
+        assert!(parse(5, b"").is_none());
     }
 }

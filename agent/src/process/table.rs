@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::data::{DataPlace, DataPlaces};
 use super::jit;
 use super::mappings::MAX_MAPPINGS;
 use super::{Backing, Insertion, Mapping, Mappings, SeededProcess, executable_ranges};
@@ -45,6 +46,8 @@ pub struct Process {
     pub inherited: Option<Arc<ProcessIdentity>>,
     /// Where symbols of generated code may be; made when a sample first needs it.
     jit: Option<Arc<ObjectFile>>,
+    /// Where addresses of its data are in files, once somebody has asked.
+    data: DataPlaces,
     /// When it ended, on CLOCK_MONOTONIC.
     exited_ns: Option<u64>,
     suspicion: Suspicion,
@@ -98,6 +101,12 @@ impl Process {
         let jit = jit::object(self.jit.as_ref(), pid, self.generation.0, self.mappings.jitdumps());
         self.jit = Some(Arc::clone(&jit));
         jit
+    }
+
+    /// Where an address of this process's data is in a file that it has mapped; none for its
+    /// heap and its stacks.
+    pub fn data_place(&mut self, pid: u32, avma: u64, now_ns: u64) -> Option<DataPlace> {
+        self.data.find(pid, &self.mappings, avma, now_ns)
     }
 }
 
@@ -180,6 +189,7 @@ impl ProcessTable {
                 identity: None,
                 inherited: None,
                 jit: None,
+                data: DataPlaces::default(),
                 exited_ns: None,
                 suspicion: Suspicion::after(0, 0),
             }
@@ -203,6 +213,7 @@ impl ProcessTable {
         process.kernel_thread = seeded.kernel_thread;
         process.executable = executable;
         process.suspicion = Suspicion::after(mappings.len(), 0);
+        process.data.forget();
         process.mappings = Arc::new(mappings);
     }
 
@@ -245,6 +256,9 @@ impl ProcessTable {
             process.executable = Some(Arc::from(object.path.as_str()));
         }
         let insertion = Arc::make_mut(&mut process.mappings).insert(mapping);
+        if insertion == Insertion::Inserted {
+            process.data.forget();
+        }
         self.refused_mappings += u64::from(insertion == Insertion::Refused);
     }
 }

@@ -188,6 +188,11 @@ impl Assembly<'_> {
         if wait.futex != 0 {
             labels.push(("lock", LabelValue::Str(&address)));
         }
+        let place = process.futexes.get(&wait.futex).and_then(Option::as_ref);
+        let symbols = self.symbols;
+        if let Some(name) = place.and_then(|place| symbols.data_name(place)) {
+            labels.push(("lock_symbol", LabelValue::Str(name)));
+        }
         if wait.length != 0 {
             let length = i64::try_from(wait.length).unwrap_or(i64::MAX);
             labels.push(("wait", LabelValue::Num(length, "nanoseconds")));

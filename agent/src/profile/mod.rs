@@ -21,7 +21,7 @@ use foldhash::fast::RandomState;
 
 use crate::aggregate::{Frame, MappedRange, ProcessWindow, StackKey, Totals, Window};
 use crate::object::{BuildId, ObjectFile, ObjectKind};
-use crate::process::kernel_build_id;
+use crate::process::{DataPlace, kernel_build_id};
 use crate::symbolize::{Line, Symbolizer};
 use crate::wait::{self, scheduler_frames};
 
@@ -75,6 +75,8 @@ pub struct FrameStats {
 pub struct Symbols {
     kernel: Map<u64, Arc<[Line]>>,
     user: Map<Frame, Arc<[Line]>>,
+    /// Names of data, by object and address in it.
+    data: Map<(usize, u64), Arc<str>>,
     /// Distinct frames.
     pub stats: FrameStats,
 }
@@ -120,8 +122,36 @@ impl Symbols {
                 symbols.user.insert(Frame { range, address }, lines);
             }
         }
+        symbols.resolve_data(window, symbolizer);
         symbols
     }
+
+    /// Looks up what the futexes of the window are called.
+    fn resolve_data(&mut self, window: &Window, symbolizer: &mut Symbolizer) {
+        let mut by_object: Map<usize, (&Arc<ObjectFile>, Vec<u64>)> = Map::default();
+        let futexes = window.processes.iter().flat_map(|process| process.futexes.values());
+        for place in futexes.flatten() {
+            let (object, _) = data_key(place);
+            by_object.entry(object).or_insert((&place.object, Vec::new())).1.push(place.svma);
+        }
+        for (key, (object, mut svmas)) in by_object {
+            svmas.sort_unstable();
+            svmas.dedup();
+            for (svma, name) in svmas.iter().zip(symbolizer.data(object, &svmas)) {
+                self.data.extend(name.map(|name| ((key, *svma), name)));
+            }
+        }
+    }
+
+    /// What data is called.
+    fn data_name(&self, place: &DataPlace) -> Option<&str> {
+        self.data.get(&data_key(place)).map(|name| &**name)
+    }
+}
+
+/// Within a window, which holds the object.
+fn data_key(place: &DataPlace) -> (usize, u64) {
+    (Arc::as_ptr(&place.object).addr(), place.svma)
 }
 
 fn tally((resolved, unresolved): &mut (u64, u64), lines: &[Line]) {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::binary::{Binary, BinaryError, BinaryOptions};
+use super::data_symbols::{self, DataSymbol};
 use super::vdso;
 use super::{SymbolizeConfig, SymbolizeStats};
 use crate::object::{BuildId, ObjectFile, ObjectKind};
@@ -23,6 +24,8 @@ use crate::object::{BuildId, ObjectFile, ObjectKind};
 const OPEN_BUDGET: Duration = Duration::from_millis(20);
 /// A binary that has not been needed for this many windows is dropped.
 const MAX_IDLE_WINDOWS: u32 = 6;
+/// Data in a file whose symbols cannot be read is not asked for again for this many windows.
+const RETRY_WINDOWS: u32 = 60;
 /// Beyond this many distinct files, what is known of them is forgotten.
 const MAX_KNOWN: usize = 16 << 10;
 
@@ -74,6 +77,8 @@ struct Known {
     used: u32,
     /// The window from which on the binary may be read (again).
     not_before: u32,
+    /// The window from which on the names of its data may be read again.
+    data_not_before: u32,
 }
 
 pub(super) struct Binaries {
@@ -97,7 +102,8 @@ impl Binaries {
         let known = self.known.entry(identity).or_insert_with(|| {
             self.next_number += 1;
             let number = self.next_number;
-            Known { number, binary: None, used: self.window, not_before: self.window }
+            let (used, not_before) = (self.window, self.window);
+            Known { number, binary: None, used, not_before, data_not_before: not_before }
         });
         known.number
     }
@@ -146,11 +152,42 @@ impl Binaries {
                     self.unusable.extend(inode);
                 }
             }
-            let windows = started.elapsed().as_nanos() / OPEN_BUDGET.as_nanos();
-            known.not_before =
-                window.saturating_add(1 + u32::try_from(windows).unwrap_or(u32::MAX));
+            known.not_before = window.saturating_add(1).saturating_add(windows_for(started));
         }
         known.binary.as_mut()
+    }
+
+    /// The names of data at these addresses in the file (svma); `None` if they are deferred or
+    /// cannot be read.
+    pub(super) fn data(
+        &mut self,
+        identity: Identity,
+        object: &ObjectFile,
+        svmas: &[u64],
+        config: &SymbolizeConfig,
+        stats: &mut SymbolizeStats,
+    ) -> Option<Vec<Option<DataSymbol>>> {
+        let known = self.known.get_mut(&identity)?;
+        let ObjectKind::Elf { file: Some(file) } = &object.kind else { return None };
+        if known.data_not_before > self.window {
+            stats.binaries_deferred += 1;
+            return None;
+        }
+        let started = Instant::now();
+        let found = data_symbols::find(file, &options(object, config), svmas);
+        let mut windows = windows_for(started);
+        let path = object.path.as_str();
+        match &found {
+            Ok(_) => tracing::debug!(path, elapsed = ?started.elapsed(), "names of data read"),
+            Err(error) => {
+                let error: &dyn std::error::Error = error;
+                tracing::debug!(path, error, "data is not named");
+                stats.parse_failures += 1;
+                windows = windows.max(RETRY_WINDOWS);
+            }
+        }
+        known.data_not_before = self.window.saturating_add(windows);
+        found.ok()
     }
 
     /// Drops debug information and then whole binaries, the least recently used first,
@@ -198,8 +235,14 @@ impl Binaries {
     }
 }
 
-fn open(object: &ObjectFile, config: &SymbolizeConfig) -> Result<Binary, BinaryError> {
-    let mut options = BinaryOptions {
+/// How many windows it takes until what has taken so long may be done again.
+fn windows_for(started: Instant) -> u32 {
+    let windows = started.elapsed().as_nanos() / OPEN_BUDGET.as_nanos();
+    u32::try_from(windows).unwrap_or(u32::MAX)
+}
+
+fn options<'a>(object: &'a ObjectFile, config: &'a SymbolizeConfig) -> BinaryOptions<'a> {
+    BinaryOptions {
         path: &object.path,
         build_id: object.build_id,
         debug_dirs: &config.debug_dirs,
@@ -207,7 +250,11 @@ fn open(object: &ObjectFile, config: &SymbolizeConfig) -> Result<Binary, BinaryE
         source_lines: config.source_lines || config.inlines,
         dwarf_limit: config.dwarf_bytes,
         max_functions: config.max_functions,
-    };
+    }
+}
+
+fn open(object: &ObjectFile, config: &SymbolizeConfig) -> Result<Binary, BinaryError> {
+    let mut options = options(object, config);
     match &object.kind {
         ObjectKind::Elf { file: Some(file) } => Binary::open(file, &options),
         ObjectKind::Vdso => {

@@ -42,6 +42,18 @@ pub(super) struct BinaryOptions<'a> {
     pub(super) max_functions: usize,
 }
 
+impl BinaryOptions<'_> {
+    /// Whether the file is the one that was mapped.
+    pub(super) fn check_identity(&self, elf: &Elf<'_>) -> Result<(), BinaryError> {
+        match self.build_id {
+            Some(mapped) if elf.build_id != Some(mapped) => {
+                Err(BinaryError::Overwritten { mapped })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 pub(super) struct Binary {
     segments: Segments,
     symbols: ElfSymbols,
@@ -56,11 +68,7 @@ pub(super) struct Binary {
 impl Binary {
     pub(super) fn open(file: &File, options: &BinaryOptions<'_>) -> Result<Self, BinaryError> {
         let main = Elf::read(file)?;
-        if let Some(mapped) = options.build_id
-            && main.build_id != Some(mapped)
-        {
-            return Err(BinaryError::Overwritten { mapped });
-        }
+        options.check_identity(&main)?;
         let path = Path::new(options.path);
         let wants_debug_file = main.section(".symtab").is_none() || !dwarf::has_dwarf(&main);
         let found = wants_debug_file.then(|| debug_file::find(&main, path, options.debug_dirs));

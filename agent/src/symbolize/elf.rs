@@ -40,6 +40,7 @@ struct Segment {
     offset: u64,
     file_size: u64,
     address: u64,
+    memory_size: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +76,15 @@ impl Segments {
         self.0.iter().find_map(|segment| {
             let within = offset.checked_sub(segment.offset)?;
             (within < segment.file_size).then(|| segment.address.wrapping_add(within))
+        })
+    }
+
+    /// Whether all addresses from `start` to before `end` are in one segment, be it in the
+    /// part that the file has nothing for (.bss).
+    pub(super) fn contain(&self, start: u64, end: u64) -> bool {
+        self.0.iter().any(|segment| {
+            let ends = segment.address.checked_add(segment.memory_size);
+            segment.address <= start && ends.is_some_and(|segment_end| end <= segment_end)
         })
     }
 }
@@ -211,7 +221,8 @@ fn read_segments(
         match header.p_type.get(LITTLE) {
             elf::PT_LOAD => {
                 let address = header.p_vaddr.get(LITTLE);
-                loaded.push(Segment { offset, file_size, address });
+                let memory_size = header.p_memsz.get(LITTLE);
+                loaded.push(Segment { offset, file_size, address, memory_size });
             }
             elf::PT_NOTE => notes.push((offset, file_size)),
             _ => {}
@@ -329,9 +340,12 @@ mod tests {
     #[test]
     fn offset_outside_all_segments_has_no_address() {
         let segments = Segments(vec![
-            Segment { offset: 0, file_size: 0x100, address: 0x40_0000 },
-            Segment { offset: 0x1000, file_size: 0x100, address: 0x40_2000 },
+            Segment { offset: 0, file_size: 0x100, address: 0x40_0000, memory_size: 0x100 },
+            Segment { offset: 0x1000, file_size: 0x100, address: 0x40_2000, memory_size: 0x180 },
         ]);
+        assert!(segments.contain(0x40_2100, 0x40_2180), "without a place in the file");
+        assert!(!segments.contain(0x40_2100, 0x40_2181));
+        assert!(!segments.contain(0x40_00ff, 0x40_2001));
         assert_eq!(segments.address_of(0xff), Some(0x40_00ff));
         assert_eq!(segments.address_of(0x100), None);
         assert_eq!(segments.address_of(0x1010), Some(0x40_2010));

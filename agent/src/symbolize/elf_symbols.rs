@@ -19,7 +19,7 @@ use super::name_file::{NameFile, NameReader};
 use super::symbol_table::{End, NameOffset, RawSymbol, SymbolTable, SymbolTableBuilder};
 
 /// How far a symbol table is read; it is not kept. Chromium's takes 30 MiB.
-const MAX_TABLE_BYTES: u64 = 256 << 20;
+pub(super) const MAX_TABLE_BYTES: u64 = 256 << 20;
 /// Fedora's largest are about 2 MiB, compressed, with names.
 const MAX_MINIDEBUGINFO_BYTES: u64 = 24 << 20;
 /// What decoding xz may use; Fedora uses less than 10 MiB.
@@ -159,7 +159,7 @@ impl Reader {
 }
 
 /// `memcpy` rather than `__memcpy`.
-fn underscores(name: &[u8]) -> u8 {
+pub(super) fn underscores(name: &[u8]) -> u8 {
     let count = if name.starts_with(b"_Z") || name.starts_with(b"_R") {
         0
     } else {

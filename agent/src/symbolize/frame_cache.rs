@@ -24,6 +24,8 @@ pub(super) enum Space {
     Kernel(u32),
     /// Offsets in the file of this number.
     Object(u32),
+    /// Addresses (svma) of data in the file of this number.
+    Data(u32),
     /// A process's generated code, in the given state.
     Jit { process: u32, generation: u32 },
 }

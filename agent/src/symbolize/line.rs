@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
+use super::data_symbols::DataSymbol;
+
 /// A function of the source. Equal functions of one [`Symbolizer`](super::Symbolizer)
 /// share one allocation as long as any of their lines is alive, so that a caller can
 /// tell them apart by address.
@@ -78,6 +80,19 @@ impl Functions {
         let key = Arc::clone(&function.system_name);
         self.by_name.entry(key).or_default().push(Arc::clone(&function));
         function
+    }
+
+    /// Data, stored like a function. Its offset is a part of both names: `table+0x10` is
+    /// another thing than `table`.
+    pub(super) fn intern_data(&mut self, symbol: &DataSymbol) -> Arc<Function> {
+        let DataSymbol { name, offset } = symbol;
+        if *offset == 0 {
+            return self.intern(name, None, None);
+        }
+        let system_name = String::from_utf8_lossy(clip(name));
+        let readable = demangle(&system_name);
+        let readable = format!("{}+{offset:#x}", readable.as_deref().unwrap_or(&system_name));
+        self.intern(format!("{system_name}+{offset:#x}").as_bytes(), Some(&readable), None)
     }
 
     /// Forgets the functions that no line refers to any more.

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | kernel | `/proc/kallsyms` |
 //! | ELF | DWARF (inlined functions and lines) by blazesym, from the file or its separate debug file; `.symtab`, `.gnu_debugdata`, `.dynsym` |
+//! | data | `.symtab`, `.dynsym`, of the separate debug file as well |
 //! | vDSO | the symbols of the image in our own memory |
 //! | JIT | `/tmp/perf-PID.map` and jitdump files |
 //!
@@ -18,6 +19,7 @@
 
 mod binaries;
 mod binary;
+mod data_symbols;
 mod debug_file;
 mod dwarf;
 mod dwarf_nesting;
@@ -47,6 +49,7 @@ pub use self::stats::SymbolizeStats;
 pub(crate) use self::vdso::read as vdso_image;
 
 use self::binaries::{Binaries, Identity};
+use self::data_symbols::MAX_ADDRESSES;
 use self::frame_cache::{FrameCache, FrameKey, Space};
 use self::jit::Jits;
 use self::kernel::Kernel;
@@ -238,6 +241,37 @@ impl Symbolizer {
         self.stats.count_resolved(&resolved);
         self.shrink(None);
         resolved
+    }
+
+    /// Names data: for each address in the file (svma), in order, what lies there, as
+    /// `table_lock` or, within it, `table_lock+0x10`; nothing if unknown. Of many addresses that
+    /// are asked for the first time some stay without a name until the next time.
+    pub fn data(&mut self, object: &Arc<ObjectFile>, svmas: &[u64]) -> Vec<Option<Arc<str>>> {
+        let Some(identity) = Identity::of(object) else { return vec![None; svmas.len()] };
+        let space = Space::Data(self.binaries.number(identity));
+        let key = |address| FrameKey { space, address };
+        let mut missing: Vec<u64> = svmas.to_vec();
+        missing.retain(|svma| self.frames.get(key(*svma)).is_none());
+        missing.truncate(MAX_ADDRESSES);
+        if !missing.is_empty()
+            && let Some(found) =
+                self.binaries.data(identity, object, &missing, &self.config, &mut self.stats)
+        {
+            for (svma, symbol) in missing.into_iter().zip(found) {
+                let lines = match symbol {
+                    Some(symbol) => Arc::new([Line::named(self.functions.intern_data(&symbol))]),
+                    None => Arc::clone(&self.unresolved),
+                };
+                self.frames.insert(key(svma), lines);
+            }
+        }
+        let mut name = |svma: &u64| {
+            let lines = self.frames.get(key(*svma))?;
+            lines.first().map(|line| Arc::clone(&line.function.name))
+        };
+        let names = svmas.iter().map(&mut name).collect();
+        self.shrink(None);
+        names
     }
 
     /// Whether kernel frames can be named, and what to do if not.

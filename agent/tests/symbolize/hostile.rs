@@ -16,6 +16,7 @@ fn resolve_everything(object: &Arc<ObjectFile>, len: usize) -> Symbolizer {
     let offsets: Vec<u64> = (0..len as u64 + 64).step_by(61).collect();
     let mut symbolizer = symbolizer();
     assert_eq!(symbolizer.object(object, &offsets).len(), offsets.len());
+    assert_eq!(symbolizer.data(object, &offsets).len(), offsets.len());
     symbolizer.trim();
     symbolizer
 }

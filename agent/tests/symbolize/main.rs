@@ -5,8 +5,10 @@
 
 mod binary;
 mod cache;
+mod data;
 mod debug_files;
 mod elf;
 mod hostile;
 mod jit;
 mod kernel;
+mod loaded;

@@ -164,8 +164,11 @@ mod tests {
             holders: vec![HolderTotals { stack: names(&["unlock", "slow"]), ..Default::default() }],
             ..LockTotals::default()
         };
-        let text = text(&LockReport { locks: vec![lock] }, 0, None);
+        let symbol = Some("table_lock".to_owned());
+        let named = LockTotals { symbol, waiters: Vec::new(), holders: Vec::new(), ..lock.clone() };
+        let text = text(&LockReport { locks: vec![lock, named] }, 0, None);
         assert!(text.contains("#1 0x10, futex in server (pid 7): 3 s in 1,200 waits"), "{text}");
+        assert!(text.contains("#2 table_lock at 0x10, futex in server (pid 7): 3 s"), "{text}");
         assert!(text.contains("a, b, c +1"), "{text}");
         assert!(text.contains("  lock < request\n"), "{text}");
         assert!(text.contains("unlock < slow\n"), "{text}");
