@@ -145,12 +145,14 @@ const fn bounded(value: u64, most: u64) -> u64 {
 pub struct Release {
     /// The lock.
     pub address: u64,
-    /// The process of the thread that was woken.
+    /// The process of the thread that was woken; 0 for the kernel's locks.
     pub pid: u32,
     /// That thread.
     pub tid: u32,
     /// When, on CLOCK_MONOTONIC: the end of that thread's wait.
     pub time_ns: u64,
+    /// Of a lock of the kernel: see [`LockFlags`].
+    pub kernel_lock_flags: u32,
 }
 
 impl Release {
@@ -161,6 +163,7 @@ impl Release {
         detail[0] = self.address;
         detail[1] = self.pid as u64 | (self.tid as u64) << 32;
         detail[2] = self.time_ns;
+        detail[3] = self.kernel_lock_flags as u64;
         detail
     }
 
@@ -171,6 +174,7 @@ impl Release {
             pid: detail[1] as u32,
             tid: (detail[1] >> 32) as u32,
             time_ns: detail[2],
+            kernel_lock_flags: detail[3] as u32,
         }
     }
 }
@@ -240,7 +244,7 @@ mod tests {
 
     #[test]
     fn detail_reads_back() {
-        let release = Release { address: 1, pid: 2, tid: 3, time_ns: 4 };
+        let release = Release { address: 1, pid: 2, tid: 3, time_ns: 4, kernel_lock_flags: 5 };
         assert_eq!(Release::from_detail(&release.to_detail()), release);
     }
 }

@@ -156,7 +156,8 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
         return;
     }
     let weight = weight.unwrap_or(Weight { value: 0, count: 0 });
-    let release = Release { address, pid: key.pid, tid, time_ns: now_ns };
+    let kernel_lock_flags = thread.kernel_lock_flags;
+    let release = Release { address, pid: key.pid, tid, time_ns: now_ns, kernel_lock_flags };
     // Of a futex, what the kernel does is the same for all.
     let kernel = if is_of_kernel { Some(ctx) } else { None };
     sample(PROGRAM, kernel, Kind::Release, weight, release.to_detail());

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use everflame_agent_common::event::Kind;
-use everflame_agent_common::lock::Release;
+use everflame_agent_common::lock::{LockKey, Release, is_of_kernel};
 use everflame_agent_common::unwind::Stop;
 use everflame_agent_common::wait::{FLAG_RUN_QUEUE, Wait};
 use foldhash::fast::RandomState;
@@ -81,9 +81,15 @@ pub struct WaitKey {
     pub syscall: i64,
     /// The address of the futex that it was on, or released; 0 for none.
     pub futex: u64,
+    /// The same of a lock of the kernel.
+    pub kernel_lock: u64,
+    /// What the kernel says of that lock; see [`LockFlags`].
+    ///
+    /// [`LockFlags`]: everflame_agent_common::lock::LockFlags
+    pub kernel_lock_flags: u32,
     /// The operation of a `futex` call, with its flags.
     pub operation: u32,
-    /// Of waits on a futex: the greatest power of two that its length is not below, in
+    /// Of waits for a lock: the greatest power of two that its length is not below, in
     /// nanoseconds. Otherwise 0.
     pub length: u64,
 }
@@ -94,20 +100,35 @@ impl WaitKey {
         let futex = if is_futex { wait.arguments[0] } else { 0 };
         let is_run_queue = wait.flags & FLAG_RUN_QUEUE != 0;
         let length_ns = wait.end_ns.saturating_sub(wait.start_ns);
-        let has_length = futex != 0 && !is_run_queue && length_ns > 0;
+        let kernel_lock = if is_run_queue { 0 } else { wait.kernel_lock };
+        let has_length = (futex != 0 || kernel_lock != 0) && !is_run_queue && length_ns > 0;
         let operation = if wait.syscall == libc::SYS_futex { wait.arguments[1] } else { 0 };
         Self {
             state: wait.state,
             is_run_queue,
             syscall: wait.syscall,
             futex,
+            kernel_lock,
+            kernel_lock_flags: if kernel_lock == 0 { 0 } else { wait.kernel_lock_flags },
             operation: operation as u32,
             length: if has_length { 1 << length_ns.ilog2() } else { 0 },
         }
     }
 
     fn of_release(release: &Release) -> Self {
-        Self { syscall: -1, futex: release.address, ..Self::default() }
+        let key = Self { syscall: -1, ..Self::default() };
+        if is_of_kernel(release.address) {
+            let kernel_lock_flags = release.kernel_lock_flags;
+            Self { kernel_lock: release.address, kernel_lock_flags, ..key }
+        } else {
+            Self { futex: release.address, ..key }
+        }
+    }
+
+    /// The address of the lock that it was for, or released; 0 for none. The kernel's has
+    /// precedence: a futex call may have to wait for one of those.
+    pub fn lock(&self) -> u64 {
+        if self.kernel_lock == 0 { self.futex } else { self.kernel_lock }
     }
 }
 
@@ -158,8 +179,8 @@ pub struct Window {
     pub samples: u64,
     /// Of these, samples of waits.
     pub waits: u64,
-    /// And samples of releases of locks.
-    pub releases: u64,
+    /// And samples of releases of locks, and of CPUs that spin for one.
+    pub locks: u64,
     /// User stacks by why they end; indexed by [`Stop`].
     pub user_stops: [u64; Stop::ALL.len()],
     /// Kernel stacks by why they end.
@@ -195,8 +216,8 @@ impl Aggregator {
         locate: impl FnOnce(&mut Process, u64) -> Option<DataPlace>,
     ) {
         self.window.samples += 1;
-        self.window.waits += u64::from(sample.wait.is_some());
-        self.window.releases += u64::from(sample.release.is_some());
+        self.window.waits += u64::from(matches!(sample.kind, Kind::OffCpu | Kind::Waiting));
+        self.window.locks += u64::from(matches!(sample.kind, Kind::Release | Kind::Spinning));
         self.window.user_stops[sample.user_stop as usize] += 1;
         self.window.kernel_stops[sample.kernel_stop as usize] += 1;
         let user = sample
@@ -246,13 +267,16 @@ impl Aggregator {
             });
         }
         if let Some(release) = sample.release {
-            self.contention.release((release.pid, release.address), release.time_ns, key);
+            let lock = LockKey::new(release.address, release.pid);
+            self.contention.release(lock, release.time_ns, key);
         } else if let Some(wait) = sample.wait
-            && let Some(WaitKey { futex: 1.., is_run_queue: false, .. }) = key.wait
+            && key.kind == Kind::OffCpu
+            && let Some(address @ 1..) =
+                key.wait.filter(|wait| !wait.is_run_queue).map(|w| w.lock())
         {
             // One that was reported in part begins where that part ended.
             let begin_ns = wait.start_ns.max(wait.end_ns.saturating_sub(sample.value));
-            let lock = (sample.pid, wait.arguments[0]);
+            let lock = LockKey::new(address, sample.pid);
             let (waiter, end_ns) = (key, wait.end_ns);
             let process = index;
             self.window.stack_bytes += size_of::<LockWait>();

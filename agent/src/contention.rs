@@ -7,17 +7,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use everflame_agent_common::lock::LockKey;
 use foldhash::fast::RandomState;
 
 use crate::aggregate::{StackKey, Totals};
 
-/// A lock: its process and the address of its futex.
-type LockId = (u32, u64);
-
 /// The waits for locks and the releases in one window of time.
 #[derive(Debug, Default)]
 pub(crate) struct Contention {
-    releases: HashMap<LockId, Vec<(u64, Arc<StackKey>)>, RandomState>,
+    releases: HashMap<LockKey, Vec<(u64, Arc<StackKey>)>, RandomState>,
     waits: Vec<LockWait>,
 }
 
@@ -26,7 +24,7 @@ pub(crate) struct Contention {
 pub(crate) struct LockWait {
     /// The process, as an index that the caller understands.
     pub process: usize,
-    pub lock: LockId,
+    pub lock: LockKey,
     pub waiter: Arc<StackKey>,
     /// On CLOCK_MONOTONIC.
     pub begin_ns: u64,
@@ -46,7 +44,7 @@ pub(crate) struct Part {
 }
 
 impl Contention {
-    pub(crate) fn release(&mut self, lock: LockId, time_ns: u64, by: Arc<StackKey>) {
+    pub(crate) fn release(&mut self, lock: LockKey, time_ns: u64, by: Arc<StackKey>) {
         self.releases.entry(lock).or_default().push((time_ns, by));
     }
 
@@ -122,12 +120,12 @@ mod tests {
     fn parts(value: u64, releases: &[(u64, u32)]) -> Vec<(Option<u32>, u64, u64)> {
         let mut contention = Contention::default();
         for (time_ns, tid) in releases {
-            contention.release((1, 8), *time_ns, stack(*tid));
+            contention.release(LockKey::new(8, 1), *time_ns, stack(*tid));
         }
-        contention.release((1, 16), 150, stack(99));
+        contention.release(LockKey::new(16, 1), 150, stack(99));
         contention.wait(LockWait {
             process: 0,
-            lock: (1, 8),
+            lock: LockKey::new(8, 1),
             waiter: stack(7),
             begin_ns: 100,
             end_ns: 200,

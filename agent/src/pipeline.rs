@@ -248,9 +248,9 @@ fn symbolize(
         let symbols = Symbols::resolve(&window, &mut symbolizer);
         symbolizer.trim();
         let of_kinds = [
-            (Kind::Cpu, window.samples - window.waits - window.releases),
+            (Kind::Cpu, window.samples - window.waits - window.locks),
             (Kind::OffCpu, window.waits),
-            (Kind::Lock, window.releases),
+            (Kind::Lock, window.locks),
         ];
         for (kind, samples) in of_kinds.into_iter().filter(|(_, samples)| *samples > 0) {
             metrics.samples.get_or_create(&KindLabels { kind: kind.name() }).inc_by(samples);
@@ -314,6 +314,8 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         (Program::SwitchIn, &waits.switch_in),
         (Program::Waking, &waits.waking),
         (Program::Waiting, &waits.waiting),
+        (Program::LockBegin, &waits.lock_begin),
+        (Program::LockEnd, &waits.lock_end),
     ];
     for (program, stats) in others.into_iter().filter(|(_, stats)| stats.runs > 0) {
         metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
@@ -323,10 +325,11 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
         metrics.set_lost_samples(Kind::OffCpu.name(), cpu, ended + going_on);
     }
-    for (cpu, &lost) in waits.waking.ring_full.iter().enumerate() {
+    for cpu in 0..waits.waking.ring_full.len() {
+        let lost = waits.of_locks().filter_map(|stats| stats.ring_full.get(cpu)).sum();
         metrics.set_lost_samples(Kind::Lock.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
     }
-    raise_to(&metrics.untracked_threads, waits.switch_out.untracked);
+    raise_to(&metrics.untracked_threads, waits.untracked());
     raise_to(&metrics.waiting_errors, waits.waiting_errors);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);

@@ -34,7 +34,8 @@ pub struct LockTotals {
     /// Its name, where it is a variable of the program (`table_lock`, `table+0x10`); of one
     /// without an address the function that wants it.
     pub symbol: Option<String>,
-    /// `futex`, `kernel`.
+    /// `futex`, or of the kernel's own `mutex`, `rwsem`, `spinlock` ..., and `kernel` where that
+    /// is not known.
     pub kind: String,
     /// The process, if the profile says so.
     pub pid: Option<String>,
@@ -100,8 +101,8 @@ impl HolderTotals {
     }
 }
 
-/// The kind of the kernel's own locks.
-const KERNEL: &str = "kernel";
+/// The kind of locks of programs; all others are the kernel's own.
+const FUTEX: &str = "futex";
 
 /// What makes two waits waits for the same lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -144,7 +145,7 @@ pub fn locks(profile: &Profile) -> LockReport {
         let view = view(sample);
         let (waits, wait_ns) = (value(sample, count), value(sample, delay));
         let key = view.key();
-        words.insert((view.pid.clone(), view.address.clone()), key.clone());
+        words.insert(view.word(), key.clone());
         let lock = locks.entry(key).or_default();
         lock.kind.clone_from(&view.kind);
         lock.comm.clone_from(&view.comm);
@@ -158,8 +159,9 @@ pub fn locks(profile: &Profile) -> LockReport {
     }
     for sample in on_side("holder") {
         let view = view(sample);
-        let word = (view.pid.clone(), view.address.clone());
-        let Some(lock) = words.get(&word).and_then(|key| locks.get_mut(key)) else { continue };
+        let Some(lock) = words.get(&view.word()).and_then(|key| locks.get_mut(key)) else {
+            continue;
+        };
         lock.name(view.symbol);
         let (stack, threads) = (Vec::new(), BTreeSet::from([view.thread]));
         let (hold_ns, releases) = (value(sample, delay), value(sample, count));
@@ -304,10 +306,18 @@ impl View {
         }
     }
 
-    /// The kernel's locks are not one process's.
+    /// The process whose lock it is; the kernel's are nobody's.
+    fn process(&self) -> &str {
+        if self.kind == FUTEX { &self.pid } else { "" }
+    }
+
+    /// What its waiters sleep on.
+    fn word(&self) -> (String, String) {
+        (self.process().to_owned(), self.address.clone())
+    }
+
     fn key(&self) -> Key {
-        let pid = if self.kind == KERNEL { "" } else { self.pid.as_str() };
-        (pid.to_owned(), self.identity())
+        (self.process().to_owned(), self.identity())
     }
 
     fn identity(&self) -> Identity {

@@ -64,7 +64,7 @@ impl Sample {
             kind,
             value: header.value,
             count: header.count,
-            wait: matches!(kind, Kind::OffCpu | Kind::Waiting)
+            wait: matches!(kind, Kind::OffCpu | Kind::Waiting | Kind::Spinning)
                 .then(|| Wait::from_detail(&header.detail)),
             release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,

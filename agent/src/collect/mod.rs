@@ -274,6 +274,8 @@ impl Collector {
                 switch_out: self.bpf.program_stats(Program::SwitchOut)?,
                 switch_in: self.bpf.program_stats(Program::SwitchIn)?,
                 waking: self.bpf.program_stats(Program::Waking)?,
+                lock_begin: self.bpf.program_stats(Program::LockBegin)?,
+                lock_end: self.bpf.program_stats(Program::LockEnd)?,
                 waiting: self.bpf.program_stats(Program::Waiting)?,
                 waiting_errors: self.waiting_errors,
             },

@@ -39,6 +39,10 @@ pub struct WaitStats {
     pub switch_in: ProgramStats,
     /// At wake-ups; it takes the samples of releases.
     pub waking: ProgramStats,
+    /// When the kernel waits for its own locks; samples of mutexes that it has spun for.
+    pub lock_begin: ProgramStats,
+    /// When it has got them; samples of CPUs that have spun.
+    pub lock_end: ProgramStats,
     /// For each task, when waits that go on are listed.
     pub waiting: ProgramStats,
     /// Times that they could not be listed.
@@ -48,7 +52,19 @@ pub struct WaitStats {
 impl WaitStats {
     /// Samples that found no room.
     pub fn lost(&self) -> u64 {
-        self.switch_in.lost() + self.waiting.lost() + self.waking.lost()
+        self.switch_in.lost()
+            + self.waiting.lost()
+            + self.of_locks().map(ProgramStats::lost).sum::<u64>()
+    }
+
+    /// Of the programs that follow locks only.
+    pub fn of_locks(&self) -> impl Iterator<Item = &ProgramStats> {
+        [&self.waking, &self.lock_begin, &self.lock_end].into_iter()
+    }
+
+    /// Threads and locks that could not be followed.
+    pub fn untracked(&self) -> u64 {
+        self.switch_out.untracked + self.of_locks().map(|stats| stats.untracked).sum::<u64>()
     }
 }
 
@@ -57,6 +73,8 @@ const SWITCH_IN: &str = "switch_in";
 const SWITCH_IN_KPROBE: &str = "switch_in_kprobe";
 const WAKING: &str = "waking";
 const WAITING: &str = "waiting";
+const LOCK_BEGIN: &str = "lock_begin";
+const LOCK_END: &str = "lock_end";
 
 /// Compilers give it other names when they specialise it.
 const FINISH_TASK_SWITCH: [&str; 2] = ["finish_task_switch", "finish_task_switch.isra.0"];
@@ -66,6 +84,8 @@ pub(super) struct WaitPrograms {
     switch_in: SwitchIn,
     /// If locks are followed.
     waking: Option<Result<(), BpfError>>,
+    /// Likewise; both programs or none.
+    kernel_locks: Option<Result<(), BpfError>>,
     waiting: Result<(), BpfError>,
 }
 
@@ -92,9 +112,13 @@ impl WaitPrograms {
             }
         };
         let waking = config.locks.then(|| load_tracepoint(ebpf, WAKING, "sched_waking", &types));
+        let kernel_locks = config.locks.then(|| {
+            load_tracepoint(ebpf, LOCK_BEGIN, "contention_begin", &types)?;
+            load_tracepoint(ebpf, LOCK_END, "contention_end", &types)
+        });
         let waiting = program(ebpf, WAITING)
             .and_then(|program: &mut Iter| program.load("task", &types).map_err(refused(WAITING)));
-        Ok(Self { switch_in, waking, waiting })
+        Ok(Self { switch_in, waking, kernel_locks, waiting })
     }
 
     /// Attaches them, the one that begins a wait last.
@@ -112,6 +136,11 @@ impl WaitPrograms {
         }
         if let Some(Ok(())) = self.waking {
             self.waking = Some(attach_tracepoint(ebpf, WAKING));
+        }
+        if let Some(Ok(())) = self.kernel_locks {
+            let attached = attach_tracepoint(ebpf, LOCK_END)
+                .and_then(|()| attach_tracepoint(ebpf, LOCK_BEGIN));
+            self.kernel_locks = Some(attached);
         }
         attach_tracepoint(ebpf, SWITCH_OUT)
     }
@@ -133,10 +162,12 @@ impl WaitPrograms {
 
     /// Programs that the agent does without, and why.
     pub(super) fn refused(&self) -> impl Iterator<Item = (Program, &BpfError)> {
-        let waking = self.waking.as_ref().and_then(|waking| waking.as_ref().err());
-        let waking = waking.map(|error| (Program::Waking, error));
+        let of_locks = [(Program::Waking, &self.waking), (Program::LockBegin, &self.kernel_locks)];
+        let of_locks = of_locks.into_iter().filter_map(|(program, state)| {
+            state.as_ref().and_then(|state| state.as_ref().err()).map(|error| (program, error))
+        });
         let waiting = self.waiting.as_ref().err().map(|error| (Program::Waiting, error));
-        waking.into_iter().chain(waiting)
+        of_locks.chain(waiting)
     }
 }
 

@@ -12,11 +12,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use everflame_agent_common::event::Kind;
+use everflame_agent_common::lock::LockFlags;
 use everflame_profile::kind::Kind as ProfileKind;
 use everflame_profile::{FunctionInfo, LabelValue, LocationId};
 
 use super::{Assembly, Map, ProcessProfile, Symbols, WindowTime, labels};
-use crate::aggregate::{ProcessWindow, StackKey, Totals, Window};
+use crate::aggregate::{ProcessWindow, StackKey, Totals, WaitKey, Window};
 use crate::wait::{is_condition_release, is_contention};
 
 /// Which threads the stacks of a profile of locks are of.
@@ -91,15 +92,15 @@ impl Locks {
         let names = Assembly::new(ProfileKind::Lock, &window.ranges, symbols, time);
         let is_kernel_thread = process.identity.is_kernel_thread;
         let mut found = Self { waits: HashSet::new(), words: HashMap::default() };
-        for key in process.stacks.keys().filter(|key| key.kind == Kind::OffCpu) {
-            let Some(wait) = key.wait else { continue };
+        for key in process.stacks.keys() {
+            let Some(wait) = key.wait.filter(|_| key.kind != Kind::Release) else { continue };
             let (kernel, user) = (names.kernel_names(key), names.user_names(key));
             let skipped = crate::wait::scheduler_frames(kernel.iter().copied());
             let is_lock = is_contention(&wait, is_kernel_thread, &kernel[skipped..], &user);
             if is_lock {
                 found.waits.insert(place(key));
             }
-            if wait.futex != 0 && !wait.is_run_queue {
+            if wait.lock() == wait.futex && wait.futex != 0 && !wait.is_run_queue {
                 *found.words.entry(wait.futex).or_default() |= is_lock;
             }
         }
@@ -123,6 +124,7 @@ impl Locks {
             let Some(wait) = key.wait.filter(|_| key.kind == Kind::Release) else { continue };
             // A wake-up of a thread that waits for work is not the release of a lock.
             let is_lock = match self.words.get(&wait.futex) {
+                _ if wait.kernel_lock != 0 => true,
                 Some(is_lock) => *is_lock,
                 None => !is_condition_release(&assembly.user_names(key)),
             };
@@ -140,13 +142,15 @@ impl Locks {
             .contention
             .iter()
             .filter(|((waiter, _), _)| self.waits.contains(&place(waiter)));
-        // Who releases the kernel's own locks is not known.
-        let of_kernel = process.stacks.iter().filter(|(key, _)| {
-            key.wait.is_some_and(|wait| wait.futex == 0) && self.waits.contains(&place(key))
+        // Who has released it is not known of a lock that a CPU spins for, nor where the kernel
+        // does not say which lock it is.
+        let nobodys = process.stacks.iter().filter(|(key, _)| {
+            let is_divided = key.wait.is_some_and(|wait| wait.lock() != 0);
+            (key.kind == Kind::Spinning || !is_divided) && self.waits.contains(&place(key))
         });
         let parts = parts
             .map(|((waiter, releaser), totals)| (waiter, releaser.as_ref(), totals))
-            .chain(of_kernel.map(|(key, totals)| (key, None, totals)));
+            .chain(nobodys.map(|(key, totals)| (key, None, totals)));
         let mut samples = 0;
         for (waiter, releaser, totals) in parts {
             let mut stack = Vec::new();
@@ -175,7 +179,7 @@ impl Assembly<'_> {
     ) {
         let thread = key.thread_name.to_string_lossy();
         let wait = key.wait.unwrap_or_default();
-        let address = format!("{:#x}", wait.futex);
+        let address = format!("{:#x}", wait.lock());
         let pid = process.pid.to_string();
         let mut labels = vec![
             ("side", LabelValue::Str(side.name())),
@@ -183,12 +187,12 @@ impl Assembly<'_> {
             ("comm", LabelValue::Str(&process.name)),
             ("tid", LabelValue::Num(i64::from(key.tid), "")),
             ("thread", LabelValue::Str(&thread)),
-            ("lock_kind", LabelValue::Str(if wait.futex == 0 { "kernel" } else { "futex" })),
+            ("lock_kind", LabelValue::Str(lock_kind(&wait))),
         ];
-        if wait.futex != 0 {
+        if wait.lock() != 0 {
             labels.push(("lock", LabelValue::Str(&address)));
         }
-        let place = process.futexes.get(&wait.futex).and_then(Option::as_ref);
+        let place = process.futexes.get(&wait.lock()).and_then(Option::as_ref);
         let symbols = self.symbols;
         if let Some(name) = place.and_then(|place| symbols.data_name(place)) {
             labels.push(("lock_symbol", LabelValue::Str(name)));
@@ -211,6 +215,15 @@ impl Assembly<'_> {
             start_line: 0,
         });
         self.builder.location(None, 0, &[(function, 0)])
+    }
+}
+
+/// What kind of lock it is; the kernel's own names for its locks, `kernel` where it gives none.
+fn lock_kind(wait: &WaitKey) -> &'static str {
+    match (wait.kernel_lock, wait.futex) {
+        (1.., _) => LockFlags(wait.kernel_lock_flags).kind(),
+        (0, 1..) => "futex",
+        (0, 0) => "kernel",
     }
 }
 

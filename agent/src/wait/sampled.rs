@@ -30,6 +30,9 @@ pub fn is_contention(
     kernel: &[&str],
     user: &[&str],
 ) -> bool {
+    if key.kernel_lock != 0 {
+        return true;
+    }
     let wait = wait(key, is_kernel_thread);
     is_lock_contention(&wait, classify(&wait, kernel), user)
 }
@@ -61,8 +64,16 @@ pub fn scheduler_frames<'a>(kernel: impl IntoIterator<Item = &'a str>) -> usize 
 mod tests {
     use super::*;
 
-    const SLEEPING: WaitKey =
-        WaitKey { state: 1, is_run_queue: false, syscall: -1, futex: 0, operation: 0, length: 0 };
+    const SLEEPING: WaitKey = WaitKey {
+        state: 1,
+        is_run_queue: false,
+        syscall: -1,
+        futex: 0,
+        kernel_lock: 0,
+        kernel_lock_flags: 0,
+        operation: 0,
+        length: 0,
+    };
 
     #[test]
     fn reason_is_that_of_the_part() {
