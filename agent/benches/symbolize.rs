@@ -7,13 +7,13 @@
 use std::error::Error;
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use everflame_agent::object::{BuildId, ObjectFile, ObjectKind};
 use everflame_agent::symbolize::{Line, SymbolizeConfig, Symbolizer};
-use object::{Object, ObjectSection, SectionKind};
+use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
 /// Distinct frames; so many fit the default budget even if all have inlined calls.
 const FRAMES: usize = 10_000;
@@ -22,8 +22,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     // cargo passes `--bench`.
     let file = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let path = file.map_or_else(std::env::current_exe, |file| Ok(PathBuf::from(file)))?;
+    bench_data(&path)?;
     bench_object(path)?;
     bench_kernel()
+}
+
+fn bench_data(path: &Path) -> Result<(), Box<dyn Error>> {
+    let bytes = fs::read(path)?;
+    let parsed = object::File::parse(&*bytes)?;
+    let build_id = parsed.build_id()?.and_then(BuildId::new);
+    let is_data = |symbol: &object::Symbol<'_, '_>| {
+        symbol.kind() == SymbolKind::Data && symbol.is_definition() && symbol.size() > 0
+    };
+    let data: Vec<u64> = parsed
+        .symbols()
+        .chain(parsed.dynamic_symbols())
+        .filter(is_data)
+        .map(|symbol| symbol.address())
+        .collect();
+    report("data_symbols", data.len() as f64, "symbols");
+    let kind = ObjectKind::Elf { file: Some(File::open(path)?) };
+    let path = path.to_string_lossy().into_owned();
+    let object = Arc::new(ObjectFile { path, build_id, kind });
+    let mut symbolizer = Symbolizer::new(SymbolizeConfig::default());
+    let started = Instant::now();
+    let named = symbolizer.data(&object, &data[..data.len().min(1)]);
+    report("data_cold_ms", started.elapsed().as_secs_f64() * 1e3, "ms");
+    report("data_named", named.iter().flatten().count() as f64, "symbols");
+    report("data_cache_bytes", symbolizer.stats().cache_bytes as f64, "bytes");
+    Ok(())
 }
 
 fn bench_object(path: PathBuf) -> Result<(), Box<dyn Error>> {
