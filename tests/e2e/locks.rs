@@ -192,6 +192,43 @@ fn locks_of_other_languages_are_seen() {
     }
 }
 
+/// What the kernel locks for a program: the directory in which several create files.
+#[test]
+fn locks_of_the_kernel_have_kind_address_and_holder() {
+    let Some(_turn) = take_turn() else { return };
+    let dir = TempDir::new().unwrap();
+    let output = dir.path().join("locks.json");
+    let command = waits::create_files(dir.path(), 4, DURATION);
+    let mut locks = everflame();
+    locks.args(["locks", "--duration", "300s", "-o"]).arg(&output);
+    locks.arg("--").arg(command.get_program()).args(command.get_args());
+    let threads = Program::start(&mut locks).finish().threads();
+    let report: Value = serde_json::from_slice(&std::fs::read(&output).unwrap()).unwrap();
+
+    let mut findings = Findings::new();
+    let first = &report["locks"][0];
+    findings.note(first["kind"] == "rwsem", format!("kind: {}", first["kind"]));
+    let address = first["address"].as_str().unwrap_or_default();
+    findings.note(address.starts_with("0xffff"), format!("address: {address}"));
+    // They wait for nothing else.
+    let waiting = threads.iter().map(|it| (it.wall_ns - it.cpu_ns - it.run_delay_ns) as f64);
+    let waiting: f64 = waiting.sum();
+    let wait_ns = first["wait_ns"].as_f64().unwrap();
+    findings.within("directory: wait", wait_ns, waiting, 0.05 * waiting);
+    for (side, key) in [("waiters", "wait_ns"), ("holders", "hold_ns")] {
+        let (own, all) = sums(&first[side], key, "create_and_remove");
+        let (listing, _) = sums(&first[side], key, "list");
+        findings.share(&format!("directory: {side} that use it"), own + listing, all, 0.99);
+        findings.share(&format!("directory: {side} that list it"), listing, all, 0.05);
+        findings.share(&format!("directory: {side} of all waiting"), all, waiting, 0.85);
+    }
+    let leaves =
+        first["holders"].as_array().unwrap().iter().filter_map(|it| it["stack"][0].as_str());
+    let strange: Vec<_> =
+        leaves.filter(|leaf| leaf.contains("bpf") || leaf.contains('[')).collect();
+    findings.note(strange.is_empty(), format!("leaves of holders: {strange:?}"));
+}
+
 /// Their waiters sleep on words of their own.
 #[test]
 fn locks_that_park_threads_are_known_by_the_place_that_wants_them() {

@@ -23,7 +23,7 @@ use crate::aggregate::{Frame, MappedRange, ProcessWindow, StackKey, Totals, Wind
 use crate::object::{BuildId, ObjectFile, ObjectKind};
 use crate::process::{DataPlace, kernel_build_id};
 use crate::symbolize::{Line, Symbolizer};
-use crate::wait::{self, scheduler_frames};
+use crate::wait::{self, scheduler_frames, tracepoint_frames};
 
 pub use locks::{NOT_RELEASED, RELEASED_BY, Side};
 
@@ -292,11 +292,12 @@ impl<'a> Assembly<'a> {
         self.builder.sample(&stack, &values, &labels);
     }
 
-    /// The frames of a stack, leaf first, but for those of the scheduler.
+    /// The frames of a stack, leaf first, but for those by which our programs came to run.
     fn stack(&mut self, key: &StackKey) -> Vec<LocationId> {
-        let skipped = match key.wait {
-            Some(_) => scheduler_frames(self.kernel_names(key)),
-            None => 0,
+        let skipped = match key.kind {
+            Kind::Cpu => 0,
+            Kind::OffCpu | Kind::Waiting => scheduler_frames(self.kernel_names(key)),
+            Kind::Release | Kind::Spinning => tracepoint_frames(self.kernel_names(key)),
         };
         let kernel = key.kernel.iter().skip(skipped).map(|&address| self.kernel_location(address));
         let mut stack: Vec<LocationId> = kernel.collect();

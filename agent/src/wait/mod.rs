@@ -31,7 +31,7 @@ pub use lock_use::{LockUse, is_condition_release, is_lock_contention, lock_use};
 pub use reason::{Reason, classify};
 pub(crate) use syscalls::FUTEX_WAIT;
 
-pub use sampled::{Labels, is_contention, labels, scheduler_frames};
+pub use sampled::{Labels, is_contention, labels, scheduler_frames, tracepoint_frames};
 
 /// Bits of the kernel's `task_struct.__state` (`include/linux/sched.h`), as `sched_switch` sees
 /// it. The same from Linux 4.14 to 6.18.

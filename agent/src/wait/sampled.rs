@@ -60,6 +60,19 @@ pub fn scheduler_frames<'a>(kernel: impl IntoIterator<Item = &'a str>) -> usize 
     above.map_or(0, |above| above + 1 + usize::from(names.next() == Some("schedule")))
 }
 
+/// How many of a kernel stack's first functions belong to a program of ours that was run at a
+/// tracepoint, rather than to what it was run in: all up to the tracepoint's own.
+#[must_use]
+pub fn tracepoint_frames<'a>(kernel: impl IntoIterator<Item = &'a str>) -> usize {
+    /// The program, its parts, and what the tracepoint calls.
+    const MAX_ABOVE: usize = 8;
+    const PASSED_THROUGH: [&str; 3] = ["__bpf_trace_", "__traceiter_", "__probestub_"];
+    let mut names = kernel.into_iter();
+    let above = names.by_ref().take(MAX_ABOVE).position(|name| name.starts_with("bpf_trace_run"));
+    let is_passed = |name: &&str| PASSED_THROUGH.iter().any(|begin| name.starts_with(begin));
+    above.map_or(0, |above| above + 1 + names.take_while(is_passed).count())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +104,13 @@ mod tests {
         assert_eq!(scheduler_frames(["__schedule", "do_exit"]), 1);
         assert_eq!(scheduler_frames(["schedule", "do_nanosleep"]), 0);
         assert_eq!(scheduler_frames([]), 0);
+    }
+
+    #[test]
+    fn programs_at_tracepoints_are_no_part_of_the_stack() {
+        let stack = ["", "", "bpf_trace_run1", "__bpf_trace_sched_wakeup_template", "up_write"];
+        assert_eq!(tracepoint_frames(stack), 4);
+        assert_eq!(tracepoint_frames(["bpf_trace_run2", "_raw_spin_lock"]), 1);
+        assert_eq!(tracepoint_frames(["up_write", "vfs_read"]), 0);
     }
 }
