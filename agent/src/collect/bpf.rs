@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use super::host::max_processes;
 use super::waits::{WaitConfig, WaitPrograms};
-use crate::kernel::{BtfError, lift_memlock_limit};
+use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
 
 /// The compiled programs of agent-ebpf.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
@@ -307,6 +307,16 @@ impl Bpf {
         };
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
         exec.chain(waits.into_iter().flatten()).chain(error)
+    }
+
+    /// Waits were asked for, but this kernel does not let them be followed.
+    pub(super) fn do_without_waits(&mut self, reason: BpfError) {
+        self.waits = Some(Err(reason));
+    }
+
+    /// How the ends of waits are seen; `None` if they are not followed.
+    pub(super) fn wait_end(&self) -> Option<WaitEnd> {
+        self.waits.as_ref()?.as_ref().ok().map(WaitPrograms::end)
     }
 
     /// Begins to follow waits, if that was asked for.
