@@ -22,7 +22,7 @@ fn without(program: Program) -> &'static str {
         Program::Cpu => Feature::PerfEventPrograms.without(),
         Program::Exec => "stacks end early in a program's first moments",
         // One is nothing without the other.
-        Program::SwitchOut | Program::SwitchIn => Feature::SwitchState.without(),
+        Program::SwitchOut | Program::SwitchIn => "waits and locks are not followed",
         Program::Waking => Feature::SchedWaking.without(),
         Program::Waiting => Feature::TaskIterator.without(),
     }
