@@ -23,7 +23,7 @@ use everflame_proto::v1::{Batch, Label, ProfileRecord};
 use thiserror::Error;
 use tracing::{debug, info};
 
-use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, WaitConfig, Waker};
+use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, WaitConfig, Waker, brief};
 use crate::export::Exporter;
 use crate::health::Health;
 use crate::metrics::{
@@ -112,8 +112,10 @@ impl Pipeline {
             });
         }
         for (program, error) in profiler.refused_programs() {
-            metrics.set_capability_off(&format!("program {}", program.name()), &chain(error));
+            metrics.set_capability_off(&format!("program {}", program.name()), &brief(error));
         }
+        let kinds = sampled(&config.kinds, profiler.wait_end().is_some());
+        info!(kinds, window = ?config.window, "sampling has begun");
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = sync_channel(1);
@@ -148,6 +150,16 @@ impl Pipeline {
         self.stop.store(true, Ordering::Relaxed);
         self.waker.wake();
     }
+}
+
+/// Those of the wanted kinds that there will be profiles of, for the log.
+fn sampled(wanted: &[Kind], waits_are_followed: bool) -> String {
+    let names: Vec<&str> = wanted
+        .iter()
+        .filter(|kind| waits_are_followed || !matches!(kind, Kind::OffCpu | Kind::Lock))
+        .map(|kind| kind.name())
+        .collect();
+    names.join(",")
 }
 
 /// The sampling thread.

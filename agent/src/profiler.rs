@@ -14,6 +14,7 @@ use crate::collect::{
     monotonic_ns, period_ns,
 };
 use crate::identity::{ProcessIdentity, identify};
+use crate::kernel::WaitEnd;
 use crate::process::{DataPlace, Mappings, Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
 use crate::target::{Target, TargetFilter};
@@ -113,6 +114,11 @@ impl Profiler {
     /// What drives the CPU samples, if any are taken.
     pub fn clock(&self) -> Option<Clock> {
         self.collector.clock()
+    }
+
+    /// How the ends of waits are seen; `None` if they are not followed.
+    pub fn wait_end(&self) -> Option<WaitEnd> {
+        self.collector.wait_end()
     }
 
     /// Samples until `deadline`, until woken, or until the window is full.

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use everflame_tests::program::{Agent, Running, Server, everflame, http_get, wait_for};
+use everflame_tests::program::{Agent, Running, Server, binary, everflame, http_get, wait_for};
 use everflame_tests::workload::workload;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -236,4 +236,37 @@ fn cpu_that_was_away_unseen_is_sampled_again() {
     let Some(_turn) = take_turn() else { return };
     // Off and on within less than the agent's second between two looks.
     check_cpu_is_sampled_after(|_, offline| drop(offline));
+}
+
+#[test]
+fn log_says_what_is_sampled_whatever_the_kinds() {
+    let Some(_turn) = take_turn() else { return };
+    let dir = TempDir::new().unwrap();
+    // The kernel's word on how the ends of waits are seen.
+    let asked = Command::new(binary("everflame-agent"))
+        .args(["capabilities", "--format", "json"])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    let end = report["waits"]["end"].as_str();
+    for kinds in ["cpu", "offcpu", "lock", "cpu,offcpu", "cpu,lock", "offcpu,lock"] {
+        let has = |kind| kinds.split(',').any(|each| each == kind);
+        let has_waits = has("offcpu") || has("lock");
+        if has_waits && end.is_none() {
+            continue;
+        }
+        // Nobody listens there: it is about the agent alone.
+        let agent = Agent::start("http://127.0.0.1:1", dir.path(), &["--kinds", kinds]);
+        let log = agent.process.log();
+        let line = |text: &str| log.lines().find(|line| line.contains(text));
+        let begun = line("sampling has begun").unwrap();
+        assert!(begun.contains(&format!("kinds=\"{kinds}\"")), "{begun}");
+        assert_eq!(line("sampling on-CPU stacks").is_some(), has("cpu"), "{kinds}:\n{log}");
+        let waits = line("following waits");
+        assert_eq!(waits.is_some(), has_waits, "{kinds}:\n{log}");
+        if let (Some(waits), Some(end)) = (waits, end) {
+            assert!(waits.contains(&format!("end=\"{end}\"")), "{waits}");
+            assert!(waits.contains(&format!("locks={}", has("lock"))), "{waits}");
+        }
+    }
 }

@@ -11,6 +11,8 @@ pub mod busy;
 pub mod cost;
 pub mod profile;
 pub mod program;
+pub mod stored;
+pub mod totals;
 pub mod waits;
 pub mod workload;
 

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use everflame_profile::{DecodeLimits, decode, pprof};
 
+use crate::waits::ThreadTruth;
+
 /// One sample with everything looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -75,4 +77,29 @@ pub fn samples(profile: &pprof::Profile) -> Vec<Sample> {
 /// The number of samples.
 pub fn total<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> i64 {
     samples.into_iter().map(|sample| sample.count).sum()
+}
+
+/// The samples of a thread.
+pub fn of_thread(samples: &[Sample], tid: u32) -> impl Iterator<Item = &Sample> + Clone {
+    let tid = tid.to_string();
+    samples.iter().filter(move |sample| sample.label("tid") == tid)
+}
+
+/// The samples of the span that a thread tells of: after it waited for the start.
+pub fn in_span<'a>(
+    samples: &'a [Sample],
+    thread: &ThreadTruth,
+) -> impl Iterator<Item = &'a Sample> + Clone {
+    of_thread(samples, thread.tid)
+        .filter(|sample| sample.has("party_thread") && !sample.has("wait_for_start"))
+}
+
+/// Whether the thread was ready, and only waited for a CPU.
+pub fn is_run_queue(sample: &&Sample) -> bool {
+    sample.label("reason") == "runqueue"
+}
+
+/// Sum of values, in nanoseconds.
+pub fn ns<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> f64 {
+    samples.into_iter().map(|sample| sample.value as f64).sum()
 }

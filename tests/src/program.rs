@@ -176,7 +176,7 @@ impl Agent {
             let after = log.split("metrics on http://").nth(1);
             let address = after.and_then(|rest| rest.split("/metrics").next());
             // Metrics are served before the kernel is asked for samples.
-            if let Some(address) = address.filter(|_| log.contains("sampling on-CPU stacks")) {
+            if let Some(address) = address.filter(|_| log.contains("sampling has begun")) {
                 break address.to_owned();
             }
             assert!(Instant::now() < deadline, "the agent does not start; it said:\n{log}");

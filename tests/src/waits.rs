@@ -58,6 +58,13 @@ pub fn waits(duration: Duration, file: &Path) -> Command {
     command
 }
 
+/// The same with two threads more: one computes all the time, one half of it.
+pub fn busy_waits(duration: Duration, file: &Path) -> Command {
+    let mut command = waits(duration, file);
+    command.arg("busy");
+    command
+}
+
 /// A lock with a slow holder.
 pub fn contention(lock: Lock, hold: Hold, duration: Duration) -> Command {
     let mut command = match lock {

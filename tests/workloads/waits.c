@@ -1,5 +1,5 @@
 /*
- * waits SECONDS FILE: five threads with known waits.
+ * waits SECONDS FILE [busy]: five threads with known waits, and two that compute.
  *
  *   sleeper            sleeps for 50 ms, again and again, in wait_in_sleep()
  *   reader             reads from a pipe, in wait_in_pipe(), that another process feeds every 20 ms
@@ -7,6 +7,12 @@
  *   mutex_a, mutex_b   keep a mutex for 5 and 3 ms, one of which they compute and the others sleep
  *                      in hold_mutex(); they wait for it in wait_in_mutex() and sleep for 1 ms in
  *                      between, in leave_mutex()
+ *
+ *
+ * and with "busy"
+ *
+ *   busy               computes all the time, in compute()
+ *   half_busy          computes for 20 ms, sleeps for 20 ms in rest(), and so on
  *
  * FILE is created if it does not exist. Where it cannot be read past the page cache the program
  * prints "direct unsupported", and nothing else about that thread. Beside the lines of waits.h:
@@ -33,8 +39,9 @@ static int direct_fd;
 static char *direct_buffer;
 static int direct_is_unsupported;
 
-enum { SLEEP, PIPE, DIRECT, LOCK, HOLD, LEAVE };
-static struct wait_site sites[5][6];
+enum { SLEEP, PIPE, DIRECT, LOCK, HOLD, LEAVE, REST, SITES };
+enum { SLEEPER, READER, DIRECT_READER, MUTEX_A, MUTEX_B, BUSY, HALF_BUSY, THREADS };
+static struct wait_site sites[THREADS][SITES];
 
 static inline void add(struct wait_site *site, const char *function, uint64_t since_ns)
 {
@@ -81,6 +88,16 @@ static SEEN void leave_mutex(void)
 	sleep_ns(MS);
 }
 
+static SEEN void compute(uint64_t ns)
+{
+	busy_for(ns);
+}
+
+static SEEN void rest(void)
+{
+	sleep_ns(20 * MS);
+}
+
 static inline int is_over(const struct party *self)
 {
 	return monotonic_ns() >= self->span.start_ns + duration_ns;
@@ -92,7 +109,7 @@ static SEEN void sleeper(struct party *self)
 		uint64_t since_ns = monotonic_ns();
 
 		wait_in_sleep();
-		add(&sites[0][SLEEP], "wait_in_sleep", since_ns);
+		add(&sites[SLEEPER][SLEEP], "wait_in_sleep", since_ns);
 	}
 }
 
@@ -102,7 +119,7 @@ static SEEN void reader(struct party *self)
 		uint64_t since_ns = monotonic_ns();
 
 		wait_in_pipe();
-		add(&sites[1][PIPE], "wait_in_pipe", since_ns);
+		add(&sites[READER][PIPE], "wait_in_pipe", since_ns);
 	}
 }
 
@@ -115,7 +132,7 @@ static SEEN void direct(struct party *self)
 
 		random = random * 6364136223846793005u + 1442695040888963407u;
 		wait_in_direct_read((random >> 33) % (FILE_SIZE / READ_SIZE) * READ_SIZE);
-		add(&sites[2][DIRECT], "wait_in_direct_read", since_ns);
+		add(&sites[DIRECT_READER][DIRECT], "wait_in_direct_read", since_ns);
 	}
 	self->silent = direct_is_unsupported;
 }
@@ -139,12 +156,30 @@ static SEEN void share_mutex(struct party *self, struct wait_site *own, uint64_t
 
 static SEEN void mutex_a(struct party *self)
 {
-	share_mutex(self, sites[3], 5 * MS);
+	share_mutex(self, sites[MUTEX_A], 5 * MS);
 }
 
 static SEEN void mutex_b(struct party *self)
 {
-	share_mutex(self, sites[4], 3 * MS);
+	share_mutex(self, sites[MUTEX_B], 3 * MS);
+}
+
+static SEEN void busy(struct party *self)
+{
+	while (!is_over(self))
+		compute(20 * MS);
+}
+
+static SEEN void half_busy(struct party *self)
+{
+	while (!is_over(self)) {
+		uint64_t since_ns;
+
+		compute(20 * MS);
+		since_ns = monotonic_ns();
+		rest();
+		add(&sites[HALF_BUSY][REST], "rest", since_ns);
+	}
 }
 
 /* Feeds the pipe every 20 ms, not later for being late once, until nobody reads it. */
@@ -213,13 +248,19 @@ static void open_direct(const char *path)
 
 int main(int argc, char **argv)
 {
-	struct party parties[5];
-	void (*const work[5])(struct party *) = { sleeper, reader, direct, mutex_a, mutex_b };
-	const char *const names[5] = { "sleeper", "reader", "direct", "mutex_a", "mutex_b" };
+	struct party parties[THREADS];
+	void (*const work[THREADS])(struct party *) = {
+		sleeper, reader, direct, mutex_a, mutex_b, busy, half_busy,
+	};
+	const char *const names[THREADS] = {
+		"sleeper", "reader", "direct", "mutex_a", "mutex_b", "busy", "half_busy",
+	};
+	int is_busy = argc == 4 && strcmp(argv[3], "busy") == 0;
+	int count = is_busy ? THREADS : BUSY;
 	pid_t feeder;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: waits SECONDS FILE\n");
+	if (argc != 3 && !is_busy) {
+		fprintf(stderr, "usage: waits SECONDS FILE [busy]\n");
 		return 64;
 	}
 	duration_ns = seconds_to_ns(argv[1]);
@@ -228,15 +269,15 @@ int main(int argc, char **argv)
 	printf("feeder pid=%d\n", (int)feeder);
 	printf("mutex address=0x%llx\n", (unsigned long long)(uintptr_t)&shared_mutex);
 	memset(parties, 0, sizeof(parties));
-	for (int i = 0; i < 5; i++) {
+	for (int i = 0; i < count; i++) {
 		parties[i].name = names[i];
 		parties[i].work = work[i];
 	}
-	run_parties(parties, 5);
+	run_parties(parties, count);
 	kill(feeder, SIGKILL);
 	waitpid(feeder, NULL, 0);
-	for (int i = 0; i < 5; i++)
-		for (int site = 0; site < 6; site++)
+	for (int i = 0; i < count; i++)
+		for (int site = 0; site < SITES; site++)
 			if (sites[i][site].count && !parties[i].silent)
 				print_site(names[i], parties[i].tid, &sites[i][site]);
 	if (direct_is_unsupported)

@@ -1,5 +1,6 @@
 //! What `everflame-agent capabilities` says: the rights of this process, the features of this
-//! kernel, and how user stacks are walked with both. For people as text, for programs as JSON.
+//! kernel, how user stacks are walked with both, and whether waits can be followed. For people as
+//! text, for programs as JSON.
 
 use std::error::Error as _;
 use std::fmt;
@@ -16,6 +17,7 @@ pub struct Report {
     rights: Vec<Line>,
     kernel: Kernel,
     user_stacks: UserStacks,
+    waits: Waits,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -60,6 +62,18 @@ struct UserStacks {
     problem: Option<String>,
 }
 
+/// Whether waits can be followed, for the profiles of kinds `offcpu` and `lock`.
+#[derive(Clone, Debug, Serialize)]
+struct Waits {
+    /// How their ends are seen; nothing where they are not, or where that is not known.
+    end: Option<&'static str>,
+    /// Why they cannot be followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    /// What is not known of them here although they are followed.
+    lost: Vec<&'static str>,
+}
+
 impl Report {
     /// Of these rights and features.
     pub fn new(rights: &[Finding], features: &KernelFeatures) -> Self {
@@ -90,6 +104,7 @@ impl Report {
                     .collect(),
             },
             user_stacks: user_stacks(features),
+            waits: waits(features),
         }
     }
 }
@@ -131,6 +146,29 @@ fn user_stacks(features: &KernelFeatures) -> UserStacks {
     }
 }
 
+/// Features that waits are followed without, too.
+const WAIT_PARTS: [Feature; 3] =
+    [Feature::SchedWaking, Feature::TaskIterator, Feature::LockContention];
+
+fn waits(features: &KernelFeatures) -> Waits {
+    let decides = [Feature::SwitchState, Feature::TaskStorage];
+    let is_known = features.iter().all(|(feature, support)| {
+        !decides.contains(&feature) || !matches!(support, Support::Unknown(_))
+    });
+    let has_end = features.has(Feature::SchedExit) || features.has(Feature::FinishTaskSwitch);
+    let lost = features
+        .iter()
+        .filter(|(feature, support)| {
+            WAIT_PARTS.contains(feature) && matches!(support, Support::Absent)
+        })
+        .map(|(feature, _)| feature.without())
+        .collect();
+    match features.wait_end() {
+        Ok(end) => Waits { end: (is_known && has_end).then_some(end.name()), problem: None, lost },
+        Err(missing) => Waits { end: None, problem: Some(missing.to_string()), lost: Vec::new() },
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.rights {
@@ -145,10 +183,18 @@ impl fmt::Display for Report {
         writeln!(f)?;
         writeln!(f, "{:<24} {}", "unwinder", known(unwinder))?;
         writeln!(f, "{:<24} {}", "registers in the kernel", known(registers))?;
-        match problem {
-            Some(problem) => writeln!(f, "{:30}not found: {problem}", ""),
-            None => Ok(()),
+        if let Some(problem) = problem {
+            writeln!(f, "{:30}not found: {problem}", "")?;
         }
+        let Waits { end, problem, lost } = &self.waits;
+        match (end, problem) {
+            (_, Some(problem)) => writeln!(f, "{:<24} not followed: {problem}", "waits")?,
+            (Some(end), _) => {
+                writeln!(f, "{:<24} followed; their ends are seen by {end}", "waits")?
+            }
+            (None, None) => writeln!(f, "{:<24} not known", "waits")?,
+        }
+        lost.iter().try_for_each(|lost| writeln!(f, "{:30}but {lost}", ""))
     }
 }
 
@@ -229,6 +275,39 @@ mod tests {
     }
 
     #[test]
+    fn text_says_whether_waits_are_followed() {
+        let lacks = |absent: &[Feature]| {
+            let absent = absent.to_vec();
+            report(
+                move |feature| {
+                    if absent.contains(&feature) { Support::Absent } else { Support::Present }
+                },
+            )
+        };
+        let waits = "\nwaits                    ";
+        check(&lacks(&[]), &format!("{waits}followed; their ends are seen by sched_exit_tp\n"));
+        assert!(!lacks(&[]).to_string().contains(" but "));
+        let older = lacks(&[Feature::SchedExit, Feature::LockContention]);
+        check(
+            &older,
+            &format!(
+                "{waits}followed; their ends are seen by kprobe on finish_task_switch\n{:30}but \
+                 waits for locks of the kernel have no address, and spinning is not seen\n",
+                ""
+            ),
+        );
+        check(
+            &lacks(&[Feature::SwitchState, Feature::LockContention]),
+            &format!(
+                "{waits}not followed: the kernel has no sched_switch prev_state (Linux 5.18 or \
+                 newer): there are no profiles of kinds `offcpu` and `lock`\n"
+            ),
+        );
+        let denied = Support::Unknown(Arc::new(io::Error::from_raw_os_error(libc::EPERM)));
+        check(&report(|_| denied.clone()), &format!("{waits}not known\n"));
+    }
+
+    #[test]
     fn json_has_the_same() {
         let json = serde_json::to_value(old_kernel()).unwrap();
         let named = |list: &str, name: &str| {
@@ -245,5 +324,9 @@ mod tests {
         assert_eq!(ring["state"], "unknown");
         assert_eq!(ring["reason"], "Operation not permitted (os error 1)");
         assert_eq!(json["user_stacks"]["unwinder"], "bounded loop");
+        assert_eq!(json["waits"], serde_json::json!({ "end": "sched_exit_tp", "lost": [] }));
+        let absent = serde_json::to_value(report(|_| Support::Absent)).unwrap();
+        assert!(absent["waits"]["problem"].is_string());
+        assert!(absent["waits"]["end"].is_null());
     }
 }

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::host::max_processes;
 use super::waits::{WaitConfig, WaitPrograms};
-use crate::kernel::{BtfError, lift_memlock_limit};
+use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
 
 /// The compiled programs of agent-ebpf.
 static RECENT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
@@ -67,14 +67,6 @@ pub enum BpfError {
     /// A feature is missing for which there is no substitute.
     #[error(transparent)]
     Feature(#[from] crate::kernel::MissingFeature),
-    /// There is a form of the programs for this kernel, but without these.
-    #[error("the kernel is too old to follow {what}: that takes Linux {since} or newer")]
-    TooOld {
-        /// What cannot be followed.
-        what: &'static str,
-        /// The first version of Linux where it can.
-        since: &'static str,
-    },
     /// It cannot be found out where the kernel keeps something.
     #[error("cannot find where this kernel keeps what the programs read")]
     Layout(#[from] BtfError),
@@ -239,10 +231,7 @@ impl Bpf {
             .ok_or(BpfError::Missing { name: CPU_SAMPLE })?;
         program.load().map_err(|source| BpfError::Program { program: CPU_SAMPLE, source })?;
         let exec_error = attach_exec(&mut ebpf).err();
-        let waits = waits.map(|waits| match form {
-            ProgramForm::Recent => WaitPrograms::load(&mut ebpf, waits),
-            ProgramForm::Old => Err(BpfError::TooOld { what: "waits", since: "5.18" }),
-        });
+        let waits = waits.map(|waits| WaitPrograms::load(&mut ebpf, waits));
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
@@ -310,6 +299,16 @@ impl Bpf {
         };
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
         exec.chain(waits.into_iter().flatten()).chain(error)
+    }
+
+    /// Waits were asked for, but this kernel does not let them be followed.
+    pub(super) fn do_without_waits(&mut self, reason: BpfError) {
+        self.waits = Some(Err(reason));
+    }
+
+    /// How the ends of waits are seen; `None` if they are not followed.
+    pub(super) fn wait_end(&self) -> Option<WaitEnd> {
+        self.waits.as_ref()?.as_ref().ok().map(WaitPrograms::end)
     }
 
     /// Begins to follow waits, if that was asked for.

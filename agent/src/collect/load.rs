@@ -5,11 +5,11 @@ use std::ops::RangeInclusive;
 use everflame_agent_common::config::Config;
 use tracing::warn;
 
-use super::CollectConfig;
 use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
 use super::cpu::period_ns;
 use super::host::max_kernel_frames;
-use crate::kernel::{KernelFeatures, Unwinder, pt_regs_location, task_location};
+use super::{CollectConfig, WaitConfig};
+use crate::kernel::{Feature, KernelFeatures, Unwinder, pt_regs_location, task_location};
 
 /// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
 /// as many as samples, within these bounds. Each has up to 16 KiB.
@@ -38,29 +38,40 @@ pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfEr
         settings.task_stack_offset = location.task_stack_offset;
         settings.stack_registers_offset = location.stack_to_regs;
     }
-    if let Some(waits) = config.waits {
-        let location = task_location()?;
-        settings.task_pid_offset = location.pid_offset;
-        settings.task_tgid_offset = location.tgid_offset;
-        match location.queue {
-            Some(queue) => {
-                settings.task_run_delay_offset = queue.run_delay_offset;
-                settings.task_queued_offset = queue.last_queued_offset;
-            }
-            None => warn!(
-                "this kernel keeps no account of run-queue delay (CONFIG_SCHED_INFO): after a \
-                 wait it counts as a part of that"
-            ),
-        }
-        if let Some(clock) = location.clock {
-            settings.task_cfs_rq_offset = clock.cfs_rq_offset;
-            settings.cfs_rq_rq_offset = clock.rq_offset;
-            settings.rq_clock_offset = clock.clock_offset;
-        }
-        settings.wait_period_ns = waits.period_ns;
-        settings.locks = u32::from(waits.locks);
+    // What waits need is not known to be there until it is asked for; nothing else fails then.
+    let waits = config.waits.map(|waits| prepare_waits(&mut settings, &features, waits));
+    let can_wait = waits.as_ref().and_then(|waits| waits.as_ref().ok()).copied();
+    let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait)?;
+    if let Some(Err(reason)) = waits {
+        bpf.do_without_waits(reason);
     }
-    Bpf::load(settings, form, ring_bytes, config.waits)
+    Ok(bpf)
+}
+
+fn prepare_waits(
+    settings: &mut Config,
+    features: &KernelFeatures,
+    waits: WaitConfig,
+) -> Result<WaitConfig, BpfError> {
+    features.wait_end()?;
+    let location = task_location()?;
+    settings.task_pid_offset = location.pid_offset;
+    settings.task_tgid_offset = location.tgid_offset;
+    match location.queue {
+        Some(queue) => {
+            settings.task_run_delay_offset = queue.run_delay_offset;
+            settings.task_queued_offset = queue.last_queued_offset;
+        }
+        None => warn!("{}", Feature::RunDelay.without()),
+    }
+    if let Some(clock) = location.clock {
+        settings.task_cfs_rq_offset = clock.cfs_rq_offset;
+        settings.cfs_rq_rq_offset = clock.rq_offset;
+        settings.rq_clock_offset = clock.clock_offset;
+    }
+    settings.wait_period_ns = waits.period_ns;
+    settings.locks = u32::from(waits.locks);
+    Ok(waits)
 }
 
 fn stack_copies_per_second(rate_hz: u64) -> u32 {

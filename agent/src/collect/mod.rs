@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod host;
 mod load;
+mod lost;
 mod order;
 mod sideband;
 mod waits;
@@ -36,9 +37,11 @@ pub use cpu::{Clock, CpuError, period_ns};
 pub use error::CollectError;
 pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
+pub(crate) use lost::brief;
 pub use sideband::SidebandError;
 pub use waits::{WaitConfig, WaitStats};
 
+use crate::kernel::WaitEnd;
 use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
 use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
 use bpf::Bpf;
@@ -183,8 +186,12 @@ impl Collector {
         // If nothing else is asked for, there is nothing to go on with.
         collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
         for (program, error) in collector.bpf.refused() {
-            let error = error as &dyn std::error::Error;
-            warn!(program = program.name(), error, "the agent does without this program");
+            lost::warn(program, error);
+        }
+        if let (Some(WaitConfig { period_ns, locks }), Some(end)) =
+            (config.waits, collector.wait_end())
+        {
+            info!(end = end.name(), period_ns, locks, "following waits");
         }
         Ok(collector)
     }
@@ -192,6 +199,11 @@ impl Collector {
     /// What drives the CPU samples, if any are taken.
     pub fn clock(&self) -> Option<Clock> {
         self.cpu.as_ref().map(CpuEvents::clock)
+    }
+
+    /// How the ends of waits are seen; `None` if they are not followed.
+    pub fn wait_end(&self) -> Option<WaitEnd> {
+        self.bpf.wait_end()
     }
 
     /// Has waits that go on reported up to now, as samples of the next [`Self::drain`].

@@ -12,6 +12,7 @@ use everflame_agent_common::unwind::{Registers, Stop};
 
 use super::bpf::{BpfError, ProgramStats};
 use super::event::{Sample, StackCopy, ThreadName};
+use crate::kernel::{FINISH_TASK_SWITCH, WaitEnd};
 
 /// Which waits are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +76,6 @@ const WAKING: &str = "waking";
 const WAITING: &str = "waiting";
 const LOCK_BEGIN: &str = "lock_begin";
 const LOCK_END: &str = "lock_end";
-
-/// Compilers give it other names when they specialise it.
-const FINISH_TASK_SWITCH: [&str; 2] = ["finish_task_switch", "finish_task_switch.isra.0"];
 
 /// The programs, loaded.
 pub(super) struct WaitPrograms {
@@ -158,6 +156,14 @@ impl WaitPrograms {
         let mut nothing = Vec::new();
         tasks.read_to_end(&mut nothing).map_err(|source| BpfError::Iterate { source })?;
         Ok(())
+    }
+
+    /// How the ends of waits are seen.
+    pub(super) fn end(&self) -> WaitEnd {
+        match self.switch_in {
+            SwitchIn::Tracepoint => WaitEnd::SchedExit,
+            SwitchIn::FinishTaskSwitch => WaitEnd::FinishTaskSwitch,
+        }
     }
 
     /// Programs that the agent does without, and why.

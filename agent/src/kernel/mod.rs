@@ -16,7 +16,11 @@ pub use btf::{
     BtfError, PtRegsLocation, QueueLocation, SchedulerClockLocation, TaskLocation,
     pt_regs_location, task_location,
 };
-pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder};
+pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder, WaitEnd};
+
+/// The function that a task runs first when it is on a CPU again. Compilers give it other names
+/// when they specialise it.
+pub const FINISH_TASK_SWITCH: [&str; 2] = ["finish_task_switch", "finish_task_switch.isra.0"];
 
 /// Kernels before 5.11 charge programs and maps to RLIMIT_MEMLOCK. Failure is not fatal: newer
 /// kernels do not, and on the others loading fails with an error of its own.

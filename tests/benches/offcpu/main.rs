@@ -1,5 +1,5 @@
 //! What following waits costs: what programs that switch all the time lose, and the time that
-//! the BPF programs take for a switch.
+//! the BPF programs take for a switch; and whether the parts of a thread's time add up.
 //!
 //! Prints lines of `name value unit`, one group after the other; arguments select groups by
 //! name. `EVERFLAME_BENCH_ROUNDS` is how often everything is measured. Run it with
@@ -19,6 +19,7 @@ mod hooks;
 mod load;
 mod overhead;
 mod switch;
+mod totals;
 
 /// A name, and what measures in so many rounds.
 type Group = (&'static str, fn(usize));
@@ -36,7 +37,8 @@ fn main() {
     }
     let rounds = std::env::var("EVERFLAME_BENCH_ROUNDS")
         .map_or(DEFAULT_ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    let groups: [Group; 2] = [("overhead", overhead::run), ("switch", switch::run)];
+    let groups: [Group; 3] =
+        [("overhead", overhead::run), ("switch", switch::run), ("totals", totals::run)];
     // Cargo adds `--bench`.
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();

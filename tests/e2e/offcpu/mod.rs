@@ -5,16 +5,17 @@
 mod brief;
 mod churn;
 mod known;
+mod totals;
 mod unfinished;
 mod windows;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::SystemTime;
 
-use everflame_tests::profile::{self, Sample, total};
-use everflame_tests::program::{Server, everflame};
+use everflame_tests::profile::{self, Sample, in_span, is_run_queue, ns, of_thread, total};
+use everflame_tests::program::everflame;
+use everflame_tests::stored::{of_process, stored};
 use everflame_tests::waits::{Program, ThreadTruth, Truth};
 use tempfile::TempDir;
 
@@ -48,51 +49,6 @@ impl Recorded {
     }
 }
 
-/// What a collector has of a kind of profile of a process, of all its windows or of those before
-/// some time; nothing if there is none.
-fn stored(
-    server: &Server,
-    kind: &str,
-    selector: &str,
-    before: Option<SystemTime>,
-    dir: &Path,
-) -> Vec<Sample> {
-    let output = dir.join("stored.pb.gz");
-    let mut top = everflame();
-    top.args(["top", "--format", "pprof", "--kind", kind, "--selector", selector, "-o"]);
-    top.arg(&output).args(["--server", &server.url()]);
-    if let Some(before) = before {
-        let unix = before.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        top.args(["--to", &unix.as_secs().to_string()]);
-    }
-    let asked = top.output().unwrap();
-    // 2: nothing there yet.
-    if asked.status.code() == Some(2) {
-        return Vec::new();
-    }
-    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
-    profile::read(&output).1
-}
-
-/// Which profiles are of this process.
-fn of_process(pid: u32) -> String {
-    format!("{{pid=\"{pid}\"}}")
-}
-
-fn of_thread(samples: &[Sample], tid: u32) -> impl Iterator<Item = &Sample> + Clone {
-    let tid = tid.to_string();
-    samples.iter().filter(move |sample| sample.label("tid") == tid)
-}
-
-/// The samples of the span that a thread tells of: after it waited for the start.
-fn in_span<'a>(
-    samples: &'a [Sample],
-    thread: &ThreadTruth,
-) -> impl Iterator<Item = &'a Sample> + Clone {
-    of_thread(samples, thread.tid)
-        .filter(|sample| sample.has("party_thread") && !sample.has("wait_for_start"))
-}
-
 /// Whether the stack from its first `functions[0]` on is these functions, and below them nothing
 /// but the beginning of a thread.
 fn is_complete(sample: &Sample, functions: &[&str]) -> bool {
@@ -105,15 +61,6 @@ fn is_complete(sample: &Sample, functions: &[&str]) -> bool {
             && (frames[1].is_empty() || frames[1].contains("clone"))
     };
     rest.strip_prefix(functions).is_some_and(is_libc)
-}
-
-fn is_run_queue(sample: &&Sample) -> bool {
-    sample.label("reason") == "runqueue"
-}
-
-/// Sum of values, in nanoseconds.
-fn ns<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> f64 {
-    samples.into_iter().map(|sample| sample.value as f64).sum()
 }
 
 /// Sum of counts.

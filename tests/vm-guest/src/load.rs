@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use everflame_agent::collect::{CollectConfig, Collector, ProgramForm, WaitConfig};
 use everflame_agent::kernel::{KernelFeatures, Unwinder};
 use everflame_agent::session::{Session, SessionConfig, Target};
@@ -47,6 +47,7 @@ pub(crate) fn check_waits() -> Result<String> {
         .map(|(program, error)| format!("{program:?}: {error}"))
         .collect();
     ensure!(refused.is_empty(), "refused: {}", refused.join("; "));
+    let end = collector.wait_end().context("waits are not followed")?;
     drop(collector);
 
     let session = SessionConfig { kind: Kind::OffCpu, rate_hz: RATE_HZ, target: Target::All };
@@ -61,7 +62,25 @@ pub(crate) fn check_waits() -> Result<String> {
         .filter(|(stack, _)| stack.contains("nanosleep"))
         .map(|(_, waits)| waits)
         .sum();
-    let detail = format!("{sleeps} sleeps of {SLEEPS}");
+    let detail = format!("{sleeps} sleeps of {SLEEPS}, by {}", end.name());
     ensure!(sleeps >= SLEEPS, "{detail}");
     Ok(detail)
+}
+
+/// Where waits cannot be followed, that is said, and all else goes on; alone they are an error.
+pub(crate) fn check_without_waits() -> Result<String> {
+    let mut config = CollectConfig::at_rate(RATE_HZ);
+    config.waits = Some(WaitConfig { locks: true, ..WaitConfig::default() });
+    let collector = Collector::start(&config).context("with CPU samples")?;
+    ensure!(collector.wait_end().is_none(), "they are followed here");
+    ensure!(collector.clock().is_some(), "CPU samples are lost, too");
+    let refused: Vec<String> =
+        collector.refused_programs().map(|(_, error)| error.to_string()).collect();
+    let [reason] = refused.as_slice() else { bail!("not one reason: {refused:?}") };
+    drop(collector);
+    match Collector::start(&CollectConfig::of_waits(WaitConfig::default())) {
+        Ok(_) => bail!("an agent of waits only has started"),
+        Err(error) => ensure!(error.to_string() == *reason, "another reason alone: {error}"),
+    }
+    Ok(reason.clone())
 }

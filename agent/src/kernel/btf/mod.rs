@@ -1,4 +1,5 @@
-//! Offsets in structures of the running kernel, from its BTF.
+//! What the running kernel's BTF says: offsets in its structures, and which tracepoints and
+//! functions it has.
 //!
 //! Kernels before 5.15 have no helper that finds the registers of the interrupted program, so
 //! the BPF programs compute where they lie; [`pt_regs_location`] gives them the numbers.
@@ -81,29 +82,11 @@ pub fn task_location() -> Result<TaskLocation, BtfError> {
     let missing = |name| BtfError::Missing { name };
     let task = btf.find("task_struct", Kind::Struct).ok_or(missing("struct task_struct"))?;
     let offset = |member, name| btf.member_offset(task, member).ok_or(missing(name));
-    let queue = || {
-        let at = btf.member_offset(task, "sched_info")?;
-        let info = btf.find("sched_info", Kind::Struct)?;
-        Some(QueueLocation {
-            run_delay_offset: at.checked_add(btf.member_offset(info, "run_delay")?)?,
-            last_queued_offset: at.checked_add(btf.member_offset(info, "last_queued")?)?,
-        })
-    };
-    let clock = || {
-        let [entity, cfs_rq, rq] =
-            ["sched_entity", "cfs_rq", "rq"].map(|name| btf.find(name, Kind::Struct));
-        let at = btf.member_offset(task, "se")?;
-        Some(SchedulerClockLocation {
-            cfs_rq_offset: at.checked_add(btf.member_offset(entity?, "cfs_rq")?)?,
-            rq_offset: btf.member_offset(cfs_rq?, "rq")?,
-            clock_offset: btf.member_offset(rq?, "clock")?,
-        })
-    };
     Ok(TaskLocation {
         pid_offset: offset("pid", "task_struct.pid")?,
         tgid_offset: offset("tgid", "task_struct.tgid")?,
-        queue: queue(),
-        clock: clock(),
+        queue: btf.queue_location(),
+        clock: btf.clock_location(),
     })
 }
 
@@ -152,7 +135,7 @@ pub fn pt_regs_location() -> Result<PtRegsLocation, BtfError> {
     locate(&read_kernel_types()?)
 }
 
-fn read_kernel_types() -> Result<Vec<u8>, BtfError> {
+pub(super) fn read_kernel_types() -> Result<Vec<u8>, BtfError> {
     read(Path::new(KERNEL_BTF))
         .map_err(|source| BtfError::Read { path: KERNEL_BTF, source })?
         .ok_or(BtfError::TooLarge)
@@ -194,8 +177,12 @@ fn stack_bytes() -> u32 {
 /// Kinds of types that are looked at, by their numbers in the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    Pointer = 2,
     Struct = 4,
     Union = 5,
+    Typedef = 8,
+    Function = 12,
+    Prototype = 13,
 }
 
 /// `struct btf_type`, and where what belongs to it starts.
@@ -245,7 +232,7 @@ impl Type {
 }
 
 /// The two sections of a BTF file.
-struct Btf<'a> {
+pub(super) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
     /// Where each type starts; type 1 is the first one.
@@ -256,9 +243,10 @@ impl<'a> Btf<'a> {
     const MAGIC: u16 = 0xeb9f;
     const TYPE_BYTES: usize = 12;
     const MEMBER_BYTES: usize = 12;
+    const PARAMETER_BYTES: usize = 8;
 
     /// `bytes` in this machine's own byte order.
-    fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
         let malformed = |what, offset| BtfError::Malformed { what, offset };
         let magic = bytes.first_chunk().map(|magic| u16::from_ne_bytes(*magic));
         if magic != Some(Self::MAGIC) {
@@ -341,6 +329,51 @@ impl<'a> Btf<'a> {
         None
     }
 
+    /// See [`TaskLocation::queue`].
+    pub(super) fn queue_location(&self) -> Option<QueueLocation> {
+        let task = self.find("task_struct", Kind::Struct)?;
+        let info = self.find("sched_info", Kind::Struct)?;
+        let at = self.member_offset(task, "sched_info")?;
+        Some(QueueLocation {
+            run_delay_offset: at.checked_add(self.member_offset(info, "run_delay")?)?,
+            last_queued_offset: at.checked_add(self.member_offset(info, "last_queued")?)?,
+        })
+    }
+
+    /// See [`TaskLocation::clock`].
+    fn clock_location(&self) -> Option<SchedulerClockLocation> {
+        let task = self.find("task_struct", Kind::Struct)?;
+        let entity = self.find("sched_entity", Kind::Struct)?;
+        let at = self.member_offset(task, "se")?;
+        Some(SchedulerClockLocation {
+            cfs_rq_offset: at.checked_add(self.member_offset(entity, "cfs_rq")?)?,
+            rq_offset: self.member_offset(self.find("cfs_rq", Kind::Struct)?, "rq")?,
+            clock_offset: self.member_offset(self.find("rq", Kind::Struct)?, "clock")?,
+        })
+    }
+
+    /// Whether the kernel has a function of that name.
+    pub(super) fn has_function(&self, name: &str) -> bool {
+        self.find(name, Kind::Function).is_some()
+    }
+
+    /// Of each argument that a program on a tracepoint gets, whether it is a pointer; `None` if
+    /// there is no such tracepoint.
+    ///
+    /// For each one the kernel has `typedef void (*btf_trace_NAME)(void *, ...)`
+    /// (include/trace/bpf_probe.h); what the first parameter points at is not for programs.
+    pub(super) fn tracepoint(&self, name: &str) -> Option<Vec<bool>> {
+        let typedef = self.find(&format!("btf_trace_{name}"), Kind::Typedef)?;
+        let pointer = self.type_by_id(typedef.size_or_type).filter(|ty| ty.is(Kind::Pointer))?;
+        let prototype =
+            self.type_by_id(pointer.size_or_type).filter(|ty| ty.is(Kind::Prototype))?;
+        let is_pointer = |index| {
+            let ty = word(self.types, prototype.rest + index * Self::PARAMETER_BYTES + 4)?;
+            Some(self.type_by_id(ty)?.is(Kind::Pointer))
+        };
+        (1..prototype.len()).map(is_pointer).collect()
+    }
+
     fn is_named(&self, at: u32, name: &str) -> bool {
         let tail = self.strings.get(at as usize..);
         tail.and_then(|tail| tail.strip_prefix(name.as_bytes()))
@@ -354,159 +387,4 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STRUCT: u32 = Kind::Struct as u32;
-    const UNION: u32 = Kind::Union as u32;
-    const FORWARD: u32 = 7;
-    const TYPEDEF: u32 = 8;
-
-    /// Assembles a BTF file type by type.
-    struct File {
-        types: Vec<u8>,
-        strings: Vec<u8>,
-    }
-
-    impl File {
-        fn new() -> Self {
-            Self { types: Vec::new(), strings: vec![0] }
-        }
-
-        fn name(&mut self, name: &str) -> u32 {
-            if name.is_empty() {
-                return 0;
-            }
-            let at = self.strings.len() as u32;
-            self.strings.extend_from_slice(name.as_bytes());
-            self.strings.push(0);
-            at
-        }
-
-        fn words(&mut self, words: &[u32]) {
-            self.types.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
-        }
-
-        /// Members are name, type and offset in bits.
-        fn add(mut self, kind: u32, name: &str, size: u32, members: &[(&str, u32, u32)]) -> Self {
-            let name = self.name(name);
-            self.words(&[name, kind << 24 | members.len() as u32, size]);
-            for (name, ty, bits) in members {
-                let name = self.name(name);
-                self.words(&[name, *ty, *bits]);
-            }
-            self
-        }
-
-        fn bytes(&self) -> Vec<u8> {
-            let types = self.types.len() as u32;
-            let mut bytes = Btf::MAGIC.to_ne_bytes().to_vec();
-            bytes.extend([1, 0]);
-            for word in [24, 0, types, types, self.strings.len() as u32] {
-                bytes.extend(word.to_ne_bytes());
-            }
-            bytes.extend(&self.types);
-            bytes.extend(&self.strings);
-            bytes
-        }
-    }
-
-    /// As in a kernel with randomised structures: members lie in one without a name, here two
-    /// levels deep, of types that come later.
-    fn kernel() -> File {
-        File::new()
-            .add(STRUCT, "task_struct", 3264, &[("thread_info", 9, 0), ("", 2, 192)])
-            .add(STRUCT, "", 3240, &[("state", 9, 0), ("", 3, 32)])
-            .add(UNION, "", 8, &[("other", 9, 0), ("stack", 9, 32)])
-            .add(FORWARD, "pt_regs", 0, &[])
-            .add(STRUCT, "pt_regs", 168, &[])
-    }
-
-    fn located(file: &File) -> (u32, u32) {
-        let location = locate(&file.bytes()).unwrap();
-        (location.task_stack_offset, location.stack_to_regs)
-    }
-
-    #[test]
-    fn members_of_anonymous_structures_are_found() {
-        assert_eq!(located(&kernel()), (24 + 4 + 4, stack_bytes() - 168));
-    }
-
-    #[test]
-    fn what_fred_saves_lies_above() {
-        let fred = kernel().add(STRUCT, "fred_frame", 184, &[]);
-        assert_eq!(located(&fred).1, stack_bytes() - 184);
-    }
-
-    #[test]
-    fn bit_fields_do_not_disturb() {
-        let with_bit_fields = STRUCT | 1 << 7;
-        let file = File::new()
-            .add(with_bit_fields, "task_struct", 64, &[("flag", 9, 1 << 24 | 3), ("stack", 9, 64)])
-            .add(STRUCT, "pt_regs", 168, &[]);
-        assert_eq!(located(&file).0, 8);
-        let odd = File::new().add(STRUCT, "task_struct", 64, &[("stack", 9, 3)]);
-        assert!(matches!(locate(&odd.bytes()), Err(BtfError::Missing { .. })));
-    }
-
-    #[track_caller]
-    fn check_error(file: &File, expected: &str) {
-        assert_eq!(locate(&file.bytes()).unwrap_err().to_string(), expected);
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        check_error(&File::new(), "the kernel has no `struct task_struct`");
-        let task = || File::new().add(STRUCT, "task_struct", 8, &[("stack", 9, 0)]);
-        check_error(&task(), "the kernel has no `struct pt_regs`");
-        let large = task().add(STRUCT, "pt_regs", 1 << 20, &[]);
-        check_error(&large, "1048576 bytes of registers do not fit a kernel stack");
-        let renamed = File::new().add(STRUCT, "task_struct", 8, &[("stacks", 9, 0)]);
-        check_error(&renamed, "the kernel has no `task_struct.stack`");
-        let unknown = kernel().add(31, "new", 0, &[]);
-        let at = kernel().types.len();
-        let message = format!(
-            "the kernel's types cannot be understood: a type of an unknown kind at byte {at}"
-        );
-        check_error(&unknown, &message);
-    }
-
-    #[test]
-    fn cyclic_and_branching_structures_end() {
-        let cyclic = File::new().add(STRUCT, "task_struct", 8, &[("", 1, 0), ("", 1, 8)]);
-        check_error(&cyclic, "the kernel has no `task_struct.stack`");
-        let typedef = File::new()
-            .add(STRUCT, "task_struct", 8, &[("", 2, 0), ("", u32::MAX, u32::MAX), ("", 0, 0)])
-            .add(TYPEDEF, "", 2, &[]);
-        check_error(&typedef, "the kernel has no `task_struct.stack`");
-    }
-
-    #[test]
-    fn damaged_files_are_errors() {
-        let whole = kernel().bytes();
-        for len in 0..whole.len() {
-            assert!(locate(&whole[..len]).is_err(), "{len}");
-        }
-        // Each byte at its extremes: whatever comes of it, it ends.
-        for at in 0..whole.len() {
-            for value in [0, 1, 0x7f, 0x80, 0xff] {
-                let mut damaged = whole.clone();
-                damaged[at] = value;
-                let _ = locate(&damaged);
-            }
-        }
-    }
-
-    /// Where the kernel is built without BTF there is nothing to see.
-    #[test]
-    fn running_kernel_has_registers_where_they_must_be() {
-        if !Path::new(KERNEL_BTF).exists() {
-            return;
-        }
-        let location = pt_regs_location().unwrap();
-        assert!(location.task_stack_offset.is_multiple_of(8), "{location:?}");
-        assert!((8..4096).contains(&location.task_stack_offset), "{location:?}");
-        let to_top = location.stack_to_regs.next_power_of_two() - location.stack_to_regs;
-        assert!((168..=512).contains(&to_top), "{location:?}");
-    }
-}
+mod tests;
