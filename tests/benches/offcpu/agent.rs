@@ -7,7 +7,7 @@ use everflame_tests::cost::cpu_seconds;
 use everflame_tests::program::{Running, binary, unwind_cache_dir};
 use tempfile::TempDir;
 
-use crate::hooks::HookPrograms;
+use crate::hooks::{Followed, HookPrograms};
 
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,11 +24,11 @@ pub(crate) struct OffCpuAgent {
 
 impl OffCpuAgent {
     /// Starts one, and waits until it has looked at everything that runs already.
-    pub(crate) fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(followed: Followed, arguments: &[&str]) -> Self {
         let spool = TempDir::new().unwrap();
         let mut command = Command::new(binary("everflame-agent"));
         command
-            .args(["--kinds", "offcpu", "--metrics", "off", "--spool-dir"])
+            .args(["--kinds", followed.kinds, "--metrics", "off", "--spool-dir"])
             .arg(spool.path())
             .arg("--unwind-cache-dir")
             .arg(unwind_cache_dir())
@@ -41,7 +41,7 @@ impl OffCpuAgent {
             std::thread::sleep(duration);
         };
         let programs = loop {
-            if let Some(programs) = HookPrograms::of(process.pid()) {
+            if let Some(programs) = HookPrograms::of(process.pid(), followed) {
                 break programs;
             }
             wait("does not start", Duration::from_millis(20));

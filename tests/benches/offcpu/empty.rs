@@ -8,7 +8,7 @@ use object::{
     Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
 };
 
-use crate::hooks::HOOKS;
+use crate::hooks::Hook;
 
 /// Attached for as long as this lives.
 pub(crate) struct EmptyPrograms {
@@ -16,10 +16,10 @@ pub(crate) struct EmptyPrograms {
 }
 
 impl EmptyPrograms {
-    pub(crate) fn attach() -> Self {
+    pub(crate) fn attach(hooks: &[Hook]) -> Self {
         let types = Btf::from_sys_fs().expect("the kernel has BTF");
-        let mut ebpf = Ebpf::load(&object_file()).unwrap();
-        for (name, tracepoint) in HOOKS {
+        let mut ebpf = Ebpf::load(&object_file(hooks)).unwrap();
+        for &(name, tracepoint) in hooks {
             let program: &mut BtfTracePoint = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load(tracepoint, &types).unwrap_or_else(|error| {
                 panic!("cannot load a program for `{tracepoint}` (kernel too old?): {error}")
@@ -33,11 +33,11 @@ impl EmptyPrograms {
 /// `r0 = 0; exit`
 const RETURN_0: [u8; 16] = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
 
-/// What a compiler would make of three functions that return 0. Two instructions are not worth
+/// What a compiler would make of functions that return 0. Two instructions are not worth
 /// a crate of their own for the BPF target.
-fn object_file() -> Vec<u8> {
+fn object_file(hooks: &[Hook]) -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    for (name, tracepoint) in HOOKS {
+    for (name, tracepoint) in hooks {
         let section = format!("tp_btf/{tracepoint}").into_bytes();
         let section = object.add_section(Vec::new(), section, SectionKind::Text);
         let symbol = object.add_symbol(Symbol {

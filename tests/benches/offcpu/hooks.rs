@@ -1,4 +1,5 @@
-//! The programs that a process has on the hooks of the scheduler, as the kernel shows them.
+//! The programs that a process has on the hooks of the scheduler and of locks, as the kernel shows
+//! them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,16 +8,41 @@ use std::path::PathBuf;
 use aya::programs::loaded_programs;
 use everflame_tests::cost::RunTime;
 
-/// The agent's programs, by name, and the tracepoints that run them.
-pub(crate) const HOOKS: [(&str, &str); 3] =
-    [("switch_out", "sched_switch"), ("switch_in", "sched_exit_tp"), ("waking", "sched_waking")];
+/// An agent's program, by name, and the tracepoint that runs it.
+pub(crate) type Hook = (&'static str, &'static str);
 
-/// One program on each of [`HOOKS`]: the descriptors in which its process shows it.
-pub(crate) struct HookPrograms([PathBuf; 3]);
+/// What an agent follows: the value of its `--kinds`, and its programs that run for each switch.
+#[derive(Clone, Copy)]
+pub(crate) struct Followed {
+    pub(crate) kinds: &'static str,
+    /// The first one once in each switch.
+    pub(crate) hooks: &'static [Hook],
+}
+
+/// Waits.
+pub(crate) const WAITS: Followed = Followed {
+    kinds: "offcpu",
+    hooks: &[("switch_out", "sched_switch"), ("switch_in", "sched_exit_tp")],
+};
+
+/// Waits, and locks and who releases them.
+pub(crate) const LOCKS: Followed = Followed {
+    kinds: "offcpu,lock",
+    hooks: &[
+        ("switch_out", "sched_switch"),
+        ("switch_in", "sched_exit_tp"),
+        ("waking", "sched_waking"),
+        ("lock_begin", "contention_begin"),
+        ("lock_end", "contention_end"),
+    ],
+};
+
+/// One program on each hook: the descriptors in which its process shows it.
+pub(crate) struct HookPrograms(Vec<PathBuf>);
 
 impl HookPrograms {
     /// Finds those of a process, once all are attached.
-    pub(crate) fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32, followed: Followed) -> Option<Self> {
         let names: HashMap<u64, String> = loaded_programs()
             .filter_map(Result::ok)
             .filter_map(|info| Some((u64::from(info.id()), info.name_as_str()?.to_owned())))
@@ -36,17 +62,17 @@ impl HookPrograms {
             }
         }
         let mut of_hook = |name| attached.contains(&name).then(|| programs.remove(name)).flatten();
-        let [out, into, waking] = HOOKS.map(|(name, _)| of_hook(name));
-        Some(Self([out?, into?, waking?]))
+        followed.hooks.iter().map(|(name, _)| of_hook(name)).collect::<Option<_>>().map(Self)
     }
 
     /// What they have run so far, since the statistics were switched on.
-    pub(crate) fn run_times(&self) -> [RunTime; 3] {
-        self.0.each_ref().map(|path| {
+    pub(crate) fn run_times(&self) -> Vec<RunTime> {
+        let run_time = |path| {
             let info = fs::read_to_string(path).expect("the process runs");
             let number = |name| field(&info, name).expect("the kernel counts runs");
             RunTime { ns: number("run_time_ns:"), runs: number("run_cnt:") }
-        })
+        };
+        self.0.iter().map(run_time).collect()
     }
 }
 

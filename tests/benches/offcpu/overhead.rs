@@ -10,6 +10,7 @@ use everflame_tests::cost::{cpu_seconds, median, quantile};
 
 use crate::agent::OffCpuAgent;
 use crate::empty::EmptyPrograms;
+use crate::hooks::WAITS;
 use crate::load::{Load, MESSAGING, PIPE, PIPE_PINNED};
 use crate::print;
 
@@ -42,11 +43,11 @@ pub(crate) fn run(rounds: usize) {
                 of_round[at] = match BESIDE[at] {
                     Beside::Nothing => load.seconds(),
                     Beside::Empty => {
-                        let _programs = EmptyPrograms::attach();
+                        let _programs = EmptyPrograms::attach(WAITS.hooks);
                         load.seconds()
                     }
                     Beside::Agent => {
-                        let _agent = OffCpuAgent::start(&[]);
+                        let _agent = OffCpuAgent::start(WAITS, &[]);
                         load.seconds()
                     }
                 };
@@ -60,7 +61,7 @@ pub(crate) fn run(rounds: usize) {
 
 /// What the agent's own process takes beside a load, over a window.
 fn agent_cpu_percent(load: Load) -> f64 {
-    let agent = OffCpuAgent::start(&[]);
+    let agent = OffCpuAgent::start(WAITS, &[]);
     let (before, begin) = (cpu_seconds(agent.process.pid()), Instant::now());
     while begin.elapsed() < STEADY {
         load.run();
