@@ -22,6 +22,11 @@ pub struct Config {
     /// One wait is sampled in this much time that a thread waits, in nanoseconds; longer
     /// waits always are.
     pub wait_period_ns: u64,
+    /// Samples of waits in a tenth of a second, on each CPU, at most, but for long ones; see
+    /// [`crate::wait::Thinning`].
+    pub wait_samples: u32,
+    /// Must be zero.
+    pub unused: u32,
     /// Offset of `task_struct.pid`, the id of a thread.
     pub task_pid_offset: u32,
     /// Offset of `task_struct.tgid`, the id of a process.
@@ -41,7 +46,7 @@ pub struct Config {
 }
 
 /// Bytes of a [`Config`].
-pub const CONFIG_BYTES: usize = 72;
+pub const CONFIG_BYTES: usize = 80;
 
 const _: () = assert!(size_of::<Config>() == CONFIG_BYTES);
 
@@ -58,14 +63,15 @@ impl Config {
         bytes[24..28].copy_from_slice(&self.task_stack_offset.to_ne_bytes());
         bytes[28..32].copy_from_slice(&self.stack_registers_offset.to_ne_bytes());
         bytes[32..40].copy_from_slice(&self.wait_period_ns.to_ne_bytes());
-        bytes[40..44].copy_from_slice(&self.task_pid_offset.to_ne_bytes());
-        bytes[44..48].copy_from_slice(&self.task_tgid_offset.to_ne_bytes());
-        bytes[48..52].copy_from_slice(&self.task_run_delay_offset.to_ne_bytes());
-        bytes[52..56].copy_from_slice(&self.task_queued_offset.to_ne_bytes());
-        bytes[56..60].copy_from_slice(&self.task_cfs_rq_offset.to_ne_bytes());
-        bytes[60..64].copy_from_slice(&self.cfs_rq_rq_offset.to_ne_bytes());
-        bytes[64..68].copy_from_slice(&self.rq_clock_offset.to_ne_bytes());
-        bytes[68..72].copy_from_slice(&self.locks.to_ne_bytes());
+        bytes[40..44].copy_from_slice(&self.wait_samples.to_ne_bytes());
+        bytes[48..52].copy_from_slice(&self.task_pid_offset.to_ne_bytes());
+        bytes[52..56].copy_from_slice(&self.task_tgid_offset.to_ne_bytes());
+        bytes[56..60].copy_from_slice(&self.task_run_delay_offset.to_ne_bytes());
+        bytes[60..64].copy_from_slice(&self.task_queued_offset.to_ne_bytes());
+        bytes[64..68].copy_from_slice(&self.task_cfs_rq_offset.to_ne_bytes());
+        bytes[68..72].copy_from_slice(&self.cfs_rq_rq_offset.to_ne_bytes());
+        bytes[72..76].copy_from_slice(&self.rq_clock_offset.to_ne_bytes());
+        bytes[76..80].copy_from_slice(&self.locks.to_ne_bytes());
         bytes
     }
 }
@@ -94,6 +100,8 @@ mod tests {
             cfs_rq_rq_offset: 14,
             rq_clock_offset: 15,
             locks: 16,
+            wait_samples: 17,
+            unused: 0,
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -113,5 +121,6 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, cfs_rq_rq_offset)..][..4], 14u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, rq_clock_offset)..][..4], 15u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, locks)..][..4], 16u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, wait_samples)..][..4], 17u32.to_ne_bytes());
     }
 }

@@ -211,7 +211,7 @@ mod tests {
             thread_name: *b"0123456789abcdef",
             mapped_ns: 9,
             count: 10,
-            detail: [11, 12, 13, 14, 15, 16, 17, 18],
+            detail: [11, 12, 13, 14, 15, 16, 17, 18, 19],
         };
         let mut bytes = [0; SampleHeader::SIZE + 24];
         bytes[0..8].copy_from_slice(&1u64.to_ne_bytes());
@@ -223,7 +223,7 @@ mod tests {
         bytes[30..32].copy_from_slice(&1u16.to_ne_bytes());
         bytes[32..34].copy_from_slice(&2u16.to_ne_bytes());
         bytes[56..64].copy_from_slice(&9u64.to_ne_bytes());
-        for (at, word) in (10..19u64).enumerate() {
+        for (at, word) in (10..20u64).enumerate() {
             bytes[64 + at * 8..72 + at * 8].copy_from_slice(&word.to_ne_bytes());
         }
         bytes[34] = 7;

@@ -25,11 +25,13 @@ pub enum Program {
     LockBegin = 6,
     /// Samples waits for them that did not leave the CPU.
     LockEnd = 7,
+    /// Begins to follow new threads.
+    NewTask = 8,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -38,6 +40,7 @@ impl Program {
         Self::Waiting,
         Self::LockBegin,
         Self::LockEnd,
+        Self::NewTask,
     ];
 
     /// The name used in metrics and messages.
@@ -51,6 +54,7 @@ impl Program {
             Self::Waiting => "waiting",
             Self::LockBegin => "lock_begin",
             Self::LockEnd => "lock_end",
+            Self::NewTask => "new_task",
         }
     }
 }

@@ -9,6 +9,11 @@
 //! waits as fit into a period. A wait that is longer than a period always becomes a sample and
 //! stands for itself alone. As countdowns begin at a random point, both sums are unbiased, and
 //! for each thread the sum of time is off by less than a period.
+//!
+//! Where hundreds of threads wait for the same CPU that would be thousands of samples a second. So
+//! each CPU has a [`Thinning`], which makes the period of all that wait there 2, 4, 8 ... times as
+//! long when they are too many. A countdown is made longer or shorter with it: at a random point of
+//! the one it is at a random point of the other.
 
 use crate::event::DETAIL_WORDS;
 
@@ -37,9 +42,13 @@ pub struct Thread {
     pub kernel_lock_flags: u32,
     /// The kernel's `prev_state`; [`PREEMPTED`] if it did not leave by itself.
     pub state: u32,
+    /// Countdowns are in periods times 2 to the power of this.
+    pub shift: u32,
+    /// Zero.
+    pub unused: u32,
 }
 
-const _: () = assert!(size_of::<Thread>() == 72);
+const _: () = assert!(size_of::<Thread>() == 80);
 
 /// [`Thread::state`] of a thread that was preempted. The kernel's own states are bits below.
 pub const PREEMPTED: u32 = 1 << 31;
@@ -153,8 +162,76 @@ pub fn count_down(left: &mut u64, length: u64, period: u64, random: u32) -> Opti
     Some(Weight { value: period, count })
 }
 
+/// Keeps the samples of a CPU below a rate; a map value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thinning {
+    /// When the interval began, on CLOCK_MONOTONIC.
+    pub since_ns: u64,
+    /// Samples in it.
+    pub samples: u32,
+    /// Periods are 2 to the power of this times as long.
+    pub shift: u32,
+}
+
+impl Thinning {
+    /// Rates are looked at in intervals of this length.
+    pub const INTERVAL_NS: u64 = 100_000_000;
+
+    /// Periods are less than 2^32 nanoseconds, so that all products fit.
+    const MAX_SHIFT: u32 = 16;
+
+    /// Notes the time: after an interval with few samples periods become shorter.
+    /// `most` is the number of samples in an interval.
+    #[inline(always)]
+    pub fn advance(&mut self, now_ns: u64, most: u32) {
+        if now_ns.wrapping_sub(self.since_ns) > Self::INTERVAL_NS {
+            if self.samples < most / 4 && self.shift > 0 {
+                self.shift -= 1;
+            }
+            self.since_ns = now_ns;
+            self.samples = 0;
+        }
+    }
+
+    /// Notes a sample: when there are too many periods become longer.
+    #[inline(always)]
+    pub fn took(&mut self, most: u32) {
+        self.samples += 1;
+        if self.samples > most && self.shift < Self::MAX_SHIFT {
+            self.shift += 1;
+            self.samples = 0;
+        }
+    }
+
+    /// Makes a thread's countdowns those of this CPU.
+    #[inline(always)]
+    pub fn adapt(&self, thread: &mut Thread) {
+        let (from, to) = (thread.shift & 31, self.shift & 31);
+        if from != to {
+            thread.wait_left = rescaled(thread.wait_left, from, to);
+            thread.queue_left = rescaled(thread.queue_left, from, to);
+            thread.shift = to;
+        }
+    }
+}
+
+/// A countdown from a period shifted by `from` as one from a period shifted by `to`.
+#[inline(always)]
+const fn rescaled(left: u64, from: u32, to: u32) -> u64 {
+    if to > from {
+        left << (to - from)
+    } else {
+        let left = left >> (from - to);
+        if left == 0 { 1 } else { left }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
     use super::*;
 
     const PERIOD: u64 = 10_000_000;
@@ -208,6 +285,86 @@ mod tests {
         let total: u64 = lengths().sum();
         assert!(value.abs_diff(total) <= PERIOD);
         assert!((19_500..20_500).contains(&count), "{count}");
+    }
+
+    /// Sums of what `lengths` are sampled as on a CPU whose shift follows `shifts`, and the number
+    /// of samples.
+    fn thinned(shifts: impl Fn(usize) -> u32, lengths: &[u64]) -> (u64, u64, u64) {
+        let mut thread = Thread { wait_left: PERIOD / 3, queue_left: 1, ..Thread::default() };
+        let (mut random, mut sums) = (1u32, (0, 0, 0));
+        for (number, length) in lengths.iter().enumerate() {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let thinning = Thinning { shift: shifts(number), ..Thinning::default() };
+            thinning.adapt(&mut thread);
+            let period = PERIOD << thread.shift;
+            if let Some(weight) = count_down(&mut thread.wait_left, *length, period, random) {
+                sums = (sums.0 + weight.value, sums.1 + weight.count, sums.2 + 1);
+            }
+        }
+        sums
+    }
+
+    fn mixed() -> Vec<u64> {
+        (0..400_000u64).map(|i| PERIOD / 10 + i * 7919 % PERIOD).collect()
+    }
+
+    #[test]
+    fn longer_periods_give_the_same_sums_with_fewer_samples() {
+        let lengths = mixed();
+        let total: u64 = lengths.iter().sum();
+        let (_, _, all) = thinned(|_| 0, &lengths);
+        for shift in [1, 3, 6] {
+            let (value, count, samples) = thinned(|_| shift, &lengths);
+            assert!(samples < (all >> shift) * 11 / 10, "{samples} of {all}");
+            assert!(value.abs_diff(total) <= PERIOD << shift, "{value} of {total}");
+            // Some 4000 samples at least.
+            assert!((370_000..430_000).contains(&count), "{count}");
+        }
+    }
+
+    #[test]
+    fn periods_that_change_all_the_time_give_the_same_sums() {
+        let lengths = mixed();
+        let total: u64 = lengths.iter().sum();
+        for every in [1, 7, 100] {
+            let (value, count, _) = thinned(|number| (number / every % 5) as u32, &lengths);
+            let error = value.abs_diff(total) as f64 / total as f64;
+            assert!(error < 0.02, "every {every}: {value} of {total}");
+            assert!((380_000..420_000).contains(&count), "{count}");
+        }
+    }
+
+    #[test]
+    fn waits_of_many_periods_are_exact_all_the_same() {
+        assert_eq!(thinned(|_| 4, &[PERIOD << 4, 33 * PERIOD + 7]), (49 * PERIOD + 7, 2, 2));
+    }
+
+    #[test]
+    fn rate_of_samples_stays_below_what_is_wanted() {
+        const MOST: u32 = 100;
+        let mut thinning = Thinning::default();
+        // As many as there are; each gives samples of its own.
+        let mut threads = [Thread { wait_left: 1, queue_left: 1, ..Thread::default() }; 500];
+        let mut sum = 0;
+        for interval in 1..100u64 {
+            let mut samples = 0;
+            // Ten waits of each thread that would all be samples, and few in the last intervals.
+            for wait in 0..if interval < 70 { 5000 } else { 1 } {
+                thinning.advance(interval * (Thinning::INTERVAL_NS + 2) + wait, MOST);
+                let thread = &mut threads[wait as usize % 500];
+                thinning.adapt(thread);
+                let period = PERIOD << thread.shift;
+                if count_down(&mut thread.wait_left, PERIOD, period, 0).is_some() {
+                    thinning.took(MOST);
+                    samples += 1;
+                }
+            }
+            // When it has found its way.
+            sum += if (20..70).contains(&interval) { samples } else { 0 };
+        }
+        let mean = sum / 50;
+        assert!((MOST / 4..=MOST * 3 / 2).contains(&mean), "{mean} in an interval");
+        assert_eq!(thinning.shift, 0);
     }
 
     #[test]

@@ -61,9 +61,7 @@ pub fn begin(ctx: &impl EbpfContext, lock: u64, flags: u32) {
         spun(ctx, Program::LockBegin, spin);
     }
     // SAFETY: a task.
-    let Some(thread) = (unsafe { THREADS.get_or_create(task) }) else {
-        return stats::count(Program::LockBegin, Counter::Untracked);
-    };
+    let Some(thread) = (unsafe { THREADS.get(task) }) else { return };
     // SAFETY: a map value, and the thread's own.
     unsafe {
         (*thread).kernel_lock = lock;

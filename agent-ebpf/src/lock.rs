@@ -150,8 +150,9 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
     (lock.released_ns, lock.late_ns, lock.left) = (now_ns, 0, before.left);
     // Without a weight of its own, to say who ended a wait that will be a sample.
     let waited_ns = now_ns.saturating_sub(thread.out_ns);
+    let of_thread = period << (thread.shift & 31);
     let is_asked_for =
-        thread.reported_ns > thread.out_ns || is_sampled(thread.wait_left, waited_ns, period);
+        thread.reported_ns > thread.out_ns || is_sampled(thread.wait_left, waited_ns, of_thread);
     if weight.is_none() && !is_asked_for {
         return;
     }

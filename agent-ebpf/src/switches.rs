@@ -11,6 +11,17 @@ use everflame_agent_common::stats::Program;
 
 use crate::{kernel_lock, stats, wait};
 
+/// Runs when a thread is there that has not run yet. Its first argument is the thread.
+#[btf_tracepoint(function = "task_newtask")]
+fn new_task(ctx: BtfTracePointContext) -> i32 {
+    let task: *mut task_struct = ctx.arg(0);
+    stats::timed(Program::NewTask, || {
+        // SAFETY: the tracepoint's argument is a task.
+        let _ = unsafe { wait::follow(Program::NewTask, task) };
+    });
+    0
+}
+
 /// Runs in each switch, when the outgoing task is still the current one. Its arguments are
 /// (preempted, previous task, next task, state of the previous task).
 #[btf_tracepoint(function = "sched_switch")]

@@ -12,7 +12,7 @@ use everflame_agent_common::{
     lock::{LockKey, is_of_kernel},
     stats::{Counter, Program},
     unwind::Stop,
-    wait::{FLAG_RUN_QUEUE, PREEMPTED, Thread, Wait, Weight, count_down},
+    wait::{FLAG_RUN_QUEUE, PREEMPTED, Thinning, Thread, Wait, Weight, count_down},
 };
 
 use crate::{
@@ -42,11 +42,17 @@ pub struct SwitchClock {
     behind_ns: u64,
     /// When that was found, on the scheduler's clock.
     compared_ns: u64,
+    /// How long periods are here.
+    thinning: Thinning,
 }
 
 impl SwitchClock {
     /// The clocks drift by much less than a thousandth.
     const COMPARE_EVERY_NS: u64 = 1_000_000_000;
+
+    /// More than that in between is not drift but time that a hypervisor has taken between the two
+    /// readings: it is believed only bit by bit, if it is seen in one switch after the other.
+    const MAX_STEP_NS: i64 = 100_000;
 
     /// Goes to a switch of which `task` is a part, and says when that is.
     ///
@@ -66,11 +72,23 @@ impl SwitchClock {
             field(rq, config.rq_clock_offset)
         };
         if scheduler_ns.wrapping_sub(self.compared_ns) > Self::COMPARE_EVERY_NS {
-            self.compared_ns = scheduler_ns;
-            self.behind_ns = stats::now_ns().wrapping_sub(scheduler_ns);
+            self.compare(scheduler_ns);
         }
         self.switched_ns = scheduler_ns.wrapping_add(self.behind_ns);
         self.switched_ns
+    }
+
+    /// Puts the clock right.
+    #[inline(always)]
+    fn compare(&mut self, scheduler_ns: u64) {
+        let found_ns = stats::now_ns().wrapping_sub(scheduler_ns);
+        let step_ns = found_ns.wrapping_sub(self.behind_ns) as i64;
+        if step_ns > Self::MAX_STEP_NS && self.compared_ns != 0 {
+            self.behind_ns = self.behind_ns.wrapping_add(Self::MAX_STEP_NS as u64);
+            return;
+        }
+        self.behind_ns = found_ns;
+        self.compared_ns = scheduler_ns;
     }
 }
 
@@ -127,6 +145,35 @@ unsafe fn is_queued(task: *const task_struct) -> bool {
     offset != 0 && unsafe { field::<_, u64>(task, offset) } != 0
 }
 
+/// Begins to follow a thread, if its process is one that is looked at. Not done in the switch in
+/// which it would first be needed: to allocate memory may wake a thread, and there this CPU's
+/// run queue is locked.
+///
+/// # Safety
+/// As of [`tid`].
+#[inline(always)]
+pub unsafe fn follow(program: Program, task: *mut task_struct) -> Option<*mut Thread> {
+    let config = CONFIG.load();
+    // SAFETY: as the caller says.
+    if config.target_pid != 0 && config.target_pid != unsafe { pid(task) } {
+        return None;
+    }
+    // SAFETY: as the caller says.
+    let Some(thread) = (unsafe { THREADS.get_or_create(task) }) else {
+        stats::count(program, Counter::Untracked);
+        return None;
+    };
+    // SAFETY: a map value. That two do this at once does no harm.
+    unsafe {
+        if (*thread).wait_left == 0 {
+            // Countdowns begin anywhere.
+            (*thread).queue_left = stats::random_below(config.wait_period_ns);
+            (*thread).wait_left = stats::random_below(config.wait_period_ns);
+        }
+    }
+    Some(thread)
+}
+
 /// Notes that a task leaves its CPU.
 ///
 /// # Safety
@@ -142,20 +189,9 @@ pub unsafe fn switch_out(task: *mut task_struct, preempted: bool, state: u32) {
         return;
     }
     // SAFETY: a task.
-    if config.target_pid != 0 && config.target_pid != unsafe { pid(task) } {
-        return;
-    }
-    // SAFETY: a task.
-    let Some(thread) = (unsafe { THREADS.get_or_create(task) }) else {
-        return stats::count(Program::SwitchOut, Counter::Untracked);
-    };
+    let Some(thread) = (unsafe { THREADS.get(task) }) else { return };
     // SAFETY: a map value, and the thread's own but for `woken_ns`, which is set when it waits.
     let thread = unsafe { &mut *thread };
-    if thread.wait_left == 0 {
-        // The first time; countdowns begin anywhere.
-        thread.wait_left = stats::random_below(config.wait_period_ns);
-        thread.queue_left = stats::random_below(config.wait_period_ns);
-    }
     // Ready to run, though it meant to wait: somebody was quicker.
     let state = if preempted || state == 0 { PREEMPTED } else { state };
     let mut lock = 0;
@@ -192,9 +228,10 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     if out_ns == 0 {
         return;
     }
-    let Some(clock) = SWITCH_CLOCK.get_ptr(0) else { return };
+    let Some(clock) = SWITCH_CLOCK.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's, written when the task before left it.
-    let in_ns = unsafe { (*clock).switched_ns };
+    let clock = unsafe { &mut *clock };
+    let in_ns = clock.switched_ns;
     let reported_ns = thread.reported_ns;
     let start_ns = if reported_ns > out_ns { reported_ns } else { out_ns };
     let woken_ns = if thread.state == PREEMPTED {
@@ -211,7 +248,12 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     }
     thread.out_ns = 0;
     thread.reported_ns = 0;
-    let period = CONFIG.load().wait_period_ns;
+    let config = CONFIG.load();
+    let most = config.wait_samples;
+    let thinning = &mut clock.thinning;
+    thinning.advance(in_ns, most);
+    thinning.adapt(thread);
+    let period = config.wait_period_ns << (thread.shift & 31);
     let random = stats::scrambled(in_ns);
     let waited = if reported_ns > out_ns {
         // The rest of a wait that has been counted.
@@ -220,10 +262,12 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     } else {
         count_down(&mut thread.wait_left, woken_ns - start_ns, period, random)
     };
-    let queued = count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random);
+    let queued_ns = in_ns.saturating_sub(woken_ns);
+    let queued = count_down(&mut thread.queue_left, queued_ns, period, random);
     if waited.is_none() && queued.is_none() {
         return;
     }
+    thinning.took(most);
     let (kernel_lock, kernel_lock_flags) = kernel_lock(thread);
     let state = thread.state;
     let ended = Ended { waited, queued, out_ns, woken_ns, kernel_lock, kernel_lock_flags, state };
@@ -323,7 +367,7 @@ pub struct EachTask {
     task: *mut task_struct,
 }
 
-/// Reports the wait of one task if it goes on, up to now.
+/// Reports the wait of one task if it goes on, up to now. Begins to follow one that was there before.
 ///
 /// # Safety
 /// `ctx` is what the kernel gives to a task iterator.
@@ -336,7 +380,7 @@ pub unsafe fn waiting(ctx: *const EachTask) {
         return;
     }
     // SAFETY: a task.
-    let Some(thread) = (unsafe { THREADS.get(task) }) else { return };
+    let Some(thread) = (unsafe { follow(PROGRAM, task) }) else { return };
     // SAFETY: a map value. That the thread runs meanwhile does no harm: what was reported is
     // older than its next wait.
     let thread = unsafe { &mut *thread };

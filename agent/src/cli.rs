@@ -201,7 +201,11 @@ impl RunArgs {
     pub fn wait_config(&self) -> Option<WaitConfig> {
         let locks = self.kinds.contains(&Kind::Lock);
         let period_ns = u64::try_from(self.offcpu_period.as_nanos()).unwrap_or(u64::MAX);
-        (locks || self.kinds.contains(&Kind::OffCpu)).then_some(WaitConfig { period_ns, locks })
+        (locks || self.kinds.contains(&Kind::OffCpu)).then_some(WaitConfig {
+            period_ns,
+            locks,
+            ..WaitConfig::default()
+        })
     }
 
     /// Checks what no flag can know by itself.

@@ -322,6 +322,7 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     let waits = &stats.waits;
     let others = [
         (Program::Exec, &stats.exec),
+        (Program::NewTask, &waits.new_task),
         (Program::SwitchOut, &waits.switch_out),
         (Program::SwitchIn, &waits.switch_in),
         (Program::Waking, &waits.waking),

@@ -113,8 +113,8 @@ impl Session {
         };
         let collect = match config.kind {
             Kind::Cpu => CollectConfig::at_rate(config.rate_hz),
-            Kind::OffCpu => CollectConfig::of_waits(WaitConfig::default()),
-            Kind::Lock => CollectConfig::of_waits(WaitConfig { locks: true, ..Default::default() }),
+            Kind::OffCpu => CollectConfig::of_waits(WaitConfig::all()),
+            Kind::Lock => CollectConfig::of_waits(WaitConfig { locks: true, ..WaitConfig::all() }),
             kind => return Err(SessionError::Kind { kind }),
         };
         let collect = CollectConfig { target_pid, ..collect };

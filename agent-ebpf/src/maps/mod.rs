@@ -35,6 +35,8 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     task_stack_offset: 0,
     stack_registers_offset: 0,
     wait_period_ns: 0,
+    wait_samples: 0,
+    unused: 0,
     task_pid_offset: 0,
     task_tgid_offset: 0,
     task_run_delay_offset: 0,

@@ -147,8 +147,7 @@ fn user_stacks(features: &KernelFeatures) -> UserStacks {
 }
 
 /// Features that waits are followed without, too.
-const WAIT_PARTS: [Feature; 3] =
-    [Feature::SchedWaking, Feature::TaskIterator, Feature::LockContention];
+const WAIT_PARTS: [Feature; 3] = [Feature::RunDelay, Feature::SchedWaking, Feature::LockContention];
 
 fn waits(features: &KernelFeatures) -> Waits {
     let decides = [Feature::SwitchState, Feature::TaskStorage];

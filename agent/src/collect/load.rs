@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use everflame_agent_common::config::Config;
+use everflame_agent_common::wait::Thinning;
 use tracing::warn;
 
 use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
@@ -70,8 +71,14 @@ fn prepare_waits(
         settings.rq_clock_offset = clock.clock_offset;
     }
     settings.wait_period_ns = waits.period_ns;
+    settings.wait_samples = samples_per_interval(waits.samples_per_second);
     settings.locks = u32::from(waits.locks);
     Ok(waits)
+}
+
+fn samples_per_interval(per_second: u32) -> u32 {
+    let samples = u64::from(per_second) * Thinning::INTERVAL_NS / 1_000_000_000;
+    u32::try_from(samples).unwrap_or(u32::MAX).max(1)
 }
 
 fn stack_copies_per_second(rate_hz: u64) -> u32 {

@@ -22,10 +22,11 @@ fn without(program: Program) -> &'static str {
         Program::Cpu => Feature::PerfEventPrograms.without(),
         Program::Exec => "stacks end early in a program's first moments",
         // One is nothing without the other.
-        Program::SwitchOut | Program::SwitchIn => "waits and locks are not followed",
+        Program::NewTask | Program::SwitchOut | Program::SwitchIn | Program::Waiting => {
+            "waits and locks are not followed"
+        }
         Program::Waking => Feature::SchedWaking.without(),
         Program::LockBegin | Program::LockEnd => Feature::LockContention.without(),
-        Program::Waiting => Feature::TaskIterator.without(),
     }
 }
 

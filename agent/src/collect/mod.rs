@@ -188,7 +188,7 @@ impl Collector {
         for (program, error) in collector.bpf.refused() {
             lost::warn(program, error);
         }
-        if let (Some(WaitConfig { period_ns, locks }), Some(end)) =
+        if let (Some(WaitConfig { period_ns, locks, .. }), Some(end)) =
             (config.waits, collector.wait_end())
         {
             info!(end = end.name(), period_ns, locks, "following waits");
@@ -283,6 +283,7 @@ impl Collector {
             cpu: self.bpf.program_stats(Program::Cpu)?,
             exec: self.bpf.program_stats(Program::Exec)?,
             waits: WaitStats {
+                new_task: self.bpf.program_stats(Program::NewTask)?,
                 switch_out: self.bpf.program_stats(Program::SwitchOut)?,
                 switch_in: self.bpf.program_stats(Program::SwitchIn)?,
                 waking: self.bpf.program_stats(Program::Waking)?,

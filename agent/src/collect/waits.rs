@@ -20,20 +20,32 @@ pub struct WaitConfig {
     /// One wait in this much waiting of each thread, in nanoseconds; waits that are longer
     /// always are. Less than 2^32.
     pub period_ns: u64,
+    /// Samples of waits in a second on each CPU, at most, but for those that are many periods long:
+    /// where there would be more, periods become longer.
+    pub samples_per_second: u32,
     /// Whether locks are followed that threads wait for, and who releases them.
     pub locks: bool,
 }
 
+impl WaitConfig {
+    /// However many samples that are: somebody has asked for them.
+    pub fn all() -> Self {
+        Self { samples_per_second: u32::MAX, ..Self::default() }
+    }
+}
+
 impl Default for WaitConfig {
-    /// A sample in 10 ms that a thread waits.
+    /// A sample in 10 ms that a thread waits, unless that is more than 400 a second on a CPU.
     fn default() -> Self {
-        Self { period_ns: 10_000_000, locks: false }
+        Self { period_ns: 10_000_000, samples_per_second: 400, locks: false }
     }
 }
 
 /// What the programs that follow waits have counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WaitStats {
+    /// When a thread is made.
+    pub new_task: ProgramStats,
     /// At switch-out.
     pub switch_out: ProgramStats,
     /// At switch-in; it takes the samples.
@@ -65,10 +77,14 @@ impl WaitStats {
 
     /// Threads and locks that could not be followed.
     pub fn untracked(&self) -> u64 {
-        self.switch_out.untracked + self.of_locks().map(|stats| stats.untracked).sum::<u64>()
+        let of_threads = self.new_task.untracked + self.waiting.untracked;
+        of_threads
+            + self.switch_out.untracked
+            + self.of_locks().map(|stats| stats.untracked).sum::<u64>()
     }
 }
 
+const NEW_TASK: &str = "new_task";
 const SWITCH_OUT: &str = "switch_out";
 const SWITCH_IN: &str = "switch_in";
 const SWITCH_IN_KPROBE: &str = "switch_in_kprobe";
@@ -84,7 +100,6 @@ pub(super) struct WaitPrograms {
     waking: Option<Result<(), BpfError>>,
     /// Likewise; both programs or none.
     kernel_locks: Option<Result<(), BpfError>>,
-    waiting: Result<(), BpfError>,
 }
 
 /// How the end of a wait is seen.
@@ -100,6 +115,7 @@ impl WaitPrograms {
     /// Where the kernel refuses a program without which nothing is seen.
     pub(super) fn load(ebpf: &mut Ebpf, config: WaitConfig) -> Result<Self, BpfError> {
         let types = Btf::from_sys_fs().map_err(|source| BpfError::Types { source })?;
+        load_tracepoint(ebpf, NEW_TASK, "task_newtask", &types)?;
         load_tracepoint(ebpf, SWITCH_OUT, "sched_switch", &types)?;
         let switch_in = match load_tracepoint(ebpf, SWITCH_IN, "sched_exit_tp", &types) {
             Ok(()) => SwitchIn::Tracepoint,
@@ -114,13 +130,16 @@ impl WaitPrograms {
             load_tracepoint(ebpf, LOCK_BEGIN, "contention_begin", &types)?;
             load_tracepoint(ebpf, LOCK_END, "contention_end", &types)
         });
-        let waiting = program(ebpf, WAITING)
-            .and_then(|program: &mut Iter| program.load("task", &types).map_err(refused(WAITING)));
-        Ok(Self { switch_in, waking, kernel_locks, waiting })
+        let waiting: &mut Iter = program(ebpf, WAITING)?;
+        waiting.load("task", &types).map_err(refused(WAITING))?;
+        Ok(Self { switch_in, waking, kernel_locks })
     }
 
-    /// Attaches them, the one that begins a wait last.
+    /// Attaches them, the one that begins a wait last: then all threads are known, new ones and
+    /// those that are there.
     pub(super) fn start(&mut self, ebpf: &mut Ebpf) -> Result<(), BpfError> {
+        attach_tracepoint(ebpf, NEW_TASK)?;
+        self.report(ebpf)?;
         match self.switch_in {
             SwitchIn::Tracepoint => attach_tracepoint(ebpf, SWITCH_IN)?,
             SwitchIn::FinishTaskSwitch => {
@@ -145,9 +164,6 @@ impl WaitPrograms {
 
     /// Runs the iterator over all tasks.
     pub(super) fn report(&self, ebpf: &mut Ebpf) -> Result<(), BpfError> {
-        if self.waiting.is_err() {
-            return Ok(());
-        }
         let program: &mut Iter = program(ebpf, WAITING)?;
         let id = program.attach().map_err(refused(WAITING))?;
         let link = program.take_link(id).map_err(refused(WAITING))?;
@@ -169,11 +185,9 @@ impl WaitPrograms {
     /// Programs that the agent does without, and why.
     pub(super) fn refused(&self) -> impl Iterator<Item = (Program, &BpfError)> {
         let of_locks = [(Program::Waking, &self.waking), (Program::LockBegin, &self.kernel_locks)];
-        let of_locks = of_locks.into_iter().filter_map(|(program, state)| {
+        of_locks.into_iter().filter_map(|(program, state)| {
             state.as_ref().and_then(|state| state.as_ref().err()).map(|error| (program, error))
-        });
-        let waiting = self.waiting.as_ref().err().map(|error| (Program::Waiting, error));
-        of_locks.chain(waiting)
+        })
     }
 }
 

@@ -136,7 +136,7 @@ impl Feature {
             Self::FinishTaskSwitch => "the same by a kprobe, where there is no sched_exit_tp",
             Self::RunDelay => "telling waits from the time that a thread is ready but has no CPU",
             Self::SchedWaking => "seeing who releases a lock",
-            Self::TaskIterator => "seeing waits that go on when a window ends",
+            Self::TaskIterator => "finding threads, and those that wait when a window ends",
             Self::LockContention => "telling which of the kernel's own locks is waited for",
         }
     }
@@ -156,7 +156,7 @@ impl Feature {
             Self::BuildIdRecords => {
                 "executables are told apart by device and inode, and build ids read from the files"
             }
-            Self::SwitchState | Self::TaskStorage => {
+            Self::SwitchState | Self::TaskStorage | Self::TaskIterator => {
                 "there are no profiles of kinds `offcpu` and `lock`"
             }
             Self::SchedExit => "a kprobe on finish_task_switch is used",
@@ -166,7 +166,6 @@ impl Feature {
                  CONFIG_TASK_DELAY_ACCT=y switches it on"
             }
             Self::SchedWaking => "nobody is seen to release a lock",
-            Self::TaskIterator => "a wait is in the window in which it ends, as a whole",
             Self::LockContention => {
                 "waits for locks of the kernel have no address, and spinning is not seen"
             }
@@ -302,7 +301,7 @@ impl KernelFeatures {
             self.iter().any(|(each, found)| each == feature && matches!(found, Support::Absent))
         };
         let missing = |feature| Err(MissingFeature { feature });
-        for feature in [Feature::SwitchState, Feature::TaskStorage] {
+        for feature in [Feature::SwitchState, Feature::TaskStorage, Feature::TaskIterator] {
             if is_absent(feature) {
                 return missing(feature);
             }
@@ -349,7 +348,7 @@ mod tests {
         assert_eq!(kernel(&[]).wait_end(), Ok(WaitEnd::SchedExit));
         assert_eq!(kernel(&[Feature::FinishTaskSwitch]).wait_end(), Ok(WaitEnd::SchedExit));
         assert_eq!(kernel(&[Feature::SchedExit]).wait_end(), Ok(WaitEnd::FinishTaskSwitch));
-        let rest = [Feature::SchedWaking, Feature::TaskIterator, Feature::LockContention];
+        let rest = [Feature::RunDelay, Feature::SchedWaking, Feature::LockContention];
         assert_eq!(kernel(&rest).wait_end(), Ok(WaitEnd::SchedExit));
         assert_eq!(
             message(&[Feature::SchedExit, Feature::FinishTaskSwitch]),

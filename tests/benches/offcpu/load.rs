@@ -22,9 +22,9 @@ pub(crate) const PIPE_PINNED: Load =
 pub(crate) const PIPE: Load =
     Load { name: "pipe", is_pinned: false, arguments: &["pipe", "--loop", "40000"] };
 
-/// 400 processes that send messages to each other.
+/// 400 processes that send messages to each other, as many as `perf bench` has them send.
 pub(crate) const MESSAGING: Load =
-    Load { name: "messaging", is_pinned: false, arguments: &["messaging", "--nr_loops", "50"] };
+    Load { name: "messaging", is_pinned: false, arguments: &["messaging"] };
 
 /// Runs that make a value. Where the scheduler happens to put a pair of processes matters more than
 /// anything that is measured here.

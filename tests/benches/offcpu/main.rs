@@ -37,8 +37,13 @@ fn main() {
     }
     let rounds = std::env::var("EVERFLAME_BENCH_ROUNDS")
         .map_or(DEFAULT_ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    let groups: [Group; 3] =
-        [("overhead", overhead::run), ("switch", switch::run), ("totals", totals::run)];
+    let groups: [Group; 5] = [
+        ("pipe_pinned", overhead::run_pipe_pinned),
+        ("pipe", overhead::run_pipe),
+        ("messaging", overhead::run_messaging),
+        ("switch", switch::run),
+        ("totals", totals::run),
+    ];
     // Cargo adds `--bench`.
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();

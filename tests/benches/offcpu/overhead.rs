@@ -24,39 +24,47 @@ enum Beside {
 
 const BESIDE: [Beside; 3] = [Beside::Nothing, Beside::Empty, Beside::Agent];
 
-/// The most that the agent may take more than empty programs, in per cent.
-const LOADS: [(Load, f64); 3] = [(PIPE_PINNED, 8.0), (PIPE, 3.0), (MESSAGING, 3.0)];
-
 /// A window of the agent, and what its end entails. A run is shorter and sees none.
 const STEADY: Duration = Duration::from_secs(11);
 
-pub(crate) fn run(rounds: usize) {
-    eprintln!("{rounds} rounds of each load beside nothing, empty programs and the agent ...");
-    for (load, target) in LOADS {
-        // The first run reads files.
-        load.run();
-        let mut seconds = Vec::new();
-        for round in 0..rounds {
-            let mut of_round = [0.0; 3];
-            for turn in 0..BESIDE.len() {
-                let at = (round + turn) % BESIDE.len();
-                of_round[at] = match BESIDE[at] {
-                    Beside::Nothing => load.seconds(),
-                    Beside::Empty => {
-                        let _programs = EmptyPrograms::attach(WAITS.hooks);
-                        load.seconds()
-                    }
-                    Beside::Agent => {
-                        let _agent = OffCpuAgent::start(WAITS, &[]);
-                        load.seconds()
-                    }
-                };
-            }
-            seconds.push(of_round);
+pub(crate) fn run_pipe_pinned(rounds: usize) {
+    run(PIPE_PINNED, 8.0, rounds);
+}
+
+pub(crate) fn run_pipe(rounds: usize) {
+    run(PIPE, 3.0, rounds);
+}
+
+pub(crate) fn run_messaging(rounds: usize) {
+    run(MESSAGING, 3.0, rounds);
+}
+
+/// `target` is the most that the agent may take more than empty programs, in per cent.
+fn run(load: Load, target: f64, rounds: usize) {
+    eprintln!("{rounds} rounds of {} beside nothing, empty programs and the agent ...", load.name);
+    // The first run reads files.
+    load.run();
+    let mut seconds = Vec::new();
+    for round in 0..rounds {
+        let mut of_round = [0.0; 3];
+        for turn in 0..BESIDE.len() {
+            let at = (round + turn) % BESIDE.len();
+            of_round[at] = match BESIDE[at] {
+                Beside::Nothing => load.seconds(),
+                Beside::Empty => {
+                    let _programs = EmptyPrograms::attach(WAITS.hooks);
+                    load.seconds()
+                }
+                Beside::Agent => {
+                    let _agent = OffCpuAgent::start(WAITS, &[]);
+                    load.seconds()
+                }
+            };
         }
-        report(load.name, target, &seconds);
-        print(load.name, "agent_cpu", agent_cpu_percent(load), "% of one core");
+        seconds.push(of_round);
     }
+    report(load.name, target, &seconds);
+    print(load.name, "agent_cpu", agent_cpu_percent(load), "% of one core");
 }
 
 /// What the agent's own process takes beside a load, over a window.
