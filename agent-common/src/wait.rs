@@ -12,8 +12,9 @@
 //!
 //! Where hundreds of threads wait for the same CPU that would be thousands of samples a second. So
 //! each CPU has a [`Thinning`], which makes the period of all that wait there 2, 4, 8 ... times as
-//! long when they are too many. A countdown is made longer or shorter with it: at a random point of
-//! the one it is at a random point of the other.
+//! long when they are too many. Countdowns go on as they are: what samples stand for is what has
+//! been counted down, but for the difference between first and last countdown, however the period
+//! changes meanwhile.
 
 use crate::event::DETAIL_WORDS;
 
@@ -42,13 +43,9 @@ pub struct Thread {
     pub kernel_lock_flags: u32,
     /// The kernel's `prev_state`; [`PREEMPTED`] if it did not leave by itself.
     pub state: u32,
-    /// Countdowns are in periods times 2 to the power of this.
-    pub shift: u32,
-    /// Zero.
-    pub unused: u32,
 }
 
-const _: () = assert!(size_of::<Thread>() == 80);
+const _: () = assert!(size_of::<Thread>() == 72);
 
 /// [`Thread::state`] of a thread that was preempted. The kernel's own states are bits below.
 pub const PREEMPTED: u32 = 1 << 31;
@@ -204,26 +201,10 @@ impl Thinning {
         }
     }
 
-    /// Makes a thread's countdowns those of this CPU.
+    /// The period for now, in nanoseconds; `period` is the shortest.
     #[inline(always)]
-    pub fn adapt(&self, thread: &mut Thread) {
-        let (from, to) = (thread.shift & 31, self.shift & 31);
-        if from != to {
-            thread.wait_left = rescaled(thread.wait_left, from, to);
-            thread.queue_left = rescaled(thread.queue_left, from, to);
-            thread.shift = to;
-        }
-    }
-}
-
-/// A countdown from a period shifted by `from` as one from a period shifted by `to`.
-#[inline(always)]
-const fn rescaled(left: u64, from: u32, to: u32) -> u64 {
-    if to > from {
-        left << (to - from)
-    } else {
-        let left = left >> (from - to);
-        if left == 0 { 1 } else { left }
+    pub const fn period(&self, period: u64) -> u64 {
+        period << (self.shift & 31)
     }
 }
 
@@ -290,14 +271,11 @@ mod tests {
     /// Sums of what `lengths` are sampled as on a CPU whose shift follows `shifts`, and the number
     /// of samples.
     fn thinned(shifts: impl Fn(usize) -> u32, lengths: &[u64]) -> (u64, u64, u64) {
-        let mut thread = Thread { wait_left: PERIOD / 3, queue_left: 1, ..Thread::default() };
-        let (mut random, mut sums) = (1u32, (0, 0, 0));
+        let (mut left, mut random, mut sums) = (PERIOD / 3, 1u32, (0, 0, 0));
         for (number, length) in lengths.iter().enumerate() {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let thinning = Thinning { shift: shifts(number), ..Thinning::default() };
-            thinning.adapt(&mut thread);
-            let period = PERIOD << thread.shift;
-            if let Some(weight) = count_down(&mut thread.wait_left, *length, period, random) {
+            let period = Thinning { shift: shifts(number), ..Thinning::default() }.period(PERIOD);
+            if let Some(weight) = count_down(&mut left, *length, period, random) {
                 sums = (sums.0 + weight.value, sums.1 + weight.count, sums.2 + 1);
             }
         }
@@ -328,8 +306,7 @@ mod tests {
         let total: u64 = lengths.iter().sum();
         for every in [1, 7, 100] {
             let (value, count, _) = thinned(|number| (number / every % 5) as u32, &lengths);
-            let error = value.abs_diff(total) as f64 / total as f64;
-            assert!(error < 0.02, "every {every}: {value} of {total}");
+            assert!(value.abs_diff(total) <= PERIOD << 4, "every {every}: {value} of {total}");
             assert!((380_000..420_000).contains(&count), "{count}");
         }
     }
@@ -344,17 +321,15 @@ mod tests {
         const MOST: u32 = 100;
         let mut thinning = Thinning::default();
         // As many as there are; each gives samples of its own.
-        let mut threads = [Thread { wait_left: 1, queue_left: 1, ..Thread::default() }; 500];
+        let mut threads = [1u64; 500];
         let mut sum = 0;
         for interval in 1..100u64 {
             let mut samples = 0;
             // Ten waits of each thread that would all be samples, and few in the last intervals.
             for wait in 0..if interval < 70 { 5000 } else { 1 } {
                 thinning.advance(interval * (Thinning::INTERVAL_NS + 2) + wait, MOST);
-                let thread = &mut threads[wait as usize % 500];
-                thinning.adapt(thread);
-                let period = PERIOD << thread.shift;
-                if count_down(&mut thread.wait_left, PERIOD, period, 0).is_some() {
+                let left = &mut threads[wait as usize % 500];
+                if count_down(left, PERIOD, thinning.period(PERIOD), 0).is_some() {
                     thinning.took(MOST);
                     samples += 1;
                 }

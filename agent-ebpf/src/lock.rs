@@ -148,11 +148,11 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
     let period = CONFIG.load().wait_period_ns;
     let weight = blame(&mut before, now_ns, period, stats::scrambled(now_ns));
     (lock.released_ns, lock.late_ns, lock.left) = (now_ns, 0, before.left);
-    // Without a weight of its own, to say who ended a wait that will be a sample.
+    // Without a weight of its own, to say who ended a wait that will be a sample, or may be: that
+    // depends on the CPU that the thread is going to run on.
     let waited_ns = now_ns.saturating_sub(thread.out_ns);
-    let of_thread = period << (thread.shift & 31);
     let is_asked_for =
-        thread.reported_ns > thread.out_ns || is_sampled(thread.wait_left, waited_ns, of_thread);
+        thread.reported_ns > thread.out_ns || is_sampled(thread.wait_left, waited_ns, period);
     if weight.is_none() && !is_asked_for {
         return;
     }

@@ -252,8 +252,7 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     let most = config.wait_samples;
     let thinning = &mut clock.thinning;
     thinning.advance(in_ns, most);
-    thinning.adapt(thread);
-    let period = config.wait_period_ns << (thread.shift & 31);
+    let period = thinning.period(config.wait_period_ns);
     let random = stats::scrambled(in_ns);
     let waited = if reported_ns > out_ns {
         // The rest of a wait that has been counted.
