@@ -85,11 +85,13 @@ pub enum Counter {
     StackCopiesRefused = 9,
     /// Threads whose waits are not seen, as there are more than can be followed.
     Untracked = 10,
+    /// Samples of waits when periods were longer than wanted, as there were too many samples.
+    Thinned = 11,
 }
 
 impl Counter {
     /// All counters, in slot order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Runs,
         Self::TimedRuns,
         Self::TimedNs,
@@ -101,6 +103,7 @@ impl Counter {
         Self::StackCopies,
         Self::StackCopiesRefused,
         Self::Untracked,
+        Self::Thinned,
     ];
 }
 

@@ -175,8 +175,9 @@ impl Thinning {
     /// Rates are looked at in intervals of this length.
     pub const INTERVAL_NS: u64 = 100_000_000;
 
-    /// Periods are less than 2^32 nanoseconds, so that all products fit.
-    const MAX_SHIFT: u32 = 16;
+    /// Periods do not become longer than that by themselves, so that windows still show what
+    /// happened in them, and products fit.
+    pub const MAX_PERIOD_NS: u64 = 1_000_000_000;
 
     /// Notes the time: after an interval with few samples periods become shorter.
     /// `most` is the number of samples in an interval.
@@ -191,11 +192,12 @@ impl Thinning {
         }
     }
 
-    /// Notes a sample: when there are too many periods become longer.
+    /// Notes a sample that would be one fewer if periods were longer: when there are too many, they
+    /// become so. `period` is the shortest.
     #[inline(always)]
-    pub fn took(&mut self, most: u32) {
+    pub fn took(&mut self, most: u32, period: u64) {
         self.samples += 1;
-        if self.samples > most && self.shift < Self::MAX_SHIFT {
+        if self.samples > most && self.period(period) * 2 <= Self::MAX_PERIOD_NS {
             self.shift += 1;
             self.samples = 0;
         }
@@ -330,7 +332,7 @@ mod tests {
                 thinning.advance(interval * (Thinning::INTERVAL_NS + 2) + wait, MOST);
                 let left = &mut threads[wait as usize % 500];
                 if count_down(left, PERIOD, thinning.period(PERIOD), 0).is_some() {
-                    thinning.took(MOST);
+                    thinning.took(MOST, PERIOD);
                     samples += 1;
                 }
             }

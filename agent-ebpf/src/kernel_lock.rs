@@ -49,7 +49,7 @@ pub fn begin(ctx: &impl EbpfContext, lock: u64, flags: u32) {
         return;
     }
     let Some(spin) = SPINS.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's, which is not taken away from a task that spins.
+    // SAFETY: this CPU's.
     let spin = unsafe { &mut *spin };
     if LockFlags(flags).is_spinning() {
         (spin.lock, spin.flags) = (lock, flags);
@@ -66,6 +66,16 @@ pub fn begin(ctx: &impl EbpfContext, lock: u64, flags: u32) {
     unsafe {
         (*thread).kernel_lock = lock;
         (*thread).kernel_lock_flags = flags;
+    }
+}
+
+/// To be called when a CPU switches to another task: one that waits for a mutex stops spinning when
+/// its CPU is wanted. How long it has been is not counted, as this is no place to take a sample.
+#[inline(always)]
+pub fn stop_spinning() {
+    if let Some(spin) = SPINS.get_ptr_mut(0) {
+        // SAFETY: this CPU's.
+        unsafe { (*spin).lock = 0 };
     }
 }
 
@@ -97,10 +107,6 @@ pub fn end(ctx: &impl EbpfContext, lock: u64) {
 fn spun(ctx: &impl EbpfContext, program: Program, spin: &mut Spin) {
     let kernel_lock = spin.lock;
     spin.lock = 0;
-    // It may be the ring buffer's own lock, which this CPU has just got.
-    if SUBMITTING.get(0).is_some_and(|submitting| *submitting != 0) {
-        return stats::count(program, Counter::NoScratch);
-    }
     let end_ns = stats::now_ns();
     let period = CONFIG.load().wait_period_ns;
     if spin.left == 0 {
@@ -109,6 +115,10 @@ fn spun(ctx: &impl EbpfContext, program: Program, spin: &mut Spin) {
     let length_ns = end_ns.saturating_sub(spin.begin_ns);
     let weight = count_down(&mut spin.left, length_ns, period, stats::scrambled(end_ns));
     let Some(weight) = weight else { return };
+    // It may be the ring buffer's own lock, which this CPU has just got.
+    if SUBMITTING.get(0).is_some_and(|submitting| *submitting != 0) {
+        return stats::count(program, Counter::NoScratch);
+    }
     let wait = Wait {
         start_ns: spin.begin_ns,
         end_ns,

@@ -16,7 +16,7 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    maps::{CONFIG, LOCK_RULES, LOCK_SAMPLING, LOCK_SCRATCH, LOCK_WALK, LOCKS},
+    maps::{CONFIG, LOCK_RULES, LOCK_SAMPLING, LOCK_SCRATCH, LOCK_WALK, LOCKS, SWITCH_CLOCK},
     registers::{self, Found},
     stats,
 };
@@ -31,6 +31,9 @@ mod syscall {
     pub const FUTEX_WAIT: i64 = 455;
     pub const FUTEX_REQUEUE: i64 = 456;
 }
+
+/// What the kernel looks at of an address: on aarch64 programs may write into the highest byte.
+const USER_ADDRESS: u64 = u64::MAX >> if cfg!(bpf_target_arch = "aarch64") { 8 } else { 1 };
 
 /// Operations of `futex` that wait, as bits: WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2
 /// of include/uapi/linux/futex.h.
@@ -54,7 +57,7 @@ pub unsafe fn futex_of(task: *mut task_struct) -> u64 {
     // SAFETY: a task.
     let (number, [address, second]) = unsafe { registers::system_call(registers::saved_by(task)) };
     let waits = number == syscall::FUTEX && operation(second) & WAITS != 0;
-    if waits || number == syscall::FUTEX_WAIT { address } else { 0 }
+    if waits || number == syscall::FUTEX_WAIT { address & USER_ADDRESS } else { 0 }
 }
 
 /// Counts a thread that goes to sleep at its lock.
@@ -141,7 +144,7 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
         let wakes = number == syscall::FUTEX && operation(second) & WAKES != 0
             || number == syscall::FUTEX_WAKE
             || number == syscall::FUTEX_REQUEUE;
-        if !wakes || word != address {
+        if !wakes || word & USER_ADDRESS != address {
             return;
         }
     }
@@ -151,8 +154,8 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
     // Without a weight of its own, to say who ended a wait that will be a sample, or may be: that
     // depends on the CPU that the thread is going to run on.
     let waited_ns = now_ns.saturating_sub(thread.out_ns);
-    let is_asked_for =
-        thread.reported_ns > thread.out_ns || is_sampled(thread.wait_left, waited_ns, period);
+    let is_asked_for = thread.reported_ns > thread.out_ns
+        || is_sampled(thread.wait_left, waited_ns, thinned_period(period));
     if weight.is_none() && !is_asked_for {
         return;
     }
@@ -162,6 +165,16 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
     // Of a futex, what the kernel does is the same for all.
     let kernel = if is_of_kernel { Some(ctx) } else { None };
     sample(PROGRAM, kernel, Kind::Release, weight, release.to_detail());
+}
+
+/// The period of waits that end now, by what it is on this CPU: half of that, as it may be less on
+/// the one that the thread is going to run on.
+#[inline(always)]
+fn thinned_period(period: u64) -> u64 {
+    // SAFETY: this CPU's.
+    let clock = SWITCH_CLOCK.get_ptr(0).map(|clock| unsafe { &*clock });
+    let half = clock.map_or(period, |clock| clock.period(period)) / 2;
+    if half > period { half } else { period }
 }
 
 /// Samples the current task in what it does with a lock; its stack in the kernel only by `kernel`.

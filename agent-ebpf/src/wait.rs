@@ -16,7 +16,7 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    lock,
+    kernel_lock, lock,
     maps::{
         CONFIG, SWITCH_CLOCK, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
         WAITING_WALK,
@@ -53,6 +53,12 @@ impl SwitchClock {
     /// More than that in between is not drift but time that a hypervisor has taken between the two
     /// readings: it is believed only bit by bit, if it is seen in one switch after the other.
     const MAX_STEP_NS: i64 = 100_000;
+
+    /// The period of waits that end on this CPU for now; `period` is the shortest.
+    #[inline(always)]
+    pub fn period(&self, period: u64) -> u64 {
+        self.thinning.period(period)
+    }
 
     /// Goes to a switch of which `task` is a part, and says when that is.
     ///
@@ -194,6 +200,9 @@ pub unsafe fn switch_out(task: *mut task_struct, preempted: bool, state: u32) {
     let thread = unsafe { &mut *thread };
     // Ready to run, though it meant to wait: somebody was quicker.
     let state = if preempted || state == 0 { PREEMPTED } else { state };
+    if config.locks != 0 {
+        kernel_lock::stop_spinning();
+    }
     let mut lock = 0;
     if config.locks != 0 && state != PREEMPTED {
         lock = thread.kernel_lock;
@@ -236,12 +245,15 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     let start_ns = if reported_ns > out_ns { reported_ns } else { out_ns };
     let woken_ns = if thread.state == PREEMPTED {
         start_ns
+    } else if thread.lock != 0 && thread.woken_ns != 0 {
+        // By the same clock as the release that it belongs to.
+        if thread.woken_ns < in_ns { thread.woken_ns } else { in_ns }
     } else {
         // SAFETY: a task.
         let delay_ns = unsafe { run_delay_ns(task) }.saturating_sub(thread.run_delay_ns);
-        let woken_ns = in_ns.saturating_sub(delay_ns);
-        if woken_ns > start_ns { woken_ns } else { start_ns }
+        in_ns.saturating_sub(delay_ns)
     };
+    let woken_ns = if woken_ns > start_ns { woken_ns } else { start_ns };
     if thread.lock != 0 && thread.woken_ns == 0 {
         // SAFETY: a map value, and a task.
         unsafe { lock::gone(thread, pid(task)) };
@@ -261,13 +273,19 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     } else {
         count_down(&mut thread.wait_left, woken_ns - start_ns, period, random)
     };
-    let queued_ns = in_ns.saturating_sub(woken_ns);
+    let (waited_ns, queued_ns) = (woken_ns - start_ns, in_ns.saturating_sub(woken_ns));
     let queued = count_down(&mut thread.queue_left, queued_ns, period, random);
     if waited.is_none() && queued.is_none() {
         return;
     }
-    thinning.took(most);
-    let (kernel_lock, kernel_lock_flags) = kernel_lock(thread);
+    // What is longer is a sample whatever the period.
+    if waited_ns < period * 2 && queued_ns < period * 2 {
+        thinning.took(most, config.wait_period_ns);
+    }
+    if period > config.wait_period_ns {
+        stats::count(Program::SwitchIn, Counter::Thinned);
+    }
+    let (kernel_lock, kernel_lock_flags) = lock_of_kernel(thread);
     let state = thread.state;
     let ended = Ended { waited, queued, out_ns, woken_ns, kernel_lock, kernel_lock_flags, state };
     sample(ctx, ended);
@@ -275,7 +293,7 @@ pub fn switch_in(ctx: &impl EbpfContext) {
 
 /// The kernel's lock that a thread waits for, and what the kernel says of it.
 #[inline(always)]
-fn kernel_lock(thread: &Thread) -> (u64, u32) {
+fn lock_of_kernel(thread: &Thread) -> (u64, u32) {
     if is_of_kernel(thread.lock) { (thread.lock, thread.kernel_lock_flags) } else { (0, 0) }
 }
 
@@ -401,7 +419,7 @@ pub unsafe fn waiting(ctx: *const EachTask) {
     // SAFETY: two maps; the agent runs one iterator at a time.
     let (scratch, walk) = unsafe { (&mut *scratch, &mut *walk) };
     let state = thread.state;
-    let (kernel_lock, kernel_lock_flags) = kernel_lock(thread);
+    let (kernel_lock, kernel_lock_flags) = lock_of_kernel(thread);
     thread.reported_ns = now_ns;
 
     let weight = Weight { value, count: u64::from(reported_ns <= out_ns) };

@@ -268,6 +268,7 @@ impl Aggregator {
         }
         if let Some(release) = sample.release {
             let lock = LockKey::new(release.address, release.pid);
+            self.window.stack_bytes += size_of::<(u64, Arc<StackKey>)>();
             self.contention.release(lock, release.time_ns, key);
         } else if let Some(wait) = sample.wait
             && key.kind == Kind::OffCpu

@@ -103,6 +103,8 @@ metrics! {
     skipped_samples: Family<ReasonLabels, Counter>,
     /// Threads whose waits are not seen, as there are more than can be followed.
     untracked_threads: Counter,
+    /// Samples of waits when there were too many: fewer are taken, and each stands for more.
+    thinned_samples: Counter,
     /// Times that the waits that go on could not be listed.
     waiting_errors: Counter,
     /// Process and mapping records that perf could not deliver.

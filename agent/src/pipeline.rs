@@ -312,7 +312,7 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     let skipped = [
         ("idle", stats.cpu.idle),
         ("filtered", stats.cpu.filtered),
-        ("no_scratch", stats.cpu.no_scratch),
+        ("no_scratch", stats.cpu.no_scratch + stats.waits.no_scratch()),
     ];
     for (reason, count) in skipped {
         raise_to(&metrics.skipped_samples.get_or_create_owned(&ReasonLabels { reason }), count);
@@ -343,6 +343,7 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         metrics.set_lost_samples(Kind::Lock.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
     }
     raise_to(&metrics.untracked_threads, waits.untracked());
+    raise_to(&metrics.thinned_samples, waits.switch_in.thinned);
     raise_to(&metrics.waiting_errors, waits.waiting_errors);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);

@@ -148,7 +148,9 @@ pub fn locks(profile: &Profile) -> LockReport {
         words.insert(view.word(), key.clone());
         let lock = locks.entry(key).or_default();
         lock.kind.clone_from(&view.kind);
-        lock.comm.clone_from(&view.comm);
+        if view.kind == FUTEX {
+            lock.comm.clone_from(&view.comm);
+        }
         lock.name(view.symbol);
         let length = lock.lengths.entry(number(profile, sample, "wait")).or_default();
         length.0 = length.0.saturating_add(wait_ns);
@@ -177,18 +179,18 @@ pub fn locks(profile: &Profile) -> LockReport {
     LockReport { locks }
 }
 
-/// Locks with readers have two words side by side, one for readers and one for writers.
+/// Locks of programs with readers have two words side by side, one for readers and one for writers.
 fn merge_neighbours(locks: &mut HashMap<Key, Building>) {
     const WORD_BYTES: u64 = 4;
     let text = |address: u64| Identity::Address(format!("{address:#x}"));
     let mut words: Vec<(String, u64)> = locks
         .keys()
         .filter_map(|(pid, identity)| match identity {
-            Identity::Address(address) => {
+            Identity::Address(address) if !pid.is_empty() => {
                 let digits = address.strip_prefix("0x")?;
                 Some((pid.clone(), u64::from_str_radix(digits, 16).ok()?))
             }
-            Identity::Site(_) => None,
+            _ => None,
         })
         .collect();
     words.sort_unstable();
@@ -321,7 +323,7 @@ impl View {
     }
 
     fn identity(&self) -> Identity {
-        if self.address.is_empty() || parks(&self.stack) {
+        if self.address.is_empty() || self.kind == FUTEX && parks(&self.stack) {
             return Identity::Site(wanting(&self.stack).to_owned());
         }
         Identity::Address(self.address.clone())
@@ -363,6 +365,8 @@ mod tests {
         /// `lock` is `ADDRESS` or `ADDRESS SYMBOL`.
         fn add(&mut self, side: &str, lock: &str, thread: &str, names: &[&str], values: [i64; 2]) {
             let (lock, symbol) = lock.split_once(' ').unwrap_or((lock, ""));
+            // Where the kernel's are.
+            let kind = if lock.starts_with("0xffff") { "spinlock" } else { "futex" };
             let stack = self.stack(names);
             let length = values[1] / values[0].max(1);
             let bucket = 1 << length.ilog2();
@@ -373,7 +377,7 @@ mod tests {
                     ("side", LabelValue::Str(side)),
                     ("lock", LabelValue::Str(lock)),
                     ("lock_symbol", LabelValue::Str(symbol)),
-                    ("lock_kind", LabelValue::Str("futex")),
+                    ("lock_kind", LabelValue::Str(kind)),
                     ("pid", LabelValue::Str("7")),
                     ("thread", LabelValue::Str(thread)),
                     ("wait", LabelValue::Num(bucket, "nanoseconds")),
@@ -461,6 +465,20 @@ mod tests {
         ];
         assert_eq!(names.collect::<Vec<_>>(), expected);
         assert_eq!(report.locks[1].address.as_deref(), Some("0x18"));
+    }
+
+    #[test]
+    fn locks_of_the_kernel_are_no_processes_and_nothing_else() {
+        let mut recorded = Recorded::new();
+        let parking = ["lock_slowpath", "syscall", "parking_lot_core::parking_lot::park"];
+        recorded.add("waiter", "0xffff10", "a", &["lock_slowpath", "request"], [1, 200]);
+        recorded.add("waiter", "0xffff14", "a", &parking, [1, 100]);
+        recorded.add("holder", "0xffff14", "h", &["unlock", "slow"], [1, 90]);
+        let locks = recorded.report().locks;
+        let addresses: Vec<_> = locks.iter().filter_map(|lock| lock.address.as_deref()).collect();
+        assert_eq!(addresses, ["0xffff10", "0xffff14"]);
+        assert!(locks.iter().all(|lock| lock.pid.is_none() && lock.comm.is_none()));
+        assert_eq!((locks[0].holders.len(), locks[1].holders.len()), (0, 1));
     }
 
     #[test]

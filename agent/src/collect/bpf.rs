@@ -177,6 +177,8 @@ pub struct ProgramStats {
     pub stack_copies_refused: u64,
     /// Threads that could not be followed.
     pub untracked: u64,
+    /// Samples that stand for more than they would if there were fewer.
+    pub thinned: u64,
 }
 
 impl ProgramStats {
@@ -191,7 +193,7 @@ impl ProgramStats {
 
     /// Samples lost on all CPUs.
     pub fn lost(&self) -> u64 {
-        self.ring_full.iter().sum()
+        self.ring_full.iter().sum::<u64>() + self.no_scratch
     }
 }
 
@@ -383,6 +385,7 @@ impl Bpf {
                 Counter::StackCopies => stats.stack_copies = total,
                 Counter::StackCopiesRefused => stats.stack_copies_refused = total,
                 Counter::Untracked => stats.untracked = total,
+                Counter::Thinned => stats.thinned = total,
             }
         }
         Ok(stats)

@@ -75,6 +75,12 @@ impl WaitStats {
         [&self.waking, &self.lock_begin, &self.lock_end].into_iter()
     }
 
+    /// Samples for which there was no scratch memory.
+    pub fn no_scratch(&self) -> u64 {
+        let of_waits = self.switch_in.no_scratch + self.waiting.no_scratch;
+        of_waits + self.of_locks().map(|stats| stats.no_scratch).sum::<u64>()
+    }
+
     /// Threads and locks that could not be followed.
     pub fn untracked(&self) -> u64 {
         let of_threads = self.new_task.untracked + self.waiting.untracked;
