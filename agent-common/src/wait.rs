@@ -11,10 +11,10 @@
 //! for each thread the sum of time is off by less than a period.
 //!
 //! Where hundreds of threads wait for the same CPU that would be thousands of samples a second. So
-//! each CPU has a [`Thinning`], which makes the period of all that wait there 2, 4, 8 ... times as
-//! long when they are too many. Countdowns go on as they are: what samples stand for is what has
-//! been counted down, but for the difference between first and last countdown, however the period
-//! changes meanwhile.
+//! each CPU has a [`Thinning`], which samples the samples in the same way, when they are too many:
+//! it counts down what they stand for, from a period 2, 4, 8 ... times as long. So the sum of all
+//! that end their waits on a CPU is off by less than such a period, however it changes meanwhile,
+//! and that of each thread is right in the mean.
 
 use crate::event::DETAIL_WORDS;
 
@@ -165,7 +165,9 @@ pub fn count_down(left: &mut u64, length: u64, period: u64, random: u32) -> Opti
 pub struct Thinning {
     /// When the interval began, on CLOCK_MONOTONIC.
     pub since_ns: u64,
-    /// Samples in it.
+    /// What samples stand for until the next one is kept, in nanoseconds.
+    pub left: u64,
+    /// Samples in the interval.
     pub samples: u32,
     /// Periods are 2 to the power of this times as long.
     pub shift: u32,
@@ -192,27 +194,36 @@ impl Thinning {
         }
     }
 
-    /// Notes a sample that would be one fewer if periods were longer: when there are too many, they
-    /// become so. `period` is the shortest.
+    /// Whether the periods of this CPU are longer than they should be.
     #[inline(always)]
-    pub fn took(&mut self, most: u32, period: u64) {
+    pub const fn is_thinning(&self) -> bool {
+        self.shift != 0
+    }
+
+    /// Notes a sample, and says what it stands for if it is kept. When there are too many, periods
+    /// become longer. `period` is the shortest, `random` any number.
+    #[inline(always)]
+    pub fn keep(&mut self, weight: Weight, period: u64, most: u32, random: u32) -> Option<Weight> {
+        let long = period << (self.shift & 31);
+        let kept = if self.shift == 0 {
+            weight
+        } else {
+            let Weight { value, count } = count_down(&mut self.left, weight.value, long, random)?;
+            Weight { value, count: count * weight.count }
+        };
         self.samples += 1;
-        if self.samples > most && self.period(period) * 2 <= Self::MAX_PERIOD_NS {
+        if self.samples > most && long * 2 <= Self::MAX_PERIOD_NS {
             self.shift += 1;
             self.samples = 0;
         }
-    }
-
-    /// The period for now, in nanoseconds; `period` is the shortest.
-    #[inline(always)]
-    pub const fn period(&self, period: u64) -> u64 {
-        period << (self.shift & 31)
+        Some(kept)
     }
 }
 
 #[cfg(test)]
 mod tests {
     extern crate std;
+    use std::vec;
     use std::vec::Vec;
 
     use super::*;
@@ -270,14 +281,21 @@ mod tests {
         assert!((19_500..20_500).contains(&count), "{count}");
     }
 
-    /// Sums of what `lengths` are sampled as on a CPU whose shift follows `shifts`, and the number
-    /// of samples.
-    fn thinned(shifts: impl Fn(usize) -> u32, lengths: &[u64]) -> (u64, u64, u64) {
-        let (mut left, mut random, mut sums) = (PERIOD / 3, 1u32, (0, 0, 0));
+    /// Sums of what waits of one thread after the other are sampled as on a CPU whose shift
+    /// follows `shifts`, and the number of samples. Each thread has as many waits as it says.
+    fn thinned(shifts: impl Fn(usize) -> u32, lengths: &[u64], each: usize) -> (u64, u64, u64) {
+        let mut thinning = Thinning { left: PERIOD / 2, ..Thinning::default() };
+        let (mut left, mut random, mut sums) = (PERIOD / 3, 1u64, (0, 0, 0));
         for (number, length) in lengths.iter().enumerate() {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let period = Thinning { shift: shifts(number), ..Thinning::default() }.period(PERIOD);
-            if let Some(weight) = count_down(&mut left, *length, period, random) {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let dice = (random >> 32) as u32;
+            if number % each == 0 {
+                left = 1 + ((u64::from(dice) * PERIOD) >> 32);
+            }
+            thinning.shift = shifts(number);
+            let sample = count_down(&mut left, *length, PERIOD, dice);
+            let sample = sample.and_then(|weight| thinning.keep(weight, PERIOD, u32::MAX, dice));
+            if let Some(weight) = sample {
                 sums = (sums.0 + weight.value, sums.1 + weight.count, sums.2 + 1);
             }
         }
@@ -289,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn longer_periods_give_the_same_sums_with_fewer_samples() {
+    fn fewer_samples_give_the_same_sums() {
         let lengths = mixed();
         let total: u64 = lengths.iter().sum();
-        let (_, _, all) = thinned(|_| 0, &lengths);
+        let (_, _, all) = thinned(|_| 0, &lengths, usize::MAX);
         for shift in [1, 3, 6] {
-            let (value, count, samples) = thinned(|_| shift, &lengths);
+            let (value, count, samples) = thinned(|_| shift, &lengths, usize::MAX);
             assert!(samples < (all >> shift) * 11 / 10, "{samples} of {all}");
-            assert!(value.abs_diff(total) <= PERIOD << shift, "{value} of {total}");
+            assert!(value.abs_diff(total) <= PERIOD << (shift + 1), "{value} of {total}");
             // Some 4000 samples at least.
             assert!((370_000..430_000).contains(&count), "{count}");
         }
@@ -307,34 +325,44 @@ mod tests {
         let lengths = mixed();
         let total: u64 = lengths.iter().sum();
         for every in [1, 7, 100] {
-            let (value, count, _) = thinned(|number| (number / every % 5) as u32, &lengths);
-            assert!(value.abs_diff(total) <= PERIOD << 4, "every {every}: {value} of {total}");
-            assert!((380_000..420_000).contains(&count), "{count}");
+            let shifts = |number| (number / every % 5) as u32;
+            let (value, count, _) = thinned(shifts, &lengths, usize::MAX);
+            assert!(value.abs_diff(total) <= PERIOD << 5, "every {every}: {value} of {total}");
+            assert!((370_000..430_000).contains(&count), "{count}");
+        }
+    }
+
+    #[test]
+    fn threads_that_wait_only_twice_count_for_no_more() {
+        let lengths = vec![PERIOD / 40; 400_000];
+        for shift in [0, 5] {
+            let (value, count, samples) = thinned(|_| shift, &lengths, 2);
+            // 10,000 samples, or some 300: three standard errors.
+            let most = 3.0 / (samples as f64).sqrt();
+            let error = |sum: u64, of: f64| (sum as f64 / of - 1.0).abs();
+            assert!(error(value, 1e4 * PERIOD as f64) < most, "{value} in {samples}");
+            assert!(error(count, 4e5) < most, "{count} in {samples}");
         }
     }
 
     #[test]
     fn waits_of_many_periods_are_exact_all_the_same() {
-        assert_eq!(thinned(|_| 4, &[PERIOD << 4, 33 * PERIOD + 7]), (49 * PERIOD + 7, 2, 2));
+        let long = [PERIOD << 4, 33 * PERIOD + 7];
+        assert_eq!(thinned(|_| 4, &long, usize::MAX), (49 * PERIOD + 7, 2, 2));
     }
 
     #[test]
     fn rate_of_samples_stays_below_what_is_wanted() {
         const MOST: u32 = 100;
-        let mut thinning = Thinning::default();
-        // As many as there are; each gives samples of its own.
-        let mut threads = [1u64; 500];
+        let mut thinning = Thinning { left: 1, ..Thinning::default() };
         let mut sum = 0;
         for interval in 1..100u64 {
             let mut samples = 0;
-            // Ten waits of each thread that would all be samples, and few in the last intervals.
+            // 5000 waits that would all be samples, and one in the last intervals.
             for wait in 0..if interval < 70 { 5000 } else { 1 } {
                 thinning.advance(interval * (Thinning::INTERVAL_NS + 2) + wait, MOST);
-                let left = &mut threads[wait as usize % 500];
-                if count_down(left, PERIOD, thinning.period(PERIOD), 0).is_some() {
-                    thinning.took(MOST, PERIOD);
-                    samples += 1;
-                }
+                let weight = Weight { value: PERIOD, count: 1 };
+                samples += u32::from(thinning.keep(weight, PERIOD, MOST, 0).is_some());
             }
             // When it has found its way.
             sum += if (20..70).contains(&interval) { samples } else { 0 };

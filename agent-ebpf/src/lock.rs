@@ -16,7 +16,7 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    maps::{CONFIG, LOCK_RULES, LOCK_SAMPLING, LOCK_SCRATCH, LOCK_WALK, LOCKS, SWITCH_CLOCK},
+    maps::{CONFIG, LOCK_RULES, LOCK_SAMPLING, LOCK_SCRATCH, LOCK_WALK, LOCKS},
     registers::{self, Found},
     stats,
 };
@@ -151,11 +151,11 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
     let period = CONFIG.load().wait_period_ns;
     let weight = blame(&mut before, now_ns, period, stats::scrambled(now_ns));
     (lock.released_ns, lock.late_ns, lock.left) = (now_ns, 0, before.left);
-    // Without a weight of its own, to say who ended a wait that will be a sample, or may be: that
-    // depends on the CPU that the thread is going to run on.
+    // Without a weight of its own, to say who ended a wait that will be a sample, unless the CPU
+    // that the thread is going to run on has too many.
     let waited_ns = now_ns.saturating_sub(thread.out_ns);
-    let is_asked_for = thread.reported_ns > thread.out_ns
-        || is_sampled(thread.wait_left, waited_ns, thinned_period(period));
+    let is_asked_for =
+        thread.reported_ns > thread.out_ns || is_sampled(thread.wait_left, waited_ns, period);
     if weight.is_none() && !is_asked_for {
         return;
     }
@@ -165,16 +165,6 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
     // Of a futex, what the kernel does is the same for all.
     let kernel = if is_of_kernel { Some(ctx) } else { None };
     sample(PROGRAM, kernel, Kind::Release, weight, release.to_detail());
-}
-
-/// The period of waits that end now, by what it is on this CPU: half of that, as it may be less on
-/// the one that the thread is going to run on.
-#[inline(always)]
-fn thinned_period(period: u64) -> u64 {
-    // SAFETY: this CPU's.
-    let clock = SWITCH_CLOCK.get_ptr(0).map(|clock| unsafe { &*clock });
-    let half = clock.map_or(period, |clock| clock.period(period)) / 2;
-    if half > period { half } else { period }
 }
 
 /// Samples the current task in what it does with a lock; its stack in the kernel only by `kernel`.

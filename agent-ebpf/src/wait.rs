@@ -42,7 +42,7 @@ pub struct SwitchClock {
     behind_ns: u64,
     /// When that was found, on the scheduler's clock.
     compared_ns: u64,
-    /// How long periods are here.
+    /// Of the waits that end here.
     thinning: Thinning,
 }
 
@@ -53,12 +53,6 @@ impl SwitchClock {
     /// More than that in between is not drift but time that a hypervisor has taken between the two
     /// readings: it is believed only bit by bit, if it is seen in one switch after the other.
     const MAX_STEP_NS: i64 = 100_000;
-
-    /// The period of waits that end on this CPU for now; `period` is the shortest.
-    #[inline(always)]
-    pub fn period(&self, period: u64) -> u64 {
-        self.thinning.period(period)
-    }
 
     /// Goes to a switch of which `task` is a part, and says when that is.
     ///
@@ -261,28 +255,24 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     thread.out_ns = 0;
     thread.reported_ns = 0;
     let config = CONFIG.load();
-    let most = config.wait_samples;
+    let (period, most) = (config.wait_period_ns, config.wait_samples);
+    let random = stats::scrambled(in_ns);
     let thinning = &mut clock.thinning;
     thinning.advance(in_ns, most);
-    let period = thinning.period(config.wait_period_ns);
-    let random = stats::scrambled(in_ns);
     let waited = if reported_ns > out_ns {
         // The rest of a wait that has been counted.
         let value = woken_ns - start_ns;
         if value == 0 { None } else { Some(Weight { value, count: 0 }) }
     } else {
         count_down(&mut thread.wait_left, woken_ns - start_ns, period, random)
+            .and_then(|weight| thinning.keep(weight, period, most, random))
     };
-    let (waited_ns, queued_ns) = (woken_ns - start_ns, in_ns.saturating_sub(woken_ns));
-    let queued = count_down(&mut thread.queue_left, queued_ns, period, random);
+    let queued = count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random)
+        .and_then(|weight| thinning.keep(weight, period, most, random));
     if waited.is_none() && queued.is_none() {
         return;
     }
-    // What is longer is a sample whatever the period.
-    if waited_ns < period * 2 && queued_ns < period * 2 {
-        thinning.took(most, config.wait_period_ns);
-    }
-    if period > config.wait_period_ns {
+    if thinning.is_thinning() {
         stats::count(Program::SwitchIn, Counter::Thinned);
     }
     let (kernel_lock, kernel_lock_flags) = lock_of_kernel(thread);

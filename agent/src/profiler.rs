@@ -13,7 +13,7 @@ use crate::collect::{
     BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample, Waker,
     monotonic_ns, period_ns,
 };
-use crate::identity::{ProcessIdentity, identify};
+use crate::identity::{ProcessIdentity, identify, identify_copy};
 use crate::kernel::WaitEnd;
 use crate::process::{DataPlace, Mappings, Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
@@ -294,10 +294,11 @@ impl Profiler {
                 processes.apply(time_ns, event);
             }
             Event::Sample(mut sample) => {
-                let process = processes.get_mut(sample.pid);
-                if !filter.admits(&sample, process) {
+                if !filter.admits(&sample, processes.get_mut(sample.pid)) {
                     return;
                 }
+                identify_as_copy(sample.pid, processes, vanished);
+                let process = processes.get_mut(sample.pid);
                 cut_stale(&mut sample, &process.mappings);
                 if sample.stack_copy.is_some() {
                     // Before the process can be gone.
@@ -356,6 +357,19 @@ fn cut_stale(sample: &mut Sample, mappings: &Mappings) {
     }
 }
 
+/// Finds out who a process is, if it is a copy of one that is there: a server that forks hundreds of
+/// workers is asked once for all of them.
+fn identify_as_copy(pid: u32, processes: &mut ProcessTable, vanished: &mut u64) {
+    if processes.get_mut(pid).identity.is_some() {
+        return;
+    }
+    let Some((parent, original)) = processes.original_mut(pid) else { return };
+    let original = identity_of(parent, original, vanished);
+    let Some(found) = identify_copy(Path::new("/proc"), pid, &original) else { return };
+    let process = processes.get_mut(pid);
+    process.identity = Some(named(process, found));
+}
+
 /// Finds out who a process is, once. What the side-band has seen wins over /proc; of a process
 /// that has left /proc already the rest is taken from its parent, as it inherits environment
 /// and control group.
@@ -371,15 +385,20 @@ fn identity_of(pid: u32, process: &mut Process, vanished: &mut u64) -> Arc<Proce
             found.cgroup = inherited.cgroup.clone();
         }
     }
+    let identity = named(process, found);
+    process.identity = Some(Arc::clone(&identity));
+    identity
+}
+
+/// What was found of a process, with the names that the side-band has seen.
+fn named(process: &Process, found: ProcessIdentity) -> Arc<ProcessIdentity> {
     let executable = process.executable.as_deref().and_then(|path| path.rsplit('/').next());
-    let identity = Arc::new(ProcessIdentity {
+    Arc::new(ProcessIdentity {
         comm: Some(process.name.clone()).filter(|name| !name.is_empty()).or(found.comm),
         executable: executable.map(str::to_owned).or(found.executable),
         is_kernel_thread: process.kernel_thread || found.is_kernel_thread,
         ..found
-    });
-    process.identity = Some(Arc::clone(&identity));
-    identity
+    })
 }
 
 fn signed(ns: u64) -> i64 {

@@ -95,10 +95,24 @@ pub fn identify(proc_root: &Path, pid: u32) -> ProcessIdentity {
         otel: read_bounded(&dir.join("environ"), MAX_ENVIRON_BYTES)
             .map(|environ| parse_environ(&environ))
             .unwrap_or_default(),
-        cgroup: read_bounded(&dir.join("cgroup"), MAX_CGROUP_BYTES)
-            .map(|cgroup| parse_cgroup(&String::from_utf8_lossy(&cgroup)))
-            .unwrap_or_default(),
+        cgroup: read_cgroup(&dir).unwrap_or_default(),
     }
+}
+
+/// The same of a process that is a copy of another, whose program and environment it has: only its
+/// control group may have changed. `None` if it is gone.
+pub fn identify_copy(
+    proc_root: &Path,
+    pid: u32,
+    original: &ProcessIdentity,
+) -> Option<ProcessIdentity> {
+    let cgroup = read_cgroup(&proc_root.join(pid.to_string()))?;
+    Some(ProcessIdentity { cgroup, ..original.clone() })
+}
+
+fn read_cgroup(dir: &Path) -> Option<CgroupIdentity> {
+    let cgroup = read_bounded(&dir.join("cgroup"), MAX_CGROUP_BYTES)?;
+    Some(parse_cgroup(&String::from_utf8_lossy(&cgroup)))
 }
 
 /// The `host` label: what the operator says, else the kernel's name of this machine.
@@ -187,6 +201,19 @@ mod tests {
                 ("container_id", CONTAINER.into()),
             ]
         );
+    }
+
+    #[test]
+    fn copy_has_the_program_of_its_original_and_a_control_group_of_its_own() {
+        let environ = "OTEL_SERVICE_NAME=checkout\0";
+        let files = [("environ", environ), ("cgroup", "0::/system.slice/a.service\n")];
+        let original = identify(proc_with(&files, Some("/usr/bin/server")).path(), 42);
+        let root = proc_with(&[("cgroup", "0::/system.slice/b.service\n")], None);
+        let copy = identify_copy(root.path(), 42, &original).unwrap();
+        assert_eq!(copy.service(), Some("checkout"));
+        assert_eq!(copy.executable.as_deref(), Some("server"));
+        assert_eq!(copy.cgroup.unit.as_deref(), Some("b.service"));
+        assert_eq!(identify_copy(root.path(), 43, &original), None, "it is gone");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Process {
     /// Who its parent, or the program that it was before, is: what is left to go by when it
     /// is gone too soon.
     pub inherited: Option<Arc<ProcessIdentity>>,
+    /// The process that it is a copy of, until it becomes another program.
+    pub original: Option<(u32, Generation)>,
     /// Where symbols of generated code may be; made when a sample first needs it.
     jit: Option<Arc<ObjectFile>>,
     /// Where addresses of its data are in files, once somebody has asked.
@@ -148,6 +150,14 @@ impl ProcessTable {
         self.entry(pid)
     }
 
+    /// The process that this one is a copy of, if both are still what they were then.
+    pub fn original_mut(&mut self, pid: u32) -> Option<(u32, &mut Process)> {
+        let (pid, generation) = self.by_pid.get(&pid)?.original?;
+        let original = self.by_pid.get_mut(&pid)?;
+        let is_there = original.generation == generation && original.exited_ns.is_none();
+        is_there.then_some((pid, original))
+    }
+
     /// Forgets processes whose main thread ended before `horizon_ns`, unless `is_there` says
     /// that the process still exists: other threads can outlive the main thread.
     pub fn forget_exited(&mut self, horizon_ns: u64, is_there: impl Fn(u32) -> bool) {
@@ -188,6 +198,7 @@ impl ProcessTable {
                 mappings: Arc::default(),
                 identity: None,
                 inherited: None,
+                original: None,
                 jit: None,
                 data: DataPlaces::default(),
                 exited_ns: None,
@@ -229,6 +240,7 @@ impl ProcessTable {
             kernel_thread: parent == KTHREADD,
             identity: None,
             inherited: known.identity.clone().or_else(|| known.inherited.clone()),
+            original: Some((parent, known.generation)),
             jit: None,
             exited_ns: None,
             ..known.clone()
@@ -301,6 +313,23 @@ mod tests {
         assert_eq!(child.name, "sh");
         assert_eq!(child.mappings.len(), 2);
         assert!(child.generation > generation);
+    }
+
+    #[test]
+    fn copy_has_an_original_until_one_of_them_becomes_another_program() {
+        let mut table = ProcessTable::default();
+        exec(&mut table, 10, "/bin/sh");
+        for pid in [11, 12] {
+            table.apply(0, ProcessEvent::Fork { pid, parent: 10 });
+        }
+        let original = |table: &mut ProcessTable, pid| table.original_mut(pid).map(|found| found.0);
+        assert_eq!(original(&mut table, 10), None);
+        assert_eq!(original(&mut table, 11), Some(10));
+        exec(&mut table, 11, "/usr/bin/ls");
+        assert_eq!(original(&mut table, 11), None);
+        assert_eq!(original(&mut table, 12), Some(10));
+        exec(&mut table, 10, "/usr/bin/make");
+        assert_eq!(original(&mut table, 12), None);
     }
 
     #[test]
