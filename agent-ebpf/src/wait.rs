@@ -18,7 +18,7 @@ use everflame_agent_common::{
 use crate::{
     kernel_lock, lock,
     maps::{
-        CONFIG, SWITCH_CLOCK, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
+        CONFIG, ENDED, SWITCH_CLOCK, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
         WAITING_WALK,
     },
     registers::{self, Found},
@@ -259,25 +259,29 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     let random = stats::scrambled(in_ns);
     let thinning = &mut clock.thinning;
     thinning.advance(in_ns, most);
-    let waited = if reported_ns > out_ns {
+    let Some(ended) = ENDED.get_ptr_mut(0) else { return };
+    // SAFETY: as the clock.
+    let ended = unsafe { &mut *ended };
+    ended.waited = if reported_ns > out_ns {
         // The rest of a wait that has been counted.
-        let value = woken_ns - start_ns;
-        if value == 0 { None } else { Some(Weight { value, count: 0 }) }
+        Weight { value: woken_ns - start_ns, count: 0 }
     } else {
         count_down(&mut thread.wait_left, woken_ns - start_ns, period, random)
             .and_then(|weight| thinning.keep(weight, period, most, random))
+            .unwrap_or(NOTHING)
     };
-    let queued = count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random)
-        .and_then(|weight| thinning.keep(weight, period, most, random));
-    if waited.is_none() && queued.is_none() {
+    ended.queued =
+        count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random)
+            .and_then(|weight| thinning.keep(weight, period, most, random))
+            .unwrap_or(NOTHING);
+    if ended.waited.value | ended.queued.value == 0 {
         return;
     }
     if thinning.is_thinning() {
         stats::count(Program::SwitchIn, Counter::Thinned);
     }
-    let (kernel_lock, kernel_lock_flags) = lock_of_kernel(thread);
-    let state = thread.state;
-    let ended = Ended { waited, queued, out_ns, woken_ns, kernel_lock, kernel_lock_flags, state };
+    (ended.kernel_lock, ended.kernel_lock_flags) = lock_of_kernel(thread);
+    (ended.out_ns, ended.woken_ns, ended.state) = (out_ns, woken_ns, thread.state);
     sample(ctx, ended);
 }
 
@@ -287,12 +291,14 @@ fn lock_of_kernel(thread: &Thread) -> (u64, u32) {
     if is_of_kernel(thread.lock) { (thread.lock, thread.kernel_lock_flags) } else { (0, 0) }
 }
 
-/// A wait that becomes a sample, or two.
-struct Ended {
-    /// Waiting to be woken.
-    waited: Option<Weight>,
-    /// Waiting for a CPU.
-    queued: Option<Weight>,
+/// A wait that becomes a sample, or two; in a map, where the verifier forgets by which of many ways
+/// the numbers were found, and so looks at what follows only once.
+#[repr(C)]
+pub struct Ended {
+    /// Waiting to be woken; nothing if its value is 0.
+    waited: Weight,
+    /// Waiting for a CPU; likewise.
+    queued: Weight,
     out_ns: u64,
     woken_ns: u64,
     kernel_lock: u64,
@@ -300,8 +306,10 @@ struct Ended {
     state: u32,
 }
 
+const NOTHING: Weight = Weight { value: 0, count: 0 };
+
 #[inline(always)]
-fn sample(ctx: &impl EbpfContext, ended: Ended) {
+fn sample(ctx: &impl EbpfContext, ended: &Ended) {
     const PROGRAM: Program = Program::SwitchIn;
     let (Some(scratch), Some(walk), Some(rules)) =
         (WAIT_SCRATCH.get_ptr_mut(0), WAIT_WALK.get_ptr_mut(0), WAIT_RULES.get_ptr_mut(0))
@@ -337,13 +345,13 @@ fn sample(ctx: &impl EbpfContext, ended: Ended) {
         Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
         Found::Kernel => {}
     }
-    if let Some(weight) = ended.waited {
-        scratch.set_wait(weight, wait);
+    if ended.waited.value != 0 {
+        scratch.set_wait(ended.waited, wait);
         scratch.submit(PROGRAM);
     }
-    if let Some(weight) = ended.queued {
+    if ended.queued.value != 0 {
         wait.flags = FLAG_RUN_QUEUE;
-        scratch.set_wait(weight, wait);
+        scratch.set_wait(ended.queued, wait);
         scratch.submit(PROGRAM);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     sample::Scratch,
     task_storage::TaskStorage,
     unwind::{RuleCache, Walk},
-    wait::SwitchClock,
+    wait::{Ended, SwitchClock},
 };
 
 /// When each thread left its CPU.
@@ -25,6 +25,10 @@ pub static THREADS: TaskStorage<Thread> = TaskStorage::new();
 /// When each CPU last switched from one task to another.
 #[map]
 pub static SWITCH_CLOCK: PerCpuArray<SwitchClock> = PerCpuArray::with_max_entries(1, 0);
+
+/// The wait that has just ended on each CPU.
+#[map]
+pub static ENDED: PerCpuArray<Ended> = PerCpuArray::with_max_entries(1, 0);
 
 /// Where samples of waits are built, with interrupts on but preemption off.
 #[map]
