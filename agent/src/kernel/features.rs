@@ -134,7 +134,7 @@ impl Feature {
             Self::TaskStorage => "remembering since when each thread waits",
             Self::SchedExit => "seeing how waits end, with the stack of the thread that waited",
             Self::FinishTaskSwitch => "the same by a kprobe, where there is no sched_exit_tp",
-            Self::RunDelay => "telling waits from the time that a thread is ready but has no CPU",
+            Self::RunDelay => "telling waits from the time that a thread is ready and has no CPU",
             Self::SchedWaking => "seeing who releases a lock",
             Self::TaskIterator => "finding threads, and those that wait when a window ends",
             Self::LockContention => "telling which of the kernel's own locks is waited for",
