@@ -1,9 +1,9 @@
 //! Locks that threads wait for: what is kept of each while anybody does, and what a release says.
 //!
 //! A lock is known by the futex, the word in memory that its waiters sleep on; those of the kernel
-//! by where they lie there. Whoever wakes one of the waiters has released it. The time that threads wait for a lock is charged to the release that
-//! ends it, or ends a part of it: between two releases all that wait do so because of the thread
-//! that makes the second one.
+//! by where they lie there. Whoever wakes one of the waiters has released it. The time that
+//! threads wait for a lock is charged to the release that ends it, or ends a part of it: between
+//! two releases all that wait do so because of the thread that makes the second one.
 //!
 //! ```text
 //! waiter A   |--------------------|

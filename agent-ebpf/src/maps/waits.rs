@@ -30,7 +30,7 @@ pub static SWITCH_CLOCK: PerCpuArray<SwitchClock> = PerCpuArray::with_max_entrie
 #[map]
 pub static ENDED: PerCpuArray<Ended> = PerCpuArray::with_max_entries(1, 0);
 
-/// Where samples of waits are built, with interrupts on but preemption off.
+/// Where samples of waits are built, before the task that has just got the CPU can lose it again.
 #[map]
 pub static WAIT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 

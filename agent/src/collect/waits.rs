@@ -21,7 +21,7 @@ pub struct WaitConfig {
     /// always are. Less than 2^32.
     pub period_ns: u64,
     /// Samples of waits in a second on each CPU, at most, but for those that are many periods long:
-    /// where there would be more, periods become longer.
+    /// where there would be more, a share of them is kept, which stands for all.
     pub samples_per_second: u32,
     /// Whether locks are followed that threads wait for, and who releases them.
     pub locks: bool,

@@ -7,18 +7,16 @@
 //! the answers is kept.
 
 use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use object::Endianness;
 use object::elf::{self, Sym64};
-use object::pod::from_bytes;
 
 use super::binary::{BinaryError, BinaryOptions};
 use super::debug_file;
 use super::elf::{Elf, ElfError, Section, Segments};
-use super::elf_symbols::{MAX_TABLE_BYTES, underscores};
-use super::name_file::{NameFile, NameReader};
+use super::elf_symbols::{binding_rank, entries, names_of, underscores};
+use super::name_file::NameReader;
 
 /// Addresses that are looked for at once; the rest has to wait.
 pub(super) const MAX_ADDRESSES: usize = 256;
@@ -99,26 +97,13 @@ impl<'a> Search<'a> {
     }
 
     fn read(&mut self, elf: &Elf<'_>, section: &Section) -> Result<(), ElfError> {
-        let strings = elf
-            .sections
-            .get(section.link as usize)
-            .ok_or(ElfError::Malformed { what: "symbol table without strings" })?;
-        if section.size > MAX_TABLE_BYTES {
-            let what = format!("section `{}`", section.name);
-            return Err(ElfError::TooLarge { what, bytes: section.size, limit: MAX_TABLE_BYTES });
-        }
-        let failed = |source| ElfError::Read { offset: section.offset, len: section.size, source };
-        let names = NameFile::new(elf.file(), strings).map_err(failed)?;
+        let names = names_of(elf, section)?;
         let mut name_reader = NameReader::new(&names);
         let mut best: Vec<Option<Match>> = vec![None; self.wanted.len()];
         let mut matches = 0;
-        let mut symbols = io::BufReader::with_capacity(64 << 10, elf.reader(section));
-        let mut entry = [0; size_of::<Sym64<Endianness>>()];
-        for _ in 0..section.size / entry.len() as u64 {
-            symbols.read_exact(&mut entry).map_err(failed)?;
-            let (symbol, _) = from_bytes::<Sym64<Endianness>>(&entry)
-                .map_err(|()| ElfError::Malformed { what: "symbol table" })?;
-            let Some(listed) = Listed::new(symbol) else { continue };
+        for symbol in entries(elf, section) {
+            let symbol = symbol?;
+            let Some(listed) = Listed::new(&symbol) else { continue };
             let first = self.wanted.partition_point(|(svma, _)| *svma < listed.start);
             let end = self.wanted.partition_point(|(svma, _)| *svma < listed.end);
             if first >= end || !self.segments.contain(listed.start, listed.end) {
@@ -171,11 +156,11 @@ impl Listed {
         let start = symbol.st_value.get(little);
         let size = symbol.st_size.get(little);
         let end = start.checked_add(size).filter(|_| size > 0)?;
-        let binding = match symbol.st_info >> 4 {
-            elf::STB_GLOBAL => 0,
-            elf::STB_WEAK => 4,
-            _ => 8,
-        };
-        Some(Self { start, end, binding, name: u64::from(symbol.st_name.get(little)) })
+        Some(Self {
+            start,
+            end,
+            binding: binding_rank(symbol),
+            name: u64::from(symbol.st_name.get(little)),
+        })
     }
 }

@@ -19,7 +19,7 @@ use super::name_file::{NameFile, NameReader};
 use super::symbol_table::{End, NameOffset, RawSymbol, SymbolTable, SymbolTableBuilder};
 
 /// How far a symbol table is read; it is not kept. Chromium's takes 30 MiB.
-pub(super) const MAX_TABLE_BYTES: u64 = 256 << 20;
+const MAX_TABLE_BYTES: u64 = 256 << 20;
 /// Fedora's largest are about 2 MiB, compressed, with names.
 const MAX_MINIDEBUGINFO_BYTES: u64 = 24 << 20;
 /// What decoding xz may use; Fedora uses less than 10 MiB.
@@ -89,6 +89,49 @@ impl ElfSymbols {
     }
 }
 
+/// The names of a symbol table, if that is not too large to be read.
+pub(super) fn names_of(elf: &Elf<'_>, section: &Section) -> Result<NameFile, ElfError> {
+    let strings = elf
+        .sections
+        .get(section.link as usize)
+        .ok_or(ElfError::Malformed { what: "symbol table without strings" })?;
+    if section.size > MAX_TABLE_BYTES {
+        let what = format!("section `{}`", section.name);
+        return Err(ElfError::TooLarge { what, bytes: section.size, limit: MAX_TABLE_BYTES });
+    }
+    NameFile::new(elf.file(), strings).map_err(|source| ElfError::Read {
+        offset: section.offset,
+        len: section.size,
+        source,
+    })
+}
+
+/// The entries of a symbol table, from one end to the other.
+pub(super) fn entries(
+    elf: &Elf<'_>,
+    section: &Section,
+) -> impl Iterator<Item = Result<Sym64<Endianness>, ElfError>> {
+    let (offset, len) = (section.offset, section.size);
+    let mut symbols = io::BufReader::with_capacity(64 << 10, elf.reader(section));
+    let mut entry = [0; size_of::<Sym64<Endianness>>()];
+    (0..len / entry.len() as u64).map(move |_| {
+        let failed = |source| ElfError::Read { offset, len, source };
+        symbols.read_exact(&mut entry).map_err(failed)?;
+        let (symbol, _) = from_bytes::<Sym64<Endianness>>(&entry)
+            .map_err(|()| ElfError::Malformed { what: "symbol table" })?;
+        Ok(*symbol)
+    })
+}
+
+/// The less, the more likely it is the name that people know.
+pub(super) fn binding_rank(symbol: &Sym64<Endianness>) -> u8 {
+    match symbol.st_info >> 4 {
+        elf::STB_GLOBAL => 0,
+        elf::STB_WEAK => 4,
+        _ => 8,
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Completeness {
     /// What lies between two symbols belongs to the first, if that has no size.
@@ -112,25 +155,12 @@ impl Reader {
         section: &Section,
         completeness: Completeness,
     ) -> Result<(), ElfError> {
-        let strings = elf
-            .sections
-            .get(section.link as usize)
-            .ok_or(ElfError::Malformed { what: "symbol table without strings" })?;
-        if section.size > MAX_TABLE_BYTES {
-            let what = format!("section `{}`", section.name);
-            return Err(ElfError::TooLarge { what, bytes: section.size, limit: MAX_TABLE_BYTES });
-        }
-        let failed = |source| ElfError::Read { offset: section.offset, len: section.size, source };
-        let names = NameFile::new(elf.file(), strings).map_err(failed)?;
+        let names = names_of(elf, section)?;
         let first_name: u64 = self.names.iter().map(NameFile::len).sum();
         let mut name_reader = NameReader::new(&names);
-        let mut symbols = io::BufReader::with_capacity(64 << 10, elf.reader(section));
-        let mut entry = [0; size_of::<Sym64<Endianness>>()];
-        for _ in 0..section.size / entry.len() as u64 {
-            symbols.read_exact(&mut entry).map_err(failed)?;
-            let (symbol, _) = from_bytes::<Sym64<Endianness>>(&entry)
-                .map_err(|()| ElfError::Malformed { what: "symbol table" })?;
-            let Some(symbol) = Listed::new(symbol) else { continue };
+        for symbol in entries(elf, section) {
+            let symbol = symbol?;
+            let Some(symbol) = Listed::new(&symbol) else { continue };
             // Data symbols are of no use, and marks such as `_end` lie outside the code.
             let Some(limit) = self.code.end_around(symbol.start) else { continue };
             let end = match symbol.size {
@@ -183,16 +213,11 @@ impl Listed {
         if !function || symbol.st_shndx.get(little) == elf::SHN_UNDEF {
             return None;
         }
-        let binding = match symbol.st_info >> 4 {
-            elf::STB_GLOBAL => 0,
-            elf::STB_WEAK => 4,
-            _ => 8,
-        };
         Some(Self {
             start: symbol.st_value.get(little),
             size: symbol.st_size.get(little),
             name: u64::from(symbol.st_name.get(little)),
-            rank: binding,
+            rank: binding_rank(symbol),
         })
     }
 }

@@ -49,8 +49,8 @@ fn wait(key: &WaitKey, is_kernel_thread: bool) -> Wait {
 }
 
 /// How many of a kernel stack's first functions are the scheduler's and those of our own
-/// programs that it ran: all up to `__schedule`, and `schedule` behind it. The stacks of threads that still wait begin
-/// without them.
+/// programs that it ran: all up to `__schedule`, and `schedule` behind it. The stacks of threads
+/// that still wait begin without them.
 #[must_use]
 pub fn scheduler_frames<'a>(kernel: impl IntoIterator<Item = &'a str>) -> usize {
     /// Between the program and the scheduler, in kernels that inline nothing.
