@@ -25,8 +25,9 @@ pub struct Config {
     /// Samples of waits in a tenth of a second, on each CPU, at most, but for long ones; see
     /// [`crate::wait::Thinning`].
     pub wait_samples: u32,
-    /// Must be zero.
-    pub unused: u32,
+    /// Offset of `task_struct.se.sum_exec_runtime`, the scheduler's account of a task's time on
+    /// CPUs; 0 if samples do without, see [`crate::cpu_time`].
+    pub task_cpu_time_offset: u32,
     /// Offset of `task_struct.pid`, the id of a thread.
     pub task_pid_offset: u32,
     /// Offset of `task_struct.tgid`, the id of a process.
@@ -64,6 +65,7 @@ impl Config {
         bytes[28..32].copy_from_slice(&self.stack_registers_offset.to_ne_bytes());
         bytes[32..40].copy_from_slice(&self.wait_period_ns.to_ne_bytes());
         bytes[40..44].copy_from_slice(&self.wait_samples.to_ne_bytes());
+        bytes[44..48].copy_from_slice(&self.task_cpu_time_offset.to_ne_bytes());
         bytes[48..52].copy_from_slice(&self.task_pid_offset.to_ne_bytes());
         bytes[52..56].copy_from_slice(&self.task_tgid_offset.to_ne_bytes());
         bytes[56..60].copy_from_slice(&self.task_run_delay_offset.to_ne_bytes());
@@ -101,7 +103,7 @@ mod tests {
             rq_clock_offset: 15,
             locks: 16,
             wait_samples: 17,
-            unused: 0,
+            task_cpu_time_offset: 18,
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -122,5 +124,6 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, rq_clock_offset)..][..4], 15u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, locks)..][..4], 16u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, wait_samples)..][..4], 17u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_cpu_time_offset)..][..4], 18u32.to_ne_bytes());
     }
 }

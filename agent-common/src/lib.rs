@@ -14,6 +14,7 @@
 extern crate std;
 
 pub mod config;
+pub mod cpu_time;
 pub mod event;
 pub mod limits;
 pub mod lock;

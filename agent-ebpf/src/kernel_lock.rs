@@ -16,7 +16,7 @@ use crate::{
     lock,
     maps::{CONFIG, SPINS, SUBMITTING, THREADS},
     stats,
-    wait::pid,
+    task::pid,
 };
 
 /// A lock that a CPU spins for. One at a time: of two, an interrupt spins for the second, and the

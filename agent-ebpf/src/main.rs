@@ -22,6 +22,8 @@ mod stats;
 #[cfg(not(feature = "old-kernels"))]
 mod switches;
 #[cfg(not(feature = "old-kernels"))]
+mod task;
+#[cfg(not(feature = "old-kernels"))]
 mod task_storage;
 mod unwind;
 #[cfg(not(feature = "old-kernels"))]

@@ -1,6 +1,8 @@
 //! Every map and global that the programs share with the agent.
 
 #[cfg(not(feature = "old-kernels"))]
+mod tasks;
+#[cfg(not(feature = "old-kernels"))]
 mod waits;
 
 use aya_ebpf::{
@@ -16,6 +18,8 @@ use everflame_agent_common::{
     unwind::page::{Layout, Page, Shard, shard},
 };
 
+#[cfg(not(feature = "old-kernels"))]
+pub use self::tasks::*;
 #[cfg(not(feature = "old-kernels"))]
 pub use self::waits::*;
 
@@ -36,7 +40,7 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     stack_registers_offset: 0,
     wait_period_ns: 0,
     wait_samples: 0,
-    unused: 0,
+    task_cpu_time_offset: 0,
     task_pid_offset: 0,
     task_tgid_offset: 0,
     task_run_delay_offset: 0,

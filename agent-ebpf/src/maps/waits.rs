@@ -1,26 +1,20 @@
 //! What the programs that follow waits need.
 
 use aya_ebpf::{
-    macros::{btf_map, map},
+    macros::map,
     maps::{Array, LruHashMap, PerCpuArray},
 };
 use everflame_agent_common::{
     limits::MAX_LOCKS,
     lock::{Lock, LockKey},
-    wait::Thread,
 };
 
 use crate::{
     kernel_lock::Spin,
     sample::Scratch,
-    task_storage::TaskStorage,
     unwind::{RuleCache, Walk},
     wait::{Ended, SwitchClock},
 };
-
-/// When each thread left its CPU.
-#[btf_map]
-pub static THREADS: TaskStorage<Thread> = TaskStorage::new();
 
 /// When each CPU last switched from one task to another.
 #[map]

@@ -74,17 +74,13 @@ struct CpuEvent {
 
 impl CpuEvents {
     /// Chooses the clock: hardware cycles where there are any.
-    pub(super) fn new(
-        rate_hz: u64,
-        cpus: &[u32],
-        program: BorrowedFd<'_>,
-    ) -> Result<Self, CpuError> {
+    pub(super) fn new(rate_hz: u64, cpus: &[u32]) -> Result<Self, CpuError> {
         let max_hz = max_rate_hz();
         if rate_hz == 0 || rate_hz > max_hz {
             return Err(CpuError::Rate { rate_hz, max_hz });
         }
         let first = cpus.first().copied().unwrap_or(0);
-        let clock = match open(Clock::Cycles, rate_hz, first, program) {
+        let clock = match open_counter(Clock::Cycles, rate_hz, first) {
             Ok(_) => Clock::Cycles,
             Err(error) => {
                 info!(%error, "no hardware cycle counter, sampling by cpu-clock");
@@ -175,14 +171,18 @@ pub fn period_ns(rate_hz: u64) -> u64 {
 }
 
 fn open(clock: Clock, rate_hz: u64, cpu: u32, program: BorrowedFd<'_>) -> io::Result<Counter> {
-    // Some PMUs cannot exclude idle time; the program skips the idle task in any case.
-    let mut counter = match build(clock, rate_hz, cpu, true) {
-        Err(_) if clock == Clock::Cycles => build(clock, rate_hz, cpu, false),
-        result => result,
-    }?;
+    let mut counter = open_counter(clock, rate_hz, cpu)?;
     counter.set_bpf(program.as_raw_fd())?;
     counter.enable()?;
     Ok(counter)
+}
+
+/// Some PMUs cannot exclude idle time; the program skips the idle task in any case.
+fn open_counter(clock: Clock, rate_hz: u64, cpu: u32) -> io::Result<Counter> {
+    match build(clock, rate_hz, cpu, true) {
+        Err(_) if clock == Clock::Cycles => build(clock, rate_hz, cpu, false),
+        result => result,
+    }
 }
 
 /// Opens the event disabled, so that it fires only once the program is attached.

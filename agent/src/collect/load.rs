@@ -7,17 +7,25 @@ use everflame_agent_common::wait::Thinning;
 use tracing::warn;
 
 use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
-use super::cpu::period_ns;
+use super::cpu::{Clock, period_ns};
 use super::host::max_kernel_frames;
 use super::{CollectConfig, WaitConfig};
-use crate::kernel::{Feature, KernelFeatures, Unwinder, pt_regs_location, task_location};
+use crate::kernel::{
+    Feature, KernelFeatures, Unwinder, cpu_time_offset, pt_regs_location, task_location,
+};
 
 /// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
 /// as many as samples, within these bounds. Each has up to 16 KiB.
 const STACK_COPIES_PER_SECOND: RangeInclusive<u64> = 128..=1024;
 
 /// Loads the programs in the form that fits the kernel.
-pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfError> {
+///
+/// `clock` is what drives CPU samples, if any are taken.
+pub(super) fn load(
+    config: &CollectConfig,
+    clock: Option<Clock>,
+    ring_bytes: u32,
+) -> Result<Bpf, BpfError> {
     require_btf()?;
     let features = KernelFeatures::probe();
     features.require()?;
@@ -38,6 +46,11 @@ pub(super) fn load(config: &CollectConfig, ring_bytes: u32) -> Result<Bpf, BpfEr
         let location = pt_regs_location()?;
         settings.task_stack_offset = location.task_stack_offset;
         settings.stack_registers_offset = location.stack_to_regs;
+    }
+    // The cycle counter's interrupt cannot be masked: no time to allocate memory for a thread. Nor
+    // does it come late.
+    if form == ProgramForm::Recent && clock == Some(Clock::CpuClock) {
+        settings.task_cpu_time_offset = cpu_time_offset()?;
     }
     // What waits need is not known to be there until it is asked for; nothing else fails then.
     let waits = config.waits.map(|waits| prepare_waits(&mut settings, &features, waits));

@@ -144,7 +144,8 @@ impl Collector {
         }
         let cpus = online_cpus()?;
         let ring_bytes = ring_bytes(cpus.len());
-        let mut bpf = load(config, ring_bytes)?;
+        let cpu = config.cpu_rate_hz.map(|rate_hz| CpuEvents::new(rate_hz, &cpus)).transpose()?;
+        let mut bpf = load(config, cpu.as_ref().map(CpuEvents::clock), ring_bytes)?;
         let maps = bpf.take_unwind_maps().ok_or(BpfError::Missing { name: "CHUNKS" })?;
         let unwinder = Unwinder::start(maps, &config.unwind)?;
         // Before the first sample, so that none comes from a process that is not known.
@@ -153,10 +154,6 @@ impl Collector {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?;
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(wait_error)?;
-        let cpu = match config.cpu_rate_hz {
-            Some(rate_hz) => Some(CpuEvents::new(rate_hz, &cpus, bpf.cpu_program()?)?),
-            None => None,
-        };
         let mut collector = Self {
             bpf,
             cpu,

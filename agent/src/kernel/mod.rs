@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing::debug;
 
 pub use btf::{
-    BtfError, PtRegsLocation, QueueLocation, SchedulerClockLocation, TaskLocation,
+    BtfError, PtRegsLocation, QueueLocation, SchedulerClockLocation, TaskLocation, cpu_time_offset,
     pt_regs_location, task_location,
 };
 pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder, WaitEnd};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use everflame_tests::totals::{FULL_SPAN, measure};
+use everflame_tests::totals::{FULL_SPAN, TOLERANCE, measure};
 
 use crate::print;
 
@@ -12,7 +12,7 @@ pub(crate) fn run(_rounds: usize) {
     print("totals", "lost", lost, "samples");
     for totals in &threads {
         println!("totals {totals}");
-        let unit = format!("% (target: at most {:.2})", 100.0 * totals.tolerance());
+        let unit = format!("% (target: at most {:.2})", 100.0 * TOLERANCE);
         print("totals", &totals.thread.name, 100.0 * totals.error(), &unit);
     }
 }

@@ -72,6 +72,16 @@ pub struct QueueLocation {
     pub last_queued_offset: u32,
 }
 
+/// Bytes from a `task_struct` to the scheduler's account of the task's time on CPUs, in nanoseconds.
+///
+/// # Errors
+/// When the running kernel does not show its types, or they are not as expected.
+pub fn cpu_time_offset() -> Result<u32, BtfError> {
+    let bytes = read_kernel_types()?;
+    let offset = Btf::parse(&bytes)?.entity_offset("sum_exec_runtime");
+    offset.ok_or(BtfError::Missing { name: "task_struct.se.sum_exec_runtime" })
+}
+
 /// Asks the running kernel.
 ///
 /// # Errors
@@ -342,14 +352,18 @@ impl<'a> Btf<'a> {
 
     /// See [`TaskLocation::clock`].
     fn clock_location(&self) -> Option<SchedulerClockLocation> {
-        let task = self.find("task_struct", Kind::Struct)?;
-        let entity = self.find("sched_entity", Kind::Struct)?;
-        let at = self.member_offset(task, "se")?;
         Some(SchedulerClockLocation {
-            cfs_rq_offset: at.checked_add(self.member_offset(entity, "cfs_rq")?)?,
+            cfs_rq_offset: self.entity_offset("cfs_rq")?,
             rq_offset: self.member_offset(self.find("cfs_rq", Kind::Struct)?, "rq")?,
             clock_offset: self.member_offset(self.find("rq", Kind::Struct)?, "clock")?,
         })
+    }
+
+    /// Bytes from a `task_struct` to a member of what the scheduler keeps of it.
+    fn entity_offset(&self, member: &str) -> Option<u32> {
+        let task = self.find("task_struct", Kind::Struct)?;
+        let entity = self.find("sched_entity", Kind::Struct)?;
+        self.member_offset(task, "se")?.checked_add(self.member_offset(entity, member)?)
     }
 
     /// Whether the kernel has a function of that name.
