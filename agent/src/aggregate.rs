@@ -153,6 +153,8 @@ impl Totals {
 pub struct ProcessWindow {
     /// Process id.
     pub pid: u32,
+    /// Which program of this id it is.
+    pub generation: Generation,
     /// The main thread's name, as it was last.
     pub name: String,
     /// The file of its executable.
@@ -320,6 +322,7 @@ impl Aggregator {
         let identity = identify(process);
         self.window.processes.push(ProcessWindow {
             pid,
+            generation: process.generation,
             name: process.name.clone(),
             main_object: process.main_object().cloned(),
             identity,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use everflame_agent_common::stats::Program;
 use everflame_agent_common::unwind::Stop;
 
-use crate::aggregate::{Aggregator, Window};
+use crate::aggregate::{Aggregator, ProcessWindow, Window};
 use crate::collect::{
     BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample, Waker,
     monotonic_ns, period_ns,
@@ -179,7 +179,23 @@ impl Profiler {
             cpu_period_ns: signed(self.period_ns),
             wait_period_ns: signed(self.wait_period_ns),
         };
-        ClosedWindow { window: self.aggregator.take(), time }
+        let mut window = self.aggregator.take();
+        self.identify_copies(&mut window);
+        ClosedWindow { window, time }
+    }
+
+    /// Looks at the control groups of copies that are there still.
+    fn identify_copies(&mut self, window: &mut Window) {
+        for of_window in &mut window.processes {
+            let ProcessWindow { pid, generation, .. } = *of_window;
+            if let Some(process) = self.processes.running_mut(pid, generation)
+                && std::mem::take(&mut process.is_assumed)
+                && let Some(copy) = identify_copy(Path::new("/proc"), pid, &of_window.identity)
+            {
+                of_window.identity = Arc::new(copy);
+                process.identity = Some(Arc::clone(&of_window.identity));
+            }
+        }
     }
 
     /// What was lost and what it cost, since the start.
@@ -357,17 +373,17 @@ fn cut_stale(sample: &mut Sample, mappings: &Mappings) {
     }
 }
 
-/// Finds out who a process is, if it is a copy of one that is there: a server that forks hundreds of
-/// workers is asked once for all of them.
+/// Takes a process that is a copy of one that is there for the same, until the window ends: a server
+/// that forks hundreds of workers is asked once for all of them.
 fn identify_as_copy(pid: u32, processes: &mut ProcessTable, vanished: &mut u64) {
     if processes.get_mut(pid).identity.is_some() {
         return;
     }
     let Some((parent, original)) = processes.original_mut(pid) else { return };
-    let original = identity_of(parent, original, vanished);
-    let Some(found) = identify_copy(Path::new("/proc"), pid, &original) else { return };
+    let found = ProcessIdentity::clone(&identity_of(parent, original, vanished));
     let process = processes.get_mut(pid);
     process.identity = Some(named(process, found));
+    process.is_assumed = true;
 }
 
 /// Finds out who a process is, once. What the side-band has seen wins over /proc; of a process

@@ -41,6 +41,8 @@ pub struct Process {
     pub mappings: Arc<Mappings>,
     /// Who it is, once somebody has asked.
     pub identity: Option<Arc<ProcessIdentity>>,
+    /// That is taken from the process that it is a copy of: its control group is not known.
+    pub is_assumed: bool,
     /// Who its parent, or the program that it was before, is: what is left to go by when it
     /// is gone too soon.
     pub inherited: Option<Arc<ProcessIdentity>>,
@@ -150,12 +152,16 @@ impl ProcessTable {
         self.entry(pid)
     }
 
+    /// The process with this id, if it is that program and has not ended.
+    pub fn running_mut(&mut self, pid: u32, generation: Generation) -> Option<&mut Process> {
+        let process = self.by_pid.get_mut(&pid)?;
+        (process.generation == generation && process.exited_ns.is_none()).then_some(process)
+    }
+
     /// The process that this one is a copy of, if both are still what they were then.
     pub fn original_mut(&mut self, pid: u32) -> Option<(u32, &mut Process)> {
         let (pid, generation) = self.by_pid.get(&pid)?.original?;
-        let original = self.by_pid.get_mut(&pid)?;
-        let is_there = original.generation == generation && original.exited_ns.is_none();
-        is_there.then_some((pid, original))
+        self.running_mut(pid, generation).map(|original| (pid, original))
     }
 
     /// Forgets processes whose main thread ended before `horizon_ns`, unless `is_there` says
@@ -197,6 +203,7 @@ impl ProcessTable {
                 executable: None,
                 mappings: Arc::default(),
                 identity: None,
+                is_assumed: false,
                 inherited: None,
                 original: None,
                 jit: None,
@@ -239,6 +246,7 @@ impl ProcessTable {
             generation,
             kernel_thread: parent == KTHREADD,
             identity: None,
+            is_assumed: false,
             inherited: known.identity.clone().or_else(|| known.inherited.clone()),
             original: Some((parent, known.generation)),
             jit: None,
