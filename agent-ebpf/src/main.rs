@@ -13,6 +13,7 @@ mod exec;
 mod kernel;
 #[cfg(not(feature = "old-kernels"))]
 mod kernel_lock;
+mod last_walk;
 #[cfg(not(feature = "old-kernels"))]
 mod lock;
 mod maps;

@@ -4,10 +4,8 @@
 //! they are those that the kernel saved at entry, at the base of the task's kernel stack.
 //! The only file that knows the layouts of x86_64 and aarch64.
 
-#[cfg(bpf_target_arch = "aarch64")]
 use core::ffi::c_void;
 
-#[cfg(bpf_target_arch = "aarch64")]
 use aya_ebpf::helpers::generated;
 use aya_ebpf::{
     bindings::{bpf_perf_event_data, task_struct},
@@ -113,22 +111,26 @@ pub unsafe fn system_call(saved: *const Saved) -> (i64, [u64; 2]) {
     }
 }
 
-/// Takes registers that the kernel has saved. In parts, as all of them would be a third of the BPF
-/// stack; and copied rather than read in place: the verifier refuses an instruction that is reached
-/// with pointers of two kinds, and the compiler merges these loads with those of a perf event's
-/// registers.
+/// Takes registers that the kernel has saved. By way of a map value, as all of them would be a third of
+/// the BPF stack; and copied rather than read in place: the verifier refuses an instruction that is
+/// reached with pointers of two kinds, and the compiler merges these loads with those of a perf
+/// event's registers.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 pub fn copy(saved: u64, regs: &mut Registers) -> Found {
     use core::mem::offset_of;
     const _: () = assert!(
         offset_of!(Saved, r15) == 0
-            && offset_of!(Saved, r10) == 56
-            && offset_of!(Saved, r9) == 64
             && offset_of!(Saved, rdi) == 112
             && offset_of!(Saved, rsp) == offset_of!(Saved, rip) + 24
     );
     const FRAME: u64 = offset_of!(Saved, rip) as u64;
+    /// By DWARF number, in the order of `Saved`: r15 to r12, rbp, rbx, r11 to r8, rax, rcx, rdx,
+    /// rsi, rdi.
+    const ORDER: [usize; GENERAL as usize] = [15, 14, 13, 12, 6, 3, 11, 10, 9, 8, 0, 2, 1, 4, 5];
+    const GENERAL: u32 = 15;
+    /// Numbers from here on are of no general register.
+    const UNUSED: usize = 16;
     // SAFETY: the helper checks the address.
     let frame = unsafe { bpf_probe_read_kernel(saved.wrapping_add(FRAME) as *const [u64; 4]) };
     let Ok([rip, cs, _flags, rsp]) = frame else { return Found::Kernel };
@@ -139,19 +141,21 @@ pub fn copy(saved: u64, regs: &mut Registers) -> Found {
     regs.ip = rip;
     regs.sp = rsp;
     regs.interrupted = 1;
-    // By DWARF number.
     let general = &mut regs.general;
-    // SAFETY: as above.
-    let first = unsafe { bpf_probe_read_kernel(saved as *const [u64; 8]) };
-    let Ok([r15, r14, r13, r12, rbp, rbx, r11, r10]) = first else { return Found::Kernel };
-    regs.fp = rbp;
-    (general[15], general[14], general[13], general[12]) = (r15, r14, r13, r12);
-    (general[3], general[11], general[10]) = (rbx, r11, r10);
-    // SAFETY: as above.
-    let second = unsafe { bpf_probe_read_kernel(saved.wrapping_add(64) as *const [u64; 7]) };
-    let Ok([r9, r8, rax, rcx, rdx, rsi, rdi]) = second else { return Found::Kernel };
-    (general[9], general[8], general[0], general[2]) = (r9, r8, rax, rcx);
-    (general[1], general[4], general[5]) = (rdx, rsi, rdi);
+    // SAFETY: there is room for as many; the helper checks the address.
+    let read = unsafe {
+        let unused = general[UNUSED..].as_mut_ptr();
+        generated::bpf_probe_read_kernel(unused.cast(), GENERAL * 8, saved as *const c_void)
+    };
+    if read != 0 {
+        return Found::Kernel;
+    }
+    let mut at = 0;
+    while at < ORDER.len() {
+        general[ORDER[at]] = general[UNUSED + at];
+        at += 1;
+    }
+    regs.fp = general[6];
     found
 }
 

@@ -13,7 +13,7 @@ use everflame_agent_common::{
         CACHED_RULES, CHUNK_PAGES, FRAME_SLOTS, MAX_USER_FRAMES, SMALL_STACK_WINDOW, STACK_WINDOW,
     },
     unwind::{
-        Kind, Memory, Registers, Rule, Sign, Stop,
+        Architecture as _, Kind, Memory, Registers, Rule, Sign, Stop,
         page::{
             Layout, Page, Shard, Stretch, USED_SHIFT, find_row_page, find_rule, find_stretch, shard,
         },
@@ -23,13 +23,14 @@ use everflame_agent_common::{
 
 use crate::{
     kernel,
+    last_walk::{Basis, LastWalk},
     maps::{CHUNKS, CPU_RULES, CPU_SCRATCH, CPU_WALK, PROCESSES, SHARDS},
 };
 
 #[cfg(bpf_target_arch = "x86_64")]
-type Native = everflame_agent_common::unwind::X86_64;
+pub type Native = everflame_agent_common::unwind::X86_64;
 #[cfg(bpf_target_arch = "aarch64")]
-type Native = everflame_agent_common::unwind::Aarch64;
+pub type Native = everflame_agent_common::unwind::Aarch64;
 
 /// A turn of the loop costs about as much as a fifth of a frame.
 const FRAMES_PER_TURN: usize = 2;
@@ -57,6 +58,7 @@ pub struct Walk {
     guessed: u64,
     /// Where the last rule was looked up: callers are often in the same file.
     seen: Stretch,
+    last: LastWalk,
     window: Window,
     /// When copies of stacks were last counted from 0, in the unit of `now`.
     copies_since: u64,
@@ -134,6 +136,7 @@ pub unsafe fn user_stack(mut parts: Parts, first: usize, pid: u32, now_ns: u64) 
         }
         // Good for some seconds, so that what is in use is looked up, and seen to be in use.
         (*walk).stamp = (*walk).layout.generation ^ ((*walk).now >> 2) << 44;
+        (*walk).last.begin((*walk).stamp);
     }
     if kernel::HAS_LOOP {
         // SAFETY: the callback lives as long as the program, its context as long as the call.
@@ -195,7 +198,11 @@ fn walk_frame(
     // Addresses of all but the leaf are one more than an address in the instruction.
     let is_caller = u64::from(walk.walked != 0);
     frames[slot] = walk.registers.ip + (walk.registers.interrupted & is_caller);
+    let index = walk.walked;
     walk.walked += 1;
+    if walk.last.follow(index, &mut walk.registers, &mut walk.window) {
+        return Ok(());
+    }
 
     let address = walk.registers.lookup_address();
     let stamp = walk.stamp;
@@ -217,7 +224,21 @@ fn walk_frame(
     if rule.kind() == Kind::SignalFrame {
         frames[slot] = walk.registers.ip + 1;
     }
-    step::<Native, OpaqueSign>(rule, &mut walk.registers, &mut walk.window)
+    let interrupted = walk.registers.interrupted;
+    walk.last.leave(index, &walk.registers);
+    walk.window.noted = [0; 2];
+    step::<Native, OpaqueSign>(rule, &mut walk.registers, &mut walk.window)?;
+    let is_plain = interrupted == 0 && walk.window.noted[1] != 0;
+    let basis = if is_plain && rule.base() == Native::SP && !rule.frame_pointer_is_at_itself() {
+        Basis::StackPointer
+    } else if is_plain && (rule.base() == Native::SP || rule.base() == Native::FP) {
+        Basis::FramePointer
+    } else {
+        Basis::Other
+    };
+    let Walk { last, registers, window, .. } = walk;
+    last.arrive(index, basis, registers, window);
+    Ok(())
 }
 
 /// The rule of an address in the current task.
@@ -289,13 +310,31 @@ impl Sign for OpaqueSign {
 /// The part of the stack that was read last. The helper's own cost is that of copying some
 /// hundred bytes, so much is read at once.
 #[repr(C)]
-struct Window {
+pub struct Window {
+    /// Where the two words lay that were last read together.
+    pub noted: [u64; 2],
     start: u64,
     /// Words that are there.
     len: u64,
     words: [u64; STACK_WINDOW],
     /// The word that [`read`] has found.
     found: u64,
+}
+
+impl Window {
+    /// The words at two addresses.
+    #[inline(always)]
+    pub fn words(&mut self, first: u64, second: u64) -> Option<(u64, u64)> {
+        let [at, at_second] = [first, second].map(|address| address.wrapping_sub(self.start) >> 3);
+        if at < self.len && at_second < self.len {
+            const MASK: u64 = STACK_WINDOW as u64 - 1;
+            return Some((
+                self.words[(at & MASK) as usize],
+                self.words[(at_second & MASK) as usize],
+            ));
+        }
+        Some((self.read(first)?, self.read(second)?))
+    }
 }
 
 impl Memory for Window {
@@ -306,15 +345,9 @@ impl Memory for Window {
 
     #[inline(always)]
     fn read_two(&mut self, first: u64, second: u64) -> Option<(u64, u64)> {
-        let [at, at_second] = [first, second].map(|address| address.wrapping_sub(self.start) >> 3);
-        if at < self.len && at_second < self.len {
-            const MASK: u64 = STACK_WINDOW as u64 - 1;
-            return Some((
-                self.words[(at & MASK) as usize],
-                self.words[(at_second & MASK) as usize],
-            ));
-        }
-        Some((self.read(first)?, self.read(second)?))
+        let words = self.words(first, second)?;
+        self.noted = [first, second];
+        Some(words)
     }
 }
 
