@@ -28,11 +28,11 @@ pub struct LastWalk {
     /// Which of `frames` is of the present walk: 0 or 1.
     present: u64,
     /// Frames of the present walk of which it is known how they led to their callers.
-    noted: u64,
+    present_len: u64,
     /// Under what stamp it finds its rules.
     stamp: u64,
     /// Frames of the walk before; 0 if it is of no use.
-    len: u64,
+    before_len: u64,
     /// The next of them.
     at: u64,
     /// 0 if the frame that the present walk has got to is that one.
@@ -71,9 +71,9 @@ impl LastWalk {
     #[inline(always)]
     pub fn begin(&mut self, stamp: u64) {
         self.present ^= 1;
-        self.len = if self.stamp == stamp { self.noted } else { 0 };
+        self.before_len = if self.stamp == stamp { self.present_len } else { 0 };
         self.stamp = stamp;
-        self.noted = 0;
+        self.present_len = 0;
         self.at = 0;
         self.differs = 1;
     }
@@ -83,7 +83,7 @@ impl LastWalk {
     #[inline(always)]
     pub fn follow(&mut self, index: u64, registers: &mut Registers, window: &mut Window) -> bool {
         let next = self.at + 1;
-        if self.differs != 0 || next >= self.len {
+        if self.differs != 0 || next >= self.before_len {
             return false;
         }
         let present = (self.present & 1) as usize;
@@ -111,7 +111,7 @@ impl LastWalk {
             registers.fp = saved;
         }
         self.frames[present][(index & MASK) as usize] = Noted { ip, sp, fp, offsets };
-        self.noted = index + 1;
+        self.present_len = index + 1;
         self.at = next;
         true
     }
@@ -131,13 +131,13 @@ impl LastWalk {
     pub fn arrive(&mut self, index: u64, basis: Basis, registers: &Registers, window: &Window) {
         let present = (self.present & 1) as usize;
         let noted = &mut self.frames[present][(index & MASK) as usize];
-        let [saved_at, return_address_at] = window.noted.map(|at| at.wrapping_sub(noted.sp));
+        let [saved_at, return_address_at] = window.pair_at.map(|at| at.wrapping_sub(noted.sp));
         let is_near = saved_at >> 32 | return_address_at >> 31 == 0;
         if basis != Basis::Other && is_near {
             let by = if basis == Basis::FramePointer { BY_FRAME_POINTER } else { 0 };
             noted.offsets = saved_at << 32 | by | return_address_at;
         }
-        self.noted = index + 1;
+        self.present_len = index + 1;
 
         // Without branches, which Linux 6.1 would follow one by one. Entries beyond the last one are
         // old, but there.

@@ -152,7 +152,7 @@ pub fn copy(saved: u64, regs: &mut Registers) -> Found {
     }
     let mut at = 0;
     while at < ORDER.len() {
-        general[ORDER[at]] = general[UNUSED + at];
+        general[ORDER[at] & 31] = general[UNUSED + at];
         at += 1;
     }
     regs.fp = general[6];

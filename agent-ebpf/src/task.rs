@@ -57,8 +57,8 @@ pub unsafe fn is_queued(task: *const task_struct) -> bool {
     offset != 0 && unsafe { field::<_, u64>(task, offset) } != 0
 }
 
-/// How long a thread has been on CPUs, in all its life, up to when the scheduler last looked, which
-/// it does in each of its ticks. `None` if samples do without.
+/// How long a thread has been on CPUs, in all its life, up to when the scheduler last looked: mostly in
+/// its last tick. `None` if samples do without.
 ///
 /// # Safety
 /// As of [`tid`].

@@ -226,9 +226,9 @@ fn walk_frame(
     }
     let interrupted = walk.registers.interrupted;
     walk.last.leave(index, &walk.registers);
-    walk.window.noted = [0; 2];
+    walk.window.pair_at = [0; 2];
     step::<Native, OpaqueSign>(rule, &mut walk.registers, &mut walk.window)?;
-    let is_plain = interrupted == 0 && walk.window.noted[1] != 0;
+    let is_plain = interrupted == 0 && walk.window.pair_at[1] != 0;
     let basis = if is_plain && rule.base() == Native::SP && !rule.frame_pointer_is_at_itself() {
         Basis::StackPointer
     } else if is_plain && (rule.base() == Native::SP || rule.base() == Native::FP) {
@@ -312,7 +312,7 @@ impl Sign for OpaqueSign {
 #[repr(C)]
 pub struct Window {
     /// Where the two words lay that were last read together.
-    pub noted: [u64; 2],
+    pub pair_at: [u64; 2],
     start: u64,
     /// Words that are there.
     len: u64,
@@ -346,7 +346,7 @@ impl Memory for Window {
     #[inline(always)]
     fn read_two(&mut self, first: u64, second: u64) -> Option<(u64, u64)> {
         let words = self.words(first, second)?;
-        self.noted = [first, second];
+        self.pair_at = [first, second];
         Some(words)
     }
 }

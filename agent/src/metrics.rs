@@ -179,7 +179,8 @@ metrics! {
     mappings: Gauge,
     /// Mappings that were not taken note of, as their processes have too many.
     refused_mappings: Counter,
-    /// Processes that were gone before it could be found out who they are.
+    /// Processes that were gone before it could be found out who they are, or what control group
+    /// they are in.
     processes_vanished: Counter,
     /// Records from the kernel that could not be read.
     unreadable_records: Counter,

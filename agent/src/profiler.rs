@@ -47,7 +47,8 @@ pub struct ProcessStats {
     pub mappings: usize,
     /// Mappings that were not taken note of, as their processes have too many.
     pub refused_mappings: u64,
-    /// Processes that were gone before it could be found out who they are.
+    /// Processes that were gone before it could be found out who they are, or what control group
+    /// they are in.
     pub vanished: u64,
 }
 
@@ -188,13 +189,17 @@ impl Profiler {
     fn identify_copies(&mut self, window: &mut Window) {
         for of_window in &mut window.processes {
             let ProcessWindow { pid, generation, .. } = *of_window;
-            if let Some(process) = self.processes.running_mut(pid, generation)
-                && std::mem::take(&mut process.is_assumed)
-                && let Some(copy) = identify_copy(Path::new("/proc"), pid, &of_window.identity)
-            {
-                of_window.identity = Arc::new(copy);
-                process.identity = Some(Arc::clone(&of_window.identity));
+            let Some(process) = self.processes.program_mut(pid, generation) else { continue };
+            let Some(identity) = &mut process.identity else { continue };
+            if process.cgroup_is_assumed {
+                match identify_copy(Path::new("/proc"), pid, identity) {
+                    Some(found) => *identity = Arc::new(found),
+                    None => self.vanished += 1,
+                }
+                process.cgroup_is_assumed = false;
             }
+            // A stack that was finished late brings what was known when it was taken.
+            of_window.identity = Arc::clone(identity);
         }
     }
 
@@ -383,7 +388,7 @@ fn identify_as_copy(pid: u32, processes: &mut ProcessTable, vanished: &mut u64) 
     let found = ProcessIdentity::clone(&identity_of(parent, original, vanished));
     let process = processes.get_mut(pid);
     process.identity = Some(named(process, found));
-    process.is_assumed = true;
+    process.cgroup_is_assumed = true;
 }
 
 /// Finds out who a process is, once. What the side-band has seen wins over /proc; of a process

@@ -20,7 +20,7 @@ pub enum Cause {
     ReturnAddress,
     /// A signal trampoline that does not look like the kernel's frame.
     SignalFrame,
-    /// A number is too large, or not a multiple of a word.
+    /// A number is too large, or not a multiple of a word; a register is not a general one.
     Range,
     /// The program that makes the row breaks off, or does what no program may.
     Malformed,
@@ -115,6 +115,13 @@ impl Context<'_> {
             (Arch::Aarch64, Saved::SameValue | Saved::Unspecified) => ReturnAddress::InLinkRegister,
             _ => return Err(Cause::ReturnAddress),
         };
+        if let Shape::Sum { register, .. } | Shape::Deref { register, .. } = cfa
+            && self.arch == Arch::X86_64
+            && register >= self.arch.columns().return_address
+        {
+            // No general register, whose values alone are known of a frame.
+            return Err(Cause::Range);
+        }
         let is_above_return_address = return_address == ReturnAddress::AtCfa(-8);
         match cfa {
             Shape::Sum { register: base, offset } => {

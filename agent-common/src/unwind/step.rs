@@ -17,7 +17,7 @@ pub struct Registers {
     /// known and `ip` is the instruction that would have come next. 0: it called another
     /// function, and `ip` is where that returns to.
     pub interrupted: u64,
-    /// The other registers, by their DWARF numbers.
+    /// The other registers, by their DWARF numbers. Anything may be in those that a machine has not.
     pub general: [u64; 32],
 }
 

@@ -4,12 +4,12 @@ use std::ops::RangeInclusive;
 
 use everflame_agent_common::config::Config;
 use everflame_agent_common::wait::Thinning;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
 use super::cpu::{Clock, period_ns};
 use super::host::max_kernel_frames;
-use super::{CollectConfig, WaitConfig};
+use super::{CollectConfig, WaitConfig, brief};
 use crate::kernel::{
     Feature, KernelFeatures, Unwinder, cpu_time_offset, pt_regs_location, task_location,
 };
@@ -50,7 +50,7 @@ pub(super) fn load(
     // The cycle counter's interrupt cannot be masked: no time to allocate memory for a thread. Nor
     // does it come late.
     if form == ProgramForm::Recent && clock == Some(Clock::CpuClock) {
-        settings.task_cpu_time_offset = cpu_time_offset()?;
+        settings.task_cpu_time_offset = account_of_cpu_time();
     }
     // What waits need is not known to be there until it is asked for; nothing else fails then.
     let waits = config.waits.map(|waits| prepare_waits(&mut settings, &features, waits));
@@ -60,6 +60,22 @@ pub(super) fn load(
         bpf.do_without_waits(reason);
     }
     Ok(bpf)
+}
+
+/// See [`Config::task_cpu_time_offset`].
+fn account_of_cpu_time() -> u32 {
+    match cpu_time_offset() {
+        Ok(Some(offset)) => offset,
+        Ok(None) => {
+            info!("the kernel's account of CPU time is without interrupts: samples do without it");
+            0
+        }
+        Err(error) => {
+            let reason = brief(&error);
+            warn!(reason, "the kernel's account of CPU time is not found: samples do without it");
+            0
+        }
+    }
 }
 
 fn prepare_waits(

@@ -41,8 +41,9 @@ pub struct Process {
     pub mappings: Arc<Mappings>,
     /// Who it is, once somebody has asked.
     pub identity: Option<Arc<ProcessIdentity>>,
-    /// That is taken from the process that it is a copy of: its control group is not known.
-    pub is_assumed: bool,
+    /// Its control group in that is the one of the process that it is a copy of, and has not been
+    /// looked at.
+    pub cgroup_is_assumed: bool,
     /// Who its parent, or the program that it was before, is: what is left to go by when it
     /// is gone too soon.
     pub inherited: Option<Arc<ProcessIdentity>>,
@@ -152,16 +153,16 @@ impl ProcessTable {
         self.entry(pid)
     }
 
-    /// The process with this id, if it is that program and has not ended.
-    pub fn running_mut(&mut self, pid: u32, generation: Generation) -> Option<&mut Process> {
-        let process = self.by_pid.get_mut(&pid)?;
-        (process.generation == generation && process.exited_ns.is_none()).then_some(process)
+    /// The process with this id, if it is that program.
+    pub fn program_mut(&mut self, pid: u32, generation: Generation) -> Option<&mut Process> {
+        self.by_pid.get_mut(&pid).filter(|process| process.generation == generation)
     }
 
     /// The process that this one is a copy of, if both are still what they were then.
     pub fn original_mut(&mut self, pid: u32) -> Option<(u32, &mut Process)> {
         let (pid, generation) = self.by_pid.get(&pid)?.original?;
-        self.running_mut(pid, generation).map(|original| (pid, original))
+        let original = self.program_mut(pid, generation)?;
+        original.exited_ns.is_none().then_some((pid, original))
     }
 
     /// Forgets processes whose main thread ended before `horizon_ns`, unless `is_there` says
@@ -203,7 +204,7 @@ impl ProcessTable {
                 executable: None,
                 mappings: Arc::default(),
                 identity: None,
-                is_assumed: false,
+                cgroup_is_assumed: false,
                 inherited: None,
                 original: None,
                 jit: None,
@@ -246,7 +247,7 @@ impl ProcessTable {
             generation,
             kernel_thread: parent == KTHREADD,
             identity: None,
-            is_assumed: false,
+            cgroup_is_assumed: false,
             inherited: known.identity.clone().or_else(|| known.inherited.clone()),
             original: Some((parent, known.generation)),
             jit: None,

@@ -73,13 +73,20 @@ pub struct QueueLocation {
 }
 
 /// Bytes from a `task_struct` to the scheduler's account of the task's time on CPUs, in nanoseconds.
+/// `None` if that is without the time that interrupts took meanwhile (CONFIG_IRQ_TIME_ACCOUNTING).
 ///
 /// # Errors
 /// When the running kernel does not show its types, or they are not as expected.
-pub fn cpu_time_offset() -> Result<u32, BtfError> {
+pub fn cpu_time_offset() -> Result<Option<u32>, BtfError> {
     let bytes = read_kernel_types()?;
-    let offset = Btf::parse(&bytes)?.entity_offset("sum_exec_runtime");
-    offset.ok_or(BtfError::Missing { name: "task_struct.se.sum_exec_runtime" })
+    let btf = Btf::parse(&bytes)?;
+    let missing = |name| BtfError::Missing { name };
+    let rq = btf.find("rq", Kind::Struct).ok_or(missing("struct rq"))?;
+    if btf.member_offset(rq, "prev_irq_time").is_some() {
+        return Ok(None);
+    }
+    let offset = btf.entity_offset("sum_exec_runtime");
+    offset.map(Some).ok_or(missing("task_struct.se.sum_exec_runtime"))
 }
 
 /// Asks the running kernel.
