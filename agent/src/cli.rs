@@ -94,7 +94,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 19, value_parser = clap::value_parser!(u64).range(1..), env = "EVERFLAME_CPU_RATE_HZ")]
     pub cpu_rate_hz: u64,
     /// One sample of kinds offcpu and lock in this much time that a thread waits; longer waits
-    /// are always sampled, unless a CPU has more than 400 such samples a second
+    /// are always sampled, unless a CPU has more than 1000 such samples a second
     #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = offcpu_period, env = "EVERFLAME_OFFCPU_PERIOD")]
     pub offcpu_period: Duration,
     /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing

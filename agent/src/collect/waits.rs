@@ -35,9 +35,9 @@ impl WaitConfig {
 }
 
 impl Default for WaitConfig {
-    /// A sample in 10 ms that a thread waits, unless that is more than 400 a second on a CPU.
+    /// A sample in 10 ms that a thread waits, unless that is more than 1000 a second on a CPU.
     fn default() -> Self {
-        Self { period_ns: 10_000_000, samples_per_second: 400, locks: false }
+        Self { period_ns: 10_000_000, samples_per_second: 1000, locks: false }
     }
 }
 
