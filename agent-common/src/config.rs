@@ -44,10 +44,24 @@ pub struct Config {
     pub rq_clock_offset: u32,
     /// Not 0: locks that threads wait for are followed, and who releases them.
     pub locks: u32,
+    /// One sample in this much growth of a process's memory, in bytes; less than 2^32.
+    pub growth_period_bytes: u64,
+    /// Offset of `task_struct.mm`.
+    pub task_mm_offset: u32,
+    /// Offset of `task_struct.group_leader`.
+    pub task_leader_offset: u32,
+    /// Offset in `mm_struct` of the first counter of pages.
+    pub mm_pages_offset: u32,
+    /// Bytes from one of these counters to the next.
+    pub mm_pages_stride: u32,
+    /// Bytes of a page.
+    pub page_bytes: u32,
+    /// Must be zero.
+    pub unused: u32,
 }
 
 /// Bytes of a [`Config`].
-pub const CONFIG_BYTES: usize = 80;
+pub const CONFIG_BYTES: usize = 112;
 
 const _: () = assert!(size_of::<Config>() == CONFIG_BYTES);
 
@@ -74,6 +88,12 @@ impl Config {
         bytes[68..72].copy_from_slice(&self.cfs_rq_rq_offset.to_ne_bytes());
         bytes[72..76].copy_from_slice(&self.rq_clock_offset.to_ne_bytes());
         bytes[76..80].copy_from_slice(&self.locks.to_ne_bytes());
+        bytes[80..88].copy_from_slice(&self.growth_period_bytes.to_ne_bytes());
+        bytes[88..92].copy_from_slice(&self.task_mm_offset.to_ne_bytes());
+        bytes[92..96].copy_from_slice(&self.task_leader_offset.to_ne_bytes());
+        bytes[96..100].copy_from_slice(&self.mm_pages_offset.to_ne_bytes());
+        bytes[100..104].copy_from_slice(&self.mm_pages_stride.to_ne_bytes());
+        bytes[104..108].copy_from_slice(&self.page_bytes.to_ne_bytes());
         bytes
     }
 }
@@ -104,6 +124,13 @@ mod tests {
             locks: 16,
             wait_samples: 17,
             task_cpu_time_offset: 18,
+            growth_period_bytes: 19,
+            task_mm_offset: 20,
+            task_leader_offset: 21,
+            mm_pages_offset: 22,
+            mm_pages_stride: 23,
+            page_bytes: 24,
+            unused: 0,
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -125,5 +152,11 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, locks)..][..4], 16u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, wait_samples)..][..4], 17u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, task_cpu_time_offset)..][..4], 18u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, growth_period_bytes)..][..8], 19u64.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_mm_offset)..][..4], 20u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, task_leader_offset)..][..4], 21u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, mm_pages_offset)..][..4], 22u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, mm_pages_stride)..][..4], 23u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, page_bytes)..][..4], 24u32.to_ne_bytes());
     }
 }

@@ -47,11 +47,11 @@ impl CpuTime {
         if is_first {
             return period_ns;
         }
-        // Not `clamp`, which can panic.
-        let owed_ns = self.owed_ns + ran_ns.max(0).min(Self::MOST_NS) - period;
-        let owed_ns = owed_ns.max(-Self::MOST_NS).min(Self::MOST_NS);
+        let owed_ns = self.owed_ns + ran_ns.clamp(0, Self::MOST_NS) - period;
+        let owed_ns = owed_ns.clamp(-Self::MOST_NS, Self::MOST_NS);
         // A shift: programs cannot divide signed numbers.
         let share_ns = owed_ns >> Self::SHARE.trailing_zeros();
+        // Not `clamp`, which can panic where bounds are not constants.
         let paid_ns = share_ns.max(-period / 2).min(period);
         self.owed_ns = owed_ns - paid_ns;
         (period + paid_ns) as u64

@@ -37,6 +37,9 @@ pub enum Kind {
     Release = 4,
     /// A CPU has waited for a lock of the kernel without switching to another task; as `OffCpu`.
     Spinning = 5,
+    /// A process has got more memory; [`SampleHeader::value`] is bytes, `count` pages, the first word
+    /// of the detail a [`Backing`](crate::growth::Backing).
+    Growth = 6,
 }
 
 impl Kind {
@@ -48,6 +51,7 @@ impl Kind {
             3 => Some(Self::Waiting),
             4 => Some(Self::Release),
             5 => Some(Self::Spinning),
+            6 => Some(Self::Growth),
             _ => None,
         }
     }

@@ -16,6 +16,7 @@ extern crate std;
 pub mod config;
 pub mod cpu_time;
 pub mod event;
+pub mod growth;
 pub mod limits;
 pub mod lock;
 pub mod stats;

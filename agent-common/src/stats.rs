@@ -27,11 +27,13 @@ pub enum Program {
     LockEnd = 7,
     /// Begins to follow new threads.
     NewTask = 8,
+    /// Samples growth of memory.
+    Growth = 9,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -41,6 +43,7 @@ impl Program {
         Self::LockBegin,
         Self::LockEnd,
         Self::NewTask,
+        Self::Growth,
     ];
 
     /// The name used in metrics and messages.
@@ -55,6 +58,7 @@ impl Program {
             Self::LockBegin => "lock_begin",
             Self::LockEnd => "lock_end",
             Self::NewTask => "new_task",
+            Self::Growth => "growth",
         }
     }
 }

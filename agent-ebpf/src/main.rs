@@ -10,6 +10,8 @@
 
 mod cpu;
 mod exec;
+#[cfg(not(feature = "old-kernels"))]
+mod growth;
 mod kernel;
 #[cfg(not(feature = "old-kernels"))]
 mod kernel_lock;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use everflame_agent_common::event::Kind;
+use everflame_agent_common::growth::Backing as MemoryBacking;
 use everflame_agent_common::lock::{LockKey, Release, is_of_kernel};
 use everflame_agent_common::unwind::Stop;
 use everflame_agent_common::wait::{FLAG_RUN_QUEUE, Wait};
@@ -68,6 +69,8 @@ pub struct StackKey {
     pub user: Box<[Frame]>,
     /// Of waits: what for.
     pub wait: Option<WaitKey>,
+    /// Of growth: of what.
+    pub memory: Option<MemoryBacking>,
 }
 
 /// What waits are told apart by, beside their stacks.
@@ -183,6 +186,8 @@ pub struct Window {
     pub waits: u64,
     /// And samples of releases of locks, and of CPUs that spin for one.
     pub locks: u64,
+    /// And samples of growth of memory.
+    pub growth: u64,
     /// User stacks by why they end; indexed by [`Stop`].
     pub user_stops: [u64; Stop::ALL.len()],
     /// Kernel stacks by why they end.
@@ -220,6 +225,7 @@ impl Aggregator {
         self.window.samples += 1;
         self.window.waits += u64::from(matches!(sample.kind, Kind::OffCpu | Kind::Waiting));
         self.window.locks += u64::from(matches!(sample.kind, Kind::Release | Kind::Spinning));
+        self.window.growth += u64::from(sample.kind == Kind::Growth);
         self.window.user_stops[sample.user_stop as usize] += 1;
         self.window.kernel_stops[sample.kernel_stop as usize] += 1;
         let user = sample
@@ -239,6 +245,7 @@ impl Aggregator {
                 (Some(wait), _) => Some(WaitKey::of(wait)),
                 (None, release) => release.as_ref().map(WaitKey::of_release),
             },
+            memory: sample.memory,
             tid: sample.tid,
             thread_name: sample.thread_name,
             // A wait is on none.

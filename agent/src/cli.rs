@@ -9,6 +9,7 @@ use everflame_profile::kind::Kind;
 
 use crate::collect::WaitConfig;
 use crate::export::{self, ExportError};
+use crate::size::{parse_sampling_period, parse_size};
 use crate::unwind::DEFAULT_CACHE_DIR;
 use crate::unwind_info;
 
@@ -81,7 +82,7 @@ pub struct RunArgs {
     /// The collector; without one, profiles are kept in the spool
     #[arg(long, value_name = "URL", value_parser = server, env = "EVERFLAME_SERVER")]
     pub server: Option<String>,
-    /// Kinds of profile to take: cpu, offcpu, lock
+    /// Kinds of profile to take: cpu, offcpu, lock, alloc
     #[arg(
         long,
         value_name = "KINDS",
@@ -97,6 +98,9 @@ pub struct RunArgs {
     /// are always sampled, unless a CPU has more than 1000 such samples a second
     #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = offcpu_period, env = "EVERFLAME_OFFCPU_PERIOD")]
     pub offcpu_period: Duration,
+    /// One sample of kind alloc in this much that a process's memory grows by
+    #[arg(long, value_name = "SIZE", default_value = "512KiB", value_parser = parse_sampling_period, env = "EVERFLAME_ALLOC_PERIOD")]
+    pub alloc_period: u64,
     /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4041", env = "EVERFLAME_METRICS")]
     pub metrics: MetricsAddress,
@@ -115,14 +119,14 @@ pub struct RunArgs {
     )]
     pub spool_dir: PathBuf,
     /// How much may wait there, such as 256MiB; the oldest is dropped first
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, env = "EVERFLAME_SPOOL_MAX_BYTES")]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size, env = "EVERFLAME_SPOOL_MAX_BYTES")]
     pub spool_max_bytes: u64,
     /// Memory for symbols that are kept between windows
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size, env = "EVERFLAME_SYMBOL_CACHE_BYTES")]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size, env = "EVERFLAME_SYMBOL_CACHE_BYTES")]
     pub symbol_cache_bytes: u64,
     /// The most debug information read of one binary; of larger ones only functions are
     /// resolved, not lines and inlined functions. It can take twice as much memory
-    #[arg(long, value_name = "SIZE", default_value = "12MiB", value_parser = size, env = "EVERFLAME_DWARF_BYTES")]
+    #[arg(long, value_name = "SIZE", default_value = "12MiB", value_parser = parse_size, env = "EVERFLAME_DWARF_BYTES")]
     pub dwarf_bytes: u64,
     /// Where separate debug files are installed; can be given many times
     #[arg(
@@ -135,13 +139,13 @@ pub struct RunArgs {
     pub debug_dirs: Vec<PathBuf>,
     /// Kernel memory for the tables that stacks are walked with; the least recently used make
     /// room for others
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size, env = "EVERFLAME_UNWIND_MAX_BYTES")]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size, env = "EVERFLAME_UNWIND_MAX_BYTES")]
     pub unwind_max_bytes: u64,
     /// Where compiled tables are kept for the next start; `off` keeps none
     #[arg(long, value_name = "DIR", default_value = DEFAULT_CACHE_DIR, env = "EVERFLAME_UNWIND_CACHE_DIR")]
     pub unwind_cache_dir: CacheDir,
     /// How much may be kept there
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, env = "EVERFLAME_UNWIND_CACHE_MAX_BYTES")]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size, env = "EVERFLAME_UNWIND_CACHE_MAX_BYTES")]
     pub unwind_cache_max_bytes: u64,
     /// How much time one profile covers
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "EVERFLAME_WINDOW")]
@@ -208,15 +212,21 @@ impl RunArgs {
         })
     }
 
+    /// How much growth of memory a sample stands for, if any are taken.
+    pub fn growth_period_bytes(&self) -> Option<u64> {
+        self.kinds.contains(&Kind::Alloc).then_some(self.alloc_period)
+    }
+
     /// Checks what no flag can know by itself.
     ///
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        let is_there = |kind: &&Kind| matches!(kind, Kind::Cpu | Kind::OffCpu | Kind::Lock);
+        let is_there =
+            |kind: &&Kind| matches!(kind, Kind::Cpu | Kind::OffCpu | Kind::Lock | Kind::Alloc);
         if let Some(kind) = self.kinds.iter().find(|kind| !is_there(kind)) {
             return Err(format!(
-                "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu,lock"
+                "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu,lock,alloc"
             ));
         }
         for (position, (name, _)) in self.labels.iter().enumerate() {
@@ -265,22 +275,6 @@ fn label(text: &str) -> Result<(String, String), String> {
         return Err(format!("the value of label `{key}` has control characters"));
     }
     Ok((key.to_owned(), value.to_owned()))
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(format!("`{unit}` is not a unit; use KiB, MiB or GiB")),
-    };
-    let Ok(number) = number.parse::<u64>() else {
-        return Err("a size looks like 256MiB".to_owned());
-    };
-    number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -392,7 +386,7 @@ mod tests {
 
     #[test]
     fn kinds_that_are_not_there_yet_are_named() {
-        assert!(check(&["--kinds", "cpu,alloc"]).unwrap_err().contains("`alloc`"));
-        assert_eq!(check(&["--kinds", "cpu,offcpu,lock"]), Ok(()));
+        assert!(check(&["--kinds", "cpu,tcp"]).unwrap_err().contains("`tcp`"));
+        assert_eq!(check(&["--kinds", "cpu,offcpu,lock,alloc"]), Ok(()));
     }
 }

@@ -113,6 +113,7 @@ mod tests {
             kernel: Box::default(),
             user: Box::default(),
             wait: None,
+            memory: None,
         })
     }
 

@@ -38,6 +38,7 @@ pub mod profile;
 pub mod profiler;
 pub mod self_profile;
 pub mod session;
+pub mod size;
 pub mod symbolize;
 pub mod target;
 pub mod unwind;

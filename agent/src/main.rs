@@ -130,6 +130,7 @@ fn run(args: RunArgs) -> Result<Infallible> {
         }
     };
     let waits = args.wait_config();
+    let growth_period_bytes = args.growth_period_bytes();
     let mut export = ExportConfig::new(args.server, args.spool_dir);
     export.spool_max_bytes = args.spool_max_bytes;
     let exporter =
@@ -137,6 +138,7 @@ fn run(args: RunArgs) -> Result<Infallible> {
     let config = PipelineConfig {
         cpu_rate_hz: args.kinds.contains(&Kind::Cpu).then_some(args.cpu_rate_hz),
         waits,
+        growth_period_bytes,
         kinds: args.kinds,
         window: args.window,
         host: host_name(args.host.as_deref()),

@@ -43,6 +43,8 @@ pub struct PipelineConfig {
     pub cpu_rate_hz: Option<u64>,
     /// Which waits are sampled; `None` is none.
     pub waits: Option<WaitConfig>,
+    /// One sample in this much growth of a process's memory, in bytes; `None` takes none.
+    pub growth_period_bytes: Option<u64>,
     /// Which profiles are made of what is sampled.
     pub kinds: Vec<Kind>,
     /// Length of a window.
@@ -100,6 +102,7 @@ impl Pipeline {
         let collect = CollectConfig {
             cpu_rate_hz: config.cpu_rate_hz,
             waits: config.waits,
+            growth_period_bytes: config.growth_period_bytes,
             target_pid: None,
             unwind: config.unwind.clone(),
             program_form: None,
@@ -260,7 +263,8 @@ fn symbolize(
         let symbols = Symbols::resolve(&window, &mut symbolizer);
         symbolizer.trim();
         let of_kinds = [
-            (Kind::Cpu, window.samples - window.waits - window.locks),
+            (Kind::Cpu, window.samples - window.waits - window.locks - window.growth),
+            (Kind::Alloc, window.growth),
             (Kind::OffCpu, window.waits),
             (Kind::Lock, window.locks),
         ];
@@ -329,6 +333,7 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         (Program::Waiting, &waits.waiting),
         (Program::LockBegin, &waits.lock_begin),
         (Program::LockEnd, &waits.lock_end),
+        (Program::Growth, &stats.growth),
     ];
     for (program, stats) in others.into_iter().filter(|(_, stats)| stats.runs > 0) {
         metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
@@ -341,6 +346,10 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     for cpu in 0..waits.waking.ring_full.len() {
         let lost = waits.of_locks().filter_map(|stats| stats.ring_full.get(cpu)).sum();
         metrics.set_lost_samples(Kind::Lock.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
+    }
+    for (cpu, &lost) in stats.growth.ring_full.iter().enumerate() {
+        let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
+        metrics.set_lost_samples(Kind::Alloc.name(), cpu, lost);
     }
     raise_to(&metrics.untracked_threads, waits.untracked());
     raise_to(&metrics.thinned_samples, waits.switch_in.thinned);

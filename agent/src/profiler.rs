@@ -60,6 +60,7 @@ pub struct Profiler {
     aggregator: Aggregator,
     period_ns: u64,
     wait_period_ns: u64,
+    growth_period_bytes: u64,
     /// Whether it matters what futexes are.
     locks: bool,
     window_start_ns: u64,
@@ -95,6 +96,7 @@ impl Profiler {
             aggregator: Aggregator::default(),
             period_ns: config.cpu_rate_hz.map_or(0, period_ns),
             wait_period_ns: config.waits.map_or(0, |waits| waits.period_ns),
+            growth_period_bytes: config.growth_period_bytes.unwrap_or(0),
             locks: config.waits.is_some_and(|waits| waits.locks),
             window_start_ns: monotonic_ns(),
             window_end_ns: None,
@@ -179,6 +181,7 @@ impl Profiler {
             duration_ns: signed(duration_ns),
             cpu_period_ns: signed(self.period_ns),
             wait_period_ns: signed(self.wait_period_ns),
+            growth_period_bytes: signed(self.growth_period_bytes),
         };
         let mut window = self.aggregator.take();
         self.identify_copies(&mut window);

@@ -26,13 +26,18 @@ pub use crate::target::Target;
 /// Memory for symbols while a recording is finished.
 const RECORDING_SYMBOL_BYTES: usize = 1 << 30;
 
+/// How much growth of memory a sample stands for, unless somebody says otherwise.
+pub const DEFAULT_GROWTH_PERIOD_BYTES: u64 = 512 << 10;
+
 /// What to record.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// Which profile: [`Kind::Cpu`], [`Kind::OffCpu`] or [`Kind::Lock`].
+    /// Which profile: [`Kind::Cpu`], [`Kind::OffCpu`], [`Kind::Lock`] or [`Kind::Alloc`].
     pub kind: Kind,
     /// CPU samples a second on each CPU.
     pub rate_hz: u64,
+    /// One sample in this much growth of a process's memory, in bytes.
+    pub growth_period_bytes: u64,
     /// Whose.
     pub target: Target,
 }
@@ -41,7 +46,9 @@ pub struct SessionConfig {
 #[derive(Debug, Error)]
 pub enum SessionError {
     /// The kind is not there yet.
-    #[error("profiles of kind `{kind}` cannot be recorded yet; `cpu`, `offcpu` and `lock` can")]
+    #[error(
+        "profiles of kind `{kind}` cannot be recorded yet; `cpu`, `offcpu`, `lock` and `alloc` can"
+    )]
     Kind {
         /// What was asked for.
         kind: Kind,
@@ -115,6 +122,7 @@ impl Session {
             Kind::Cpu => CollectConfig::at_rate(config.rate_hz),
             Kind::OffCpu => CollectConfig::of_waits(WaitConfig::all()),
             Kind::Lock => CollectConfig::of_waits(WaitConfig { locks: true, ..WaitConfig::all() }),
+            Kind::Alloc => CollectConfig::of_growth(config.growth_period_bytes),
             kind => return Err(SessionError::Kind { kind }),
         };
         let collect = CollectConfig { target_pid, ..collect };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use everflame_agent::size::parse_sampling_period;
 use everflame_profile::Kind;
 
 use crate::collector::DEFAULT_URL;
@@ -120,6 +121,10 @@ pub(crate) struct RecordArgs {
     /// Samples per second and CPU
     #[arg(long, value_name = "N", default_value_t = 97, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) rate_hz: u64,
+
+    /// Of kind alloc: one sample in this much that a process's memory grows by
+    #[arg(long, value_name = "SIZE", default_value = "512KiB", value_parser = parse_sampling_period)]
+    pub(crate) alloc_period: u64,
 
     /// Of kind lock: whose stacks
     #[arg(long, value_enum, default_value_t = LockSide::Joined)]

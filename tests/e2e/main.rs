@@ -9,6 +9,7 @@
 mod agent;
 mod failures;
 mod locks;
+mod memory;
 mod offcpu;
 mod record;
 mod symbols;

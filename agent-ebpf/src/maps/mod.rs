@@ -49,6 +49,13 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     cfs_rq_rq_offset: 0,
     rq_clock_offset: 0,
     locks: 0,
+    growth_period_bytes: 0,
+    task_mm_offset: 0,
+    task_leader_offset: 0,
+    mm_pages_offset: 0,
+    mm_pages_stride: 0,
+    page_bytes: 0,
+    unused: 0,
 });
 
 /// Samples on their way to the agent, which sets the real size.

@@ -17,6 +17,7 @@ use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
 
+use super::growth;
 use super::host::max_processes;
 use super::waits::{WaitConfig, WaitPrograms};
 use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
@@ -143,6 +144,8 @@ pub(super) struct Bpf {
     exec_error: Option<BpfError>,
     /// If they were asked for.
     waits: Option<Result<WaitPrograms, BpfError>>,
+    /// Likewise.
+    growth: Option<Result<(), BpfError>>,
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -256,6 +259,7 @@ impl Bpf {
             ebpf,
             exec_error,
             waits,
+            growth: None,
             unwind: Some(unwind),
             run_times,
             events,
@@ -300,7 +304,36 @@ impl Bpf {
             None => (None, None),
         };
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
-        exec.chain(waits.into_iter().flatten()).chain(error)
+        let growth = self.growth.as_ref().and_then(|growth| growth.as_ref().err());
+        let growth = growth.map(|error| (Program::Growth, error));
+        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth)
+    }
+
+    /// Loads the program that samples growth of memory.
+    pub(super) fn load_growth(&mut self) {
+        self.growth = Some(growth::load(&mut self.ebpf));
+    }
+
+    /// Growth was asked for, but this kernel does not let it be seen.
+    pub(super) fn do_without_growth(&mut self, reason: BpfError) {
+        self.growth = Some(Err(reason));
+    }
+
+    /// Begins to sample growth, if that was asked for.
+    ///
+    /// # Errors
+    /// As of [`Self::start_waits`].
+    pub(super) fn start_growth(&mut self, is_required: bool) -> Result<(), BpfError> {
+        if let Some(Ok(())) = self.growth {
+            self.growth = Some(growth::start(&mut self.ebpf));
+        }
+        match self.growth.take() {
+            Some(Err(error)) if is_required => Err(error),
+            growth => {
+                self.growth = growth;
+                Ok(())
+            }
+        }
     }
 
     /// Waits were asked for, but this kernel does not let them be followed.

@@ -11,6 +11,8 @@ pub struct CollectConfig {
     pub cpu_rate_hz: Option<u64>,
     /// Which waits are sampled; `None` is none.
     pub waits: Option<WaitConfig>,
+    /// One sample in this much growth of a process's memory, in bytes, less than 2^32; `None` is none.
+    pub growth_period_bytes: Option<u64>,
     /// Sample this process only.
     pub target_pid: Option<u32>,
     /// How stacks without frame pointers are walked.
@@ -25,10 +27,16 @@ impl CollectConfig {
         Self {
             cpu_rate_hz: Some(cpu_rate_hz),
             waits: None,
+            growth_period_bytes: None,
             target_pid: None,
             unwind: UnwindConfig::default(),
             program_form: None,
         }
+    }
+
+    /// Growth of all processes' memory and nothing else, with defaults for what is not said.
+    pub fn of_growth(period_bytes: u64) -> Self {
+        Self { cpu_rate_hz: None, growth_period_bytes: Some(period_bytes), ..Self::at_rate(0) }
     }
 
     /// Waits of all processes and nothing else, with defaults for what is not said.

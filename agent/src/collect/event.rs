@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use everflame_agent_common::event::{self, Kind, SampleHeader};
+use everflame_agent_common::growth::Backing;
 use everflame_agent_common::lock::Release;
 use everflame_agent_common::unwind::{Registers, Stop};
 use everflame_agent_common::wait::Wait;
@@ -20,6 +21,8 @@ pub struct Sample {
     pub count: u64,
     /// Of waits: what for, and since when.
     pub wait: Option<Wait>,
+    /// Of growth: of what.
+    pub memory: Option<Backing>,
     /// Of releases of locks: which, and when.
     pub release: Option<Release>,
     /// Process id in the initial pid namespace.
@@ -66,6 +69,10 @@ impl Sample {
             count: header.count,
             wait: matches!(kind, Kind::OffCpu | Kind::Waiting | Kind::Spinning)
                 .then(|| Wait::from_detail(&header.detail)),
+            memory: match kind {
+                Kind::Growth => Backing::from_index(header.detail[0]),
+                _ => None,
+            },
             release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,

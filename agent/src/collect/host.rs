@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use everflame_agent_common::limits::{MAX_KERNEL_FRAMES, MAX_PROCESSES};
 
+use super::CollectError;
 use crate::process::running_pids;
 
 /// The inode of the initial pid namespace: `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
@@ -53,4 +54,9 @@ pub(super) fn max_kernel_frames() -> u32 {
 pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// CPUs that are online.
+pub(super) fn online_cpus() -> Result<Vec<u32>, CollectError> {
+    aya::util::online_cpus().map_err(|(path, source)| CollectError::OnlineCpus { path, source })
 }

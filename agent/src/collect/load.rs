@@ -11,7 +11,8 @@ use super::cpu::{Clock, period_ns};
 use super::host::max_kernel_frames;
 use super::{CollectConfig, WaitConfig, brief};
 use crate::kernel::{
-    Feature, KernelFeatures, Unwinder, cpu_time_offset, pt_regs_location, task_location,
+    Feature, KernelFeatures, Unwinder, cpu_time_offset, memory_location, pt_regs_location,
+    task_location,
 };
 
 /// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
@@ -55,7 +56,14 @@ pub(super) fn load(
     // What waits need is not known to be there until it is asked for; nothing else fails then.
     let waits = config.waits.map(|waits| prepare_waits(&mut settings, &features, waits));
     let can_wait = waits.as_ref().and_then(|waits| waits.as_ref().ok()).copied();
+    let growth = config.growth_period_bytes.map(|period| prepare_growth(&mut settings, period));
     let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait)?;
+    match growth {
+        Some(Ok(())) if form == ProgramForm::Recent => bpf.load_growth(),
+        Some(Ok(())) => bpf.do_without_growth(BpfError::Missing { name: "growth" }),
+        Some(Err(reason)) => bpf.do_without_growth(reason),
+        None => {}
+    }
     if let Some(Err(reason)) = waits {
         bpf.do_without_waits(reason);
     }
@@ -103,6 +111,21 @@ fn prepare_waits(
     settings.wait_samples = samples_per_interval(waits.samples_per_second);
     settings.locks = u32::from(waits.locks);
     Ok(waits)
+}
+
+fn prepare_growth(settings: &mut Config, period_bytes: u64) -> Result<(), BpfError> {
+    let location = memory_location()?;
+    settings.growth_period_bytes = period_bytes;
+    settings.task_mm_offset = location.mm_offset;
+    settings.task_leader_offset = location.leader_offset;
+    settings.mm_pages_offset = location.pages_offset;
+    settings.mm_pages_stride = location.pages_stride;
+    settings.page_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
+    // Who is sampled by the same settings as those that wait.
+    let task = task_location()?;
+    settings.task_pid_offset = task.pid_offset;
+    settings.task_tgid_offset = task.tgid_offset;
+    Ok(())
 }
 
 fn samples_per_interval(per_second: u32) -> u32 {

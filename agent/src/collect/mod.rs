@@ -9,6 +9,7 @@ mod config;
 mod cpu;
 mod error;
 mod event;
+mod growth;
 mod host;
 mod load;
 mod lost;
@@ -46,7 +47,7 @@ use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
 use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
-use host::{is_initial_pid_namespace, ring_bytes};
+use host::{is_initial_pid_namespace, online_cpus, ring_bytes};
 use load::load;
 use order::Ordering;
 use sideband::Sideband;
@@ -78,6 +79,8 @@ pub struct CollectStats {
     pub exec: ProgramStats,
     /// Those of the programs that follow waits.
     pub waits: WaitStats,
+    /// Those of the program that samples growth of memory.
+    pub growth: ProgramStats,
     /// Process records that the kernel dropped.
     pub sideband_lost: u64,
     /// Records of either kind that could not be parsed.
@@ -97,7 +100,7 @@ pub struct CollectStats {
 impl CollectStats {
     /// Samples that the ring buffer had no room for.
     pub fn lost(&self) -> u64 {
-        self.cpu.lost() + self.waits.lost()
+        self.cpu.lost() + self.waits.lost() + self.growth.lost()
     }
 }
 
@@ -182,6 +185,8 @@ impl Collector {
         }
         // If nothing else is asked for, there is nothing to go on with.
         collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
+        let is_all = config.cpu_rate_hz.is_none() && config.waits.is_none();
+        collector.bpf.start_growth(is_all)?;
         for (program, error) in collector.bpf.refused() {
             lost::warn(program, error);
         }
@@ -289,6 +294,7 @@ impl Collector {
                 waiting: self.bpf.program_stats(Program::Waiting)?,
                 waiting_errors: self.waiting_errors,
             },
+            growth: self.bpf.program_stats(Program::Growth)?,
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,
@@ -488,8 +494,4 @@ fn watch(
     flags: EventFlags,
 ) -> rustix::io::Result<()> {
     epoll::add(epoll, descriptor, epoll::EventData::new_u64(data), flags)
-}
-
-fn online_cpus() -> Result<Vec<u32>, CollectError> {
-    aya::util::online_cpus().map_err(|(path, source)| CollectError::OnlineCpus { path, source })
 }

@@ -13,8 +13,8 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing::debug;
 
 pub use btf::{
-    BtfError, PtRegsLocation, QueueLocation, SchedulerClockLocation, TaskLocation, cpu_time_offset,
-    pt_regs_location, task_location,
+    BtfError, MemoryLocation, PtRegsLocation, QueueLocation, SchedulerClockLocation, TaskLocation,
+    cpu_time_offset, memory_location, pt_regs_location, task_location,
 };
 pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder, WaitEnd};
 

@@ -44,6 +44,8 @@ pub struct WindowTime {
     pub cpu_period_ns: i64,
     /// How much waiting a sample stands for, in nanoseconds.
     pub wait_period_ns: i64,
+    /// How much growth of memory a sample stands for, in bytes.
+    pub growth_period_bytes: i64,
 }
 
 /// The profile of one process.
@@ -161,6 +163,13 @@ fn tally((resolved, unresolved): &mut (u64, u64), lines: &[Line]) {
     }
 }
 
+/// Kinds of samples that are profiles as they are.
+const PLAIN: [(Kind, ProfileKind); 3] = [
+    (Kind::Cpu, ProfileKind::Cpu),
+    (Kind::OffCpu, ProfileKind::OffCpu),
+    (Kind::Growth, ProfileKind::Alloc),
+];
+
 /// Builds the profiles of all processes in a window, of these kinds.
 pub fn build<'a>(
     window: &'a Window,
@@ -169,7 +178,7 @@ pub fn build<'a>(
     kinds: &'a [ProfileKind],
 ) -> impl Iterator<Item = ProcessProfile> + 'a {
     window.processes.iter().flat_map(move |process| {
-        let plain = [(Kind::Cpu, ProfileKind::Cpu), (Kind::OffCpu, ProfileKind::OffCpu)]
+        let plain = PLAIN
             .into_iter()
             .filter(|(_, kind)| kinds.contains(kind))
             .filter_map(move |kinds| profile(kinds, process, window, symbols, time));
@@ -235,9 +244,12 @@ impl<'a> Assembly<'a> {
         let value = kind.default_sample_type();
         let mut builder = ProfileBuilder::new(kind.sample_types(), value);
         builder.set_time(time.start_unix_ns, time.duration_ns);
-        let is_cpu = kind == ProfileKind::Cpu;
-        let period_ns = if is_cpu { time.cpu_period_ns } else { time.wait_period_ns };
-        builder.set_period(value, "nanoseconds", period_ns);
+        let (unit, period) = match kind {
+            ProfileKind::Cpu => ("nanoseconds", time.cpu_period_ns),
+            ProfileKind::Alloc => ("bytes", time.growth_period_bytes),
+            _ => ("nanoseconds", time.wait_period_ns),
+        };
+        builder.set_period(value, unit, period);
         Self {
             builder,
             ranges,
@@ -271,13 +283,20 @@ impl<'a> Assembly<'a> {
     fn add(&mut self, key: &StackKey, totals: Totals, is_kernel_thread: bool) {
         let stack = self.stack(key);
         let thread = key.thread_name.to_string_lossy();
-        let values =
-            [totals.count, totals.value].map(|value| i64::try_from(value).unwrap_or(i64::MAX));
+        // Of growth it is not known what of it is given back.
+        let values = [totals.count, totals.value, 0, 0]
+            .map(|value| i64::try_from(value).unwrap_or(i64::MAX));
+        let values = if key.memory.is_some() { &values[..] } else { &values[..2] };
         let mut labels = vec![
             ("tid", LabelValue::Num(i64::from(key.tid), "")),
             ("thread", LabelValue::Str(&thread)),
         ];
+        if let Some(memory) = key.memory {
+            labels.push(("mode", LabelValue::Str("faults")));
+            labels.push(("memory", LabelValue::Str(memory.name())));
+        }
         match key.wait {
+            None if key.kind != Kind::Cpu => {}
             None => labels.push(("cpu", LabelValue::Num(i64::from(key.cpu), ""))),
             Some(wait) => {
                 let (names, user) = (self.kernel_names(key), self.user_names(key));
@@ -289,7 +308,7 @@ impl<'a> Assembly<'a> {
                 }
             }
         }
-        self.builder.sample(&stack, &values, &labels);
+        self.builder.sample(&stack, values, &labels);
     }
 
     /// The frames of a stack, leaf first, but for those by which our programs came to run.
@@ -297,7 +316,9 @@ impl<'a> Assembly<'a> {
         let skipped = match key.kind {
             Kind::Cpu => 0,
             Kind::OffCpu | Kind::Waiting => scheduler_frames(self.kernel_names(key)),
-            Kind::Release | Kind::Spinning => tracepoint_frames(self.kernel_names(key)),
+            Kind::Release | Kind::Spinning | Kind::Growth => {
+                tracepoint_frames(self.kernel_names(key))
+            }
         };
         let kernel = key.kernel.iter().skip(skipped).map(|&address| self.kernel_location(address));
         let mut stack: Vec<LocationId> = kernel.collect();

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
-use everflame_agent::session::{Progress, Recording, Session, SessionConfig, SessionError, Target};
+use everflame_agent::session::{
+    DEFAULT_GROWTH_PERIOD_BYTES, Progress, Recording, Session, SessionConfig, SessionError, Target,
+};
 use everflame_profile::{Kind, encode_gz, retain_labelled, sample_type_index};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -105,7 +107,9 @@ impl Request {
             (None, None) if !command.is_empty() => Target::Tree(std::process::id()),
             (None, None) => Target::All,
         };
-        Self { config: SessionConfig { kind, rate_hz, target }, duration, command }
+        let growth_period_bytes = DEFAULT_GROWTH_PERIOD_BYTES;
+        let config = SessionConfig { kind, rate_hz, growth_period_bytes, target };
+        Self { config, duration, command }
     }
 }
 
@@ -113,7 +117,8 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
     let format = output_format(&args.output)?;
     let destination = Destination::new(Some(&args.output), format == Format::Pprof)?;
     let target = (args.pid, args.comm);
-    let request = Request::new(args.kind, args.rate_hz, target, args.duration, args.command);
+    let mut request = Request::new(args.kind, args.rate_hz, target, args.duration, args.command);
+    request.config.growth_period_bytes = args.alloc_period;
     let (mut recording, took) = capture(request)?;
     let side = args.side.to_possible_value();
     if args.kind == Kind::Lock
@@ -126,6 +131,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
         let missed = match args.kind {
             Kind::Lock => "did not wait for locks",
             Kind::OffCpu => "did not wait",
+            Kind::Alloc => "did not grow by as much as a sample stands for",
             _ => "did not use the cpu",
         };
         let message = format!(

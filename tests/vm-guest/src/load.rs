@@ -50,7 +50,12 @@ pub(crate) fn check_waits() -> Result<String> {
     let end = collector.wait_end().context("waits are not followed")?;
     drop(collector);
 
-    let session = SessionConfig { kind: Kind::OffCpu, rate_hz: RATE_HZ, target: Target::All };
+    let session = SessionConfig {
+        kind: Kind::OffCpu,
+        rate_hz: RATE_HZ,
+        growth_period_bytes: 1 << 20,
+        target: Target::All,
+    };
     let session = Session::start(session)?;
     for _ in 0..SLEEPS {
         std::thread::sleep(SLEEP);

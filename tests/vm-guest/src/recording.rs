@@ -29,7 +29,12 @@ pub(crate) struct Recorded {
 
 /// Runs the workloads to their end.
 pub(crate) fn record() -> Result<Recorded> {
-    let config = SessionConfig { kind: Kind::Cpu, rate_hz: RATE_HZ, target: Target::All };
+    let config = SessionConfig {
+        kind: Kind::Cpu,
+        rate_hz: RATE_HZ,
+        growth_period_bytes: 1 << 20,
+        target: Target::All,
+    };
     let session = Session::start(config)?;
     let mut children = Vec::new();
     for workload in WORKLOADS {

@@ -89,6 +89,47 @@ pub fn cpu_time_offset() -> Result<Option<u32>, BtfError> {
     offset.map(Some).ok_or(missing("task_struct.se.sum_exec_runtime"))
 }
 
+/// Where the kernel counts the pages of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLocation {
+    /// Bytes from a `task_struct` to the pointer to its memory.
+    pub mm_offset: u32,
+    /// Bytes from a `task_struct` to the pointer to its process's first thread.
+    pub leader_offset: u32,
+    /// Bytes from an `mm_struct` to its first counter of pages.
+    pub pages_offset: u32,
+    /// Bytes from one of them to the next.
+    pub pages_stride: u32,
+}
+
+/// Asks the running kernel.
+///
+/// # Errors
+/// When it does not show its types, or they are not as expected.
+pub fn memory_location() -> Result<MemoryLocation, BtfError> {
+    let bytes = read_kernel_types()?;
+    let btf = Btf::parse(&bytes)?;
+    let offset = |of, member, name| {
+        let ty = btf.find(of, Kind::Struct).ok_or(BtfError::Missing { name })?;
+        btf.member_offset(ty, member).ok_or(BtfError::Missing { name })
+    };
+    let rss = offset("mm_struct", "rss_stat", "mm_struct.rss_stat")?;
+    // Linux 6.2 made each counter one of those that CPUs add to in batches.
+    let (at, pages_stride) = match btf.find("mm_rss_stat", Kind::Struct) {
+        Some(_) => (offset("mm_rss_stat", "count", "mm_rss_stat.count")?, 8),
+        None => (
+            offset("percpu_counter", "count", "percpu_counter.count")?,
+            btf.find("percpu_counter", Kind::Struct).map_or(0, |counter| counter.size_or_type),
+        ),
+    };
+    Ok(MemoryLocation {
+        mm_offset: offset("task_struct", "mm", "task_struct.mm")?,
+        leader_offset: offset("task_struct", "group_leader", "task_struct.group_leader")?,
+        pages_offset: rss + at,
+        pages_stride,
+    })
+}
+
 /// Asks the running kernel.
 ///
 /// # Errors

@@ -1,0 +1,112 @@
+//! `alloc`, mode `faults`: which code makes a process grow.
+//!
+//! What is counted, and how it is sampled, is in `everflame_agent_common::growth`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext, bindings::task_struct, helpers::bpf_get_current_task_btf, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use everflame_agent_common::{
+    event::Kind,
+    growth::{Backing, Growth},
+    stats::{Counter, Program},
+    wait::{Weight, count_down},
+};
+
+use crate::{
+    lock,
+    maps::{CONFIG, GROWTH},
+    stats,
+    task::{field, pid},
+};
+
+/// Runs at each change of the kernel's counters of a process's pages. Its arguments are (memory,
+/// index of the counter).
+#[btf_tracepoint(function = "rss_stat")]
+fn growth(ctx: BtfTracePointContext) -> i32 {
+    let (memory, index): (*const c_void, u64) = (ctx.arg(0), ctx.arg::<u64>(1) & 0xffff_ffff);
+    stats::timed(Program::Growth, || {
+        // SAFETY: the tracepoint's argument is a process's memory.
+        unsafe { changed(&ctx, memory, index) };
+    });
+    0
+}
+
+/// Looks whether the kernel has taken a batch in.
+///
+/// # Safety
+/// `memory` comes from the kernel, which knows it for an `mm_struct`.
+#[inline(always)]
+unsafe fn changed(ctx: &impl EbpfContext, memory: *const c_void, index: u64) {
+    let config = CONFIG.load();
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task_btf() };
+    // A copy that is being made, or pages that the kernel takes from another process.
+    // SAFETY: a task.
+    if unsafe { field::<_, *const c_void>(task, config.task_mm_offset) } != memory {
+        return;
+    }
+    // SAFETY: a task.
+    if config.target_pid != 0 && config.target_pid != unsafe { pid(task) } {
+        return;
+    }
+    let counter = |backing: Backing| {
+        let offset = config.mm_pages_offset + config.mm_pages_stride * backing as u32;
+        // SAFETY: the kernel knows that there is such a counter.
+        unsafe { field::<_, u64>(memory, offset) }
+    };
+    // One offset that is known beforehand for each, as the kernel wants it.
+    let pages = if index == Backing::Anonymous as u64 {
+        counter(Backing::Anonymous)
+    } else if index == Backing::File as u64 {
+        counter(Backing::File)
+    } else if index == Backing::Shared as u64 {
+        counter(Backing::Shared)
+    } else {
+        return;
+    };
+    // SAFETY: a task; its process's first thread is one, too.
+    let known = unsafe {
+        let leader: *mut task_struct = field(task, config.task_leader_offset);
+        GROWTH.get_or_create(leader)
+    };
+    let Some(known) = known else { return stats::count(Program::Growth, Counter::Untracked) };
+    // SAFETY: a map value. Threads of the process may use it at the same time: each takes what
+    // it is the first to see.
+    let known = unsafe { &mut *known };
+    let at = (index & 3) as usize;
+    if known.memory != memory as u64 {
+        *known = Growth {
+            memory: memory as u64,
+            pages: [
+                counter(Backing::File),
+                counter(Backing::Anonymous),
+                0,
+                counter(Backing::Shared),
+            ],
+            left: stats::random_below(config.growth_period_bytes),
+        };
+        return;
+    }
+    let grown = pages.wrapping_sub(known.pages[at]) as i64;
+    known.pages[at] = pages;
+    if grown > 0 {
+        sample(ctx, known, index, grown as u64);
+    }
+}
+
+/// Samples growth if it is its turn.
+#[inline(always)]
+fn sample(ctx: &impl EbpfContext, known: &mut Growth, index: u64, pages: u64) {
+    let config = CONFIG.load();
+    let bytes = pages * u64::from(config.page_bytes);
+    let period = config.growth_period_bytes;
+    let random = stats::scrambled(known.left ^ bytes);
+    let Some(weight) = count_down(&mut known.left, bytes, period, random) else { return };
+    let count = weight.value.checked_div(u64::from(config.page_bytes)).unwrap_or(0);
+    let weight = Weight { value: weight.value, count };
+    let detail = [index, 0, 0, 0, 0, 0, 0, 0, 0];
+    lock::sample(Program::Growth, Some(ctx), Kind::Growth, weight, detail);
+}
