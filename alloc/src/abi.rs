@@ -1,0 +1,93 @@
+//! What a profiler sees of this library: two functions to trap, and numbers to read.
+//!
+//! A profiler attaches uprobes to [`everflame_alloc_sampled`] and [`everflame_free_sampled`], both with
+//! [`everflame_alloc_semaphore`] as their reference counter (`ref_ctr_offset`), which makes the kernel
+//! count up the variable in each process that has the probe, and down when it is detached or the profiler
+//! dies. An old library meets a new profiler and the other way round, so nothing here changes its meaning.
+//!
+//! Statics are aligned so that those which each allocation reads do not lie beside those which each
+//! sample writes.
+
+use core::arch::naked_asm;
+use core::sync::atomic::{AtomicU16, AtomicU64};
+
+/// A cache line of its own.
+#[repr(C, align(64))]
+pub struct Line<T>(pub(crate) T);
+
+/// How many probes are attached; 0 means that nothing is sampled.
+///
+/// A `u16` in native byte order, as with USDT probes. It has to have a place in the file, as that is how
+/// the kernel is told of it: so not in `.bss`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".probes")]
+pub static everflame_alloc_semaphore: Line<AtomicU16> = Line(AtomicU16::new(0));
+
+/// One allocated byte in so many is sampled, on average: a `u64`, in bytes.
+///
+/// `EVERFLAME_ALLOC_PERIOD` in the environment sets it at start. It may be written to at any time: each
+/// thread takes it up with its next sample, and each sample says which period it was taken with.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data")]
+pub static everflame_alloc_period: AtomicU64 = AtomicU64::new(512 << 10);
+
+/// Allocations sampled since the process started: a `u64`.
+#[unsafe(no_mangle)]
+pub static everflame_alloc_samples: Line<AtomicU64> = Line(AtomicU64::new(0));
+
+/// Sampled objects whose end will be reported and has not been yet: a `u64`.
+#[unsafe(no_mangle)]
+pub static everflame_alloc_live: AtomicU64 = AtomicU64::new(0);
+
+/// Samples for which the table of live objects had no room: a `u64`. They were reported as
+/// allocations, with [`WILL_BE_FREED`] unset.
+#[unsafe(no_mangle)]
+pub static everflame_alloc_dropped: AtomicU64 = AtomicU64::new(0);
+
+/// Flag of [`everflame_alloc_sampled`]: [`everflame_free_sampled`] will be called for the address.
+pub const WILL_BE_FREED: u64 = 1;
+
+/// Flag of [`everflame_alloc_sampled`]: not a new object. It has been reported as allocated, with the same
+/// size, and then as freed by a `realloc` which failed; so it is there still.
+pub const RESTORED: u64 = 2;
+
+/// Does nothing: called for each sampled allocation, after the allocator has returned it.
+///
+/// Arguments are in the registers of the C calling convention: `rdi`, `rsi`, `rdx`, `rcx` or `x0` to `x3`.
+///
+/// - `address`: of the object.
+/// - `size`: bytes that were asked for.
+/// - `period`: mean distance of samples, in bytes, that this one was taken with. An object of `size` bytes
+///   is sampled with probability `p = 1 - exp(-size / period)`, so it stands for `1 / p` such objects.
+/// - `flags`: [`WILL_BE_FREED`], [`RESTORED`].
+///
+/// The caller's caller, or the one above, is `malloc` or a relative of it; above that is the program.
+///
+/// Its first instruction is a no-operation of five bytes, which the kernel need not single-step, and on
+/// x86-64 can since Linux 6.18 replace with a call.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub extern "C" fn everflame_alloc_sampled(
+    _address: *mut u8,
+    _size: usize,
+    _period: u64,
+    _flags: u64,
+) {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!(".cfi_startproc", ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret", ".cfi_endproc");
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!(".cfi_startproc", "nop", "ret", ".cfi_endproc");
+}
+
+/// Does nothing: called for each object that was sampled with [`WILL_BE_FREED`] when the program
+/// frees it or hands it to `realloc`, before the allocator can give out the address again.
+///
+/// `address` is in `rdi` or `x0`. Also called for objects sampled before the profiler attached.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub extern "C" fn everflame_free_sampled(_address: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!(".cfi_startproc", ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret", ".cfi_endproc");
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!(".cfi_startproc", "nop", "ret", ".cfi_endproc");
+}
