@@ -217,7 +217,7 @@ mod fallback {
         size: usize,
     ) -> Object {
         // So large that it fails, and sets errno.
-        let bytes = count.checked_mul(size).unwrap_or(usize::MAX);
+        let bytes = count.saturating_mul(size);
         // SAFETY: the caller's object.
         unsafe { super::realloc()(object, bytes) }
     }
