@@ -15,13 +15,21 @@ use core::sync::atomic::{AtomicU16, AtomicU64};
 #[repr(C, align(64))]
 pub struct Line<T>(pub(crate) T);
 
+/// Pages of its own, in memory and in the file; as large as pages get on the machine.
+#[repr(C)]
+#[cfg_attr(target_arch = "x86_64", repr(align(4096)))]
+#[cfg_attr(target_arch = "aarch64", repr(align(65536)))]
+pub struct Page<T>(pub(crate) T);
+
 /// How many probes are attached; 0 means that nothing is sampled.
 ///
 /// A `u16` in native byte order, as with USDT probes. It has to have a place in the file, as that is how
-/// the kernel is told of it: so not in `.bss`.
+/// the kernel is told of it: so not in `.bss`. And no other segment may begin or end in that page of the file: the
+/// kernel counts in the first writable mapping of the page that it meets, which would be the one that
+/// becomes read-only after relocation.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".probes")]
-pub static everflame_alloc_semaphore: Line<AtomicU16> = Line(AtomicU16::new(0));
+pub static everflame_alloc_semaphore: Page<AtomicU16> = Page(AtomicU16::new(0));
 
 /// One allocated byte in so many is sampled, on average: a `u64`, in bytes.
 ///
