@@ -21,7 +21,11 @@ pub struct Line<T>(pub(crate) T);
 #[cfg_attr(target_arch = "aarch64", repr(align(65536)))]
 pub struct Page<T>(pub(crate) T);
 
-/// How many probes are attached; 0 means that nothing is sampled.
+/// How many probes are attached; 0 means that nothing is sampled. More than there are where the loader has
+/// mapped the page with the functions more than once.
+///
+/// A child of `fork` begins with its parent's count and probes. If the profiler has asked for the parent only, the
+/// kernel takes the child's probes away, and its count down, when the child meets them.
 ///
 /// A `u16` in native byte order, as with USDT probes. It has to have a place in the file, as that is how
 /// the kernel is told of it: so not in `.bss`. And no other segment may begin or end in that page of the file: the
@@ -71,8 +75,9 @@ pub const RESTORED: u64 = 2;
 ///
 /// The caller's caller, or the one above, is `malloc` or a relative of it; above that is the program.
 ///
-/// Its first instruction is a no-operation of five bytes, which the kernel need not single-step, and on
-/// x86-64 can since Linux 6.18 replace with a call.
+/// Its first instruction is a no-operation, so that the kernel need not single-step anything. It is one of a
+/// single byte: one of five bytes would be replaced by a call since Linux 6.18, into a page that children
+/// of fork do not have. Such a child dies at its first sample (seen with 6.18.44).
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 pub extern "C" fn everflame_alloc_sampled(
@@ -81,9 +86,6 @@ pub extern "C" fn everflame_alloc_sampled(
     _period: u64,
     _flags: u64,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    naked_asm!(".cfi_startproc", ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret", ".cfi_endproc");
-    #[cfg(target_arch = "aarch64")]
     naked_asm!(".cfi_startproc", "nop", "ret", ".cfi_endproc");
 }
 
@@ -94,8 +96,5 @@ pub extern "C" fn everflame_alloc_sampled(
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 pub extern "C" fn everflame_free_sampled(_address: *mut u8) {
-    #[cfg(target_arch = "x86_64")]
-    naked_asm!(".cfi_startproc", ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret", ".cfi_endproc");
-    #[cfg(target_arch = "aarch64")]
     naked_asm!(".cfi_startproc", "nop", "ret", ".cfi_endproc");
 }
