@@ -3,7 +3,7 @@
  *
  * Each creates files in DIR and removes them again, in create_and_remove(): both need the
  * directory's inode rwsem for writing, and with more processes than CPUs those that do not get it
- * sleep. Each tenth round reads the directory, which holds some hundred files, in list(), with
+ * sleep. Each tenth round reads the directory, which holds two thousand files, in list(), with
  * that rwsem held for reading. Beside the lines of waits.h, one for each process:
  *
  *   files name=N tid=T operations=O ns=S      creations and removals, and the time in them
@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 
 #define MAX_PROCESSES 64
-#define FILES 200
+#define FILES 2000
 
 struct result {
 	struct span span;
