@@ -9,7 +9,7 @@
 //! before, so that each load has to wait for several others.
 
 use everflame_agent_common::{
-    limits::MAX_USER_FRAMES,
+    limits::{FRAME_SLOTS, MAX_USER_FRAMES},
     unwind::{Architecture as _, Registers, Sign as _},
 };
 
@@ -18,6 +18,9 @@ use crate::unwind::{Native, OpaqueSign, Window};
 const MASK: u64 = MAX_USER_FRAMES as u64 - 1;
 
 const _: () = assert!(MAX_USER_FRAMES.is_power_of_two());
+
+/// Frames that are gone over at once, at most.
+pub const RUN: u64 = 8;
 
 /// Entries of the walk before that are passed over in a step, at most.
 const MAX_PASSED: usize = 3;
@@ -114,6 +117,58 @@ impl LastWalk {
         self.present_len = index + 1;
         self.at = next;
         true
+    }
+
+    /// Goes over frames of this walk as [`Self::follow`] does, from the one at `index` on, and writes their
+    /// addresses behind `frames[first]`; as long as their words are in the window, and [`RUN`] of them at
+    /// most. Returns the index that it has got to.
+    #[inline(always)]
+    pub fn follow_run(
+        &mut self,
+        index: u64,
+        first: u64,
+        registers: &mut Registers,
+        window: &Window,
+        frames: &mut [u64; FRAME_SLOTS],
+    ) -> u64 {
+        if self.differs != 0 || index + RUN > MAX_USER_FRAMES as u64 {
+            return index;
+        }
+        let present = (self.present & 1) as usize;
+        let begin = index;
+        let (mut index, mut at, mut fp) = (index, self.at, registers.fp);
+        for _ in 0..RUN {
+            let noted = self.frames[present ^ 1][(at & MASK) as usize];
+            let caller_ip = self.frames[present ^ 1][(at + 1 & MASK) as usize].ip;
+            let saved_at = noted.sp.wrapping_add(noted.offsets >> 32);
+            let return_address_at = noted.sp.wrapping_add(noted.offsets & (BY_FRAME_POINTER - 1));
+            let Some((saved, stored)) = window.words_within(saved_at, return_address_at) else {
+                break;
+            };
+            if noted.offsets == 0
+                || at + 1 >= self.before_len
+                || noted.offsets & BY_FRAME_POINTER != 0 && noted.fp != fp
+                || Native::code_address(stored) != caller_ip
+            {
+                break;
+            }
+            frames[((first + index) & (FRAME_SLOTS as u64 - 1)) as usize] = noted.ip;
+            self.frames[present][(index & MASK) as usize] = Noted { fp, ..noted };
+            if saved_at != return_address_at {
+                fp = saved;
+            }
+            at += 1;
+            index += 1;
+        }
+        if index != begin {
+            let reached = &self.frames[present ^ 1][(at & MASK) as usize];
+            registers.ip = reached.ip;
+            registers.sp = reached.sp;
+            registers.fp = fp;
+            self.at = at;
+            self.present_len = index;
+        }
+        index
     }
 
     /// Notes a frame that is about to be left by an ordinary step, the one at `index` of this walk.

@@ -161,6 +161,7 @@ extern "C" fn each_turn(_index: u32, parts: *mut c_void) -> i64 {
     // SAFETY: as above; they do not overlap.
     let (walk, rules, frames) =
         unsafe { (&mut *parts.walk, &mut *parts.rules, &mut *parts.frames) };
+    follow_run(walk, frames);
     for _ in 0..FRAMES_PER_TURN {
         if let Err(stop) = walk_frame(walk, rules, frames) {
             walk.stop = stop as u64;
@@ -187,6 +188,15 @@ pub extern "C" fn walk_some_frames() -> u64 {
     each_turn(0, (&raw mut parts).cast::<c_void>()) as u64
 }
 
+/// Goes over frames that are the same as in the walk before. A function of its own, as it has many
+/// ends, behind which the verifier would follow a whole step each.
+#[inline(never)]
+fn follow_run(walk: &mut Walk, frames: &mut [u64; FRAME_SLOTS]) -> u64 {
+    let Walk { registers, first, walked, last, window, .. } = walk;
+    *walked = last.follow_run(*walked, *first, registers, window, frames);
+    *walked
+}
+
 /// Writes one frame down and goes on to its caller.
 #[inline(always)]
 fn walk_frame(
@@ -194,6 +204,9 @@ fn walk_frame(
     rules: &mut RuleCache,
     frames: &mut [u64; FRAME_SLOTS],
 ) -> Result<(), Stop> {
+    if walk.walked >= MAX_USER_FRAMES as u64 {
+        return Err(Stop::DepthLimit);
+    }
     let slot = ((walk.first + walk.walked) & (FRAME_SLOTS as u64 - 1)) as usize;
     // Addresses of all but the leaf are one more than an address in the instruction.
     let is_caller = u64::from(walk.walked != 0);
@@ -322,18 +335,22 @@ pub struct Window {
 }
 
 impl Window {
+    /// The words at two addresses, if both have been read.
+    #[inline(always)]
+    pub fn words_within(&self, first: u64, second: u64) -> Option<(u64, u64)> {
+        const MASK: u64 = STACK_WINDOW as u64 - 1;
+        let [at, at_second] = [first, second].map(|address| address.wrapping_sub(self.start) >> 3);
+        (at < self.len && at_second < self.len)
+            .then(|| [at, at_second].map(|at| self.words[(at & MASK) as usize]).into())
+    }
+
     /// The words at two addresses.
     #[inline(always)]
     pub fn words(&mut self, first: u64, second: u64) -> Option<(u64, u64)> {
-        let [at, at_second] = [first, second].map(|address| address.wrapping_sub(self.start) >> 3);
-        if at < self.len && at_second < self.len {
-            const MASK: u64 = STACK_WINDOW as u64 - 1;
-            return Some((
-                self.words[(at & MASK) as usize],
-                self.words[(at_second & MASK) as usize],
-            ));
+        match self.words_within(first, second) {
+            Some(words) => Some(words),
+            None => Some((self.read(first)?, self.read(second)?)),
         }
-        Some((self.read(first)?, self.read(second)?))
     }
 }
 
