@@ -181,14 +181,16 @@ impl Thinning {
     /// happened in them, and products fit.
     pub const MAX_PERIOD_NS: u64 = 1_000_000_000;
 
-    /// Notes the time: after an interval with few samples periods become shorter.
-    /// `most` is the number of samples in an interval.
+    /// Notes the time, before a sample: for each interval with few samples, or none, periods become
+    /// shorter. `most` is the number of samples in an interval.
     #[inline(always)]
     pub fn advance(&mut self, now_ns: u64, most: u32) {
-        if now_ns.wrapping_sub(self.since_ns) > Self::INTERVAL_NS {
-            if self.samples < most / 4 && self.shift > 0 {
-                self.shift -= 1;
-            }
+        let since_ns = now_ns.wrapping_sub(self.since_ns);
+        if since_ns > Self::INTERVAL_NS {
+            let busy = u64::from(self.samples >= most / 4);
+            let quiet = since_ns / Self::INTERVAL_NS - busy;
+            let quiet = if quiet < u64::from(self.shift) { quiet as u32 } else { self.shift };
+            self.shift -= quiet;
             self.since_ns = now_ns;
             self.samples = 0;
         }
@@ -370,6 +372,19 @@ mod tests {
         let mean = sum / 50;
         assert!((MOST / 4..=MOST * 3 / 2).contains(&mean), "{mean} in an interval");
         assert_eq!(thinning.shift, 0);
+    }
+
+    #[test]
+    fn periods_become_shorter_by_each_interval_with_few_samples() {
+        let begin = Thinning { since_ns: 7, left: 1, samples: 1, shift: 6 };
+        let after = |intervals: u64, samples| {
+            let mut thinning = Thinning { samples, ..begin };
+            thinning.advance(begin.since_ns + intervals * Thinning::INTERVAL_NS + 1, 100);
+            thinning.shift
+        };
+        assert_eq!([after(0, 1), after(1, 1), after(3, 1), after(99, 1)], [6, 5, 3, 0]);
+        // The first of them had many.
+        assert_eq!([after(1, 50), after(3, 50), after(99, 50)], [6, 4, 0]);
     }
 
     #[test]

@@ -203,25 +203,31 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     thread.out_ns = 0;
     thread.reported_ns = 0;
     let config = CONFIG.load();
-    let (period, most) = (config.wait_period_ns, config.wait_samples);
+    let period = config.wait_period_ns;
     let random = stats::scrambled(in_ns);
+    let rest_ns = woken_ns - start_ns;
+    let is_rest = reported_ns > out_ns;
+    let waited = if is_rest {
+        // Of a wait that has been counted.
+        Some(Weight { value: rest_ns, count: 0 })
+    } else {
+        count_down(&mut thread.wait_left, rest_ns, period, random)
+    };
+    let queued =
+        count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random);
+    // Nearly always: all that is left to do is for samples.
+    if waited.is_none() && queued.is_none() {
+        return;
+    }
+    let most = config.wait_samples;
     let thinning = &mut clock.thinning;
     thinning.advance(in_ns, most);
     let Some(ended) = ENDED.get_ptr_mut(0) else { return };
     // SAFETY: as the clock.
     let ended = unsafe { &mut *ended };
-    ended.waited = if reported_ns > out_ns {
-        // The rest of a wait that has been counted.
-        Weight { value: woken_ns - start_ns, count: 0 }
-    } else {
-        count_down(&mut thread.wait_left, woken_ns - start_ns, period, random)
-            .and_then(|weight| thinning.keep(weight, period, most, random))
-            .unwrap_or(NOTHING)
-    };
-    ended.queued =
-        count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random)
-            .and_then(|weight| thinning.keep(weight, period, most, random))
-            .unwrap_or(NOTHING);
+    let mut keep = |weight| thinning.keep(weight, period, most, random);
+    ended.waited = if is_rest { waited } else { waited.and_then(&mut keep) }.unwrap_or(NOTHING);
+    ended.queued = queued.and_then(&mut keep).unwrap_or(NOTHING);
     if ended.waited.value | ended.queued.value == 0 {
         return;
     }
