@@ -40,6 +40,12 @@ pub enum Kind {
     /// A process has got more memory; [`SampleHeader::value`] is bytes, `count` pages, the first word
     /// of the detail a [`Backing`](crate::growth::Backing).
     Growth = 6,
+    /// An object was sampled by the library in its process; [`SampleHeader::value`] is bytes, the
+    /// detail an [`Allocated`](crate::live::Allocated).
+    Allocated = 7,
+    /// Such an object is about to be freed; the first word of the detail is its address. There are no
+    /// stacks.
+    Freed = 8,
 }
 
 impl Kind {
@@ -52,6 +58,8 @@ impl Kind {
             4 => Some(Self::Release),
             5 => Some(Self::Spinning),
             6 => Some(Self::Growth),
+            7 => Some(Self::Allocated),
+            8 => Some(Self::Freed),
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ pub mod cpu_time;
 pub mod event;
 pub mod growth;
 pub mod limits;
+pub mod live;
 pub mod lock;
 pub mod stats;
 pub mod unwind;

@@ -29,11 +29,15 @@ pub enum Program {
     NewTask = 8,
     /// Samples growth of memory.
     Growth = 9,
+    /// Samples allocations that the library in a process has chosen.
+    Allocated = 10,
+    /// Notes when such objects are freed.
+    Freed = 11,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -44,6 +48,8 @@ impl Program {
         Self::LockEnd,
         Self::NewTask,
         Self::Growth,
+        Self::Allocated,
+        Self::Freed,
     ];
 
     /// The name used in metrics and messages.
@@ -59,6 +65,8 @@ impl Program {
             Self::LockEnd => "lock_end",
             Self::NewTask => "new_task",
             Self::Growth => "growth",
+            Self::Allocated => "allocated",
+            Self::Freed => "freed",
         }
     }
 }

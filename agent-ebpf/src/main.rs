@@ -17,6 +17,8 @@ mod kernel;
 mod kernel_lock;
 mod last_walk;
 #[cfg(not(feature = "old-kernels"))]
+mod live;
+#[cfg(not(feature = "old-kernels"))]
 mod lock;
 mod maps;
 mod registers;

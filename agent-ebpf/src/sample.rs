@@ -43,25 +43,7 @@ impl Scratch {
     /// Starts a record about the current task.
     #[inline(always)]
     pub fn begin(&mut self, kind: Kind, weight: Weight) {
-        let id = bpf_get_current_pid_tgid();
-        self.header = SampleHeader {
-            time_ns: stats::now_ns(),
-            value: weight.value,
-            pid: (id >> 32) as u32,
-            tid: id as u32,
-            // SAFETY: a helper without arguments.
-            cpu: unsafe { bpf_get_smp_processor_id() },
-            kind: kind as u16,
-            kernel_frames: 0,
-            user_frames: 0,
-            kernel_stop: Stop::Absent as u8,
-            user_stop: Stop::Absent as u8,
-            stack_bytes: 0,
-            thread_name: bpf_get_current_comm().unwrap_or_default(),
-            mapped_ns: 0,
-            count: weight.count,
-            detail: [0; DETAIL_WORDS],
-        };
+        self.header = header(kind, weight);
     }
 
     /// Says whom the record is about, if not the current task, whose name goes with it.
@@ -199,26 +181,67 @@ impl Scratch {
         };
         // SAFETY: `size` is at most that of the whole.
         let record = unsafe { core::slice::from_raw_parts((&raw const *self).cast::<u8>(), size) };
-        // The agent looks at regular times; it is woken only when the buffer fills up.
-        let waiting = EVENTS.query(0);
-        let wakeup = if waiting >= u64::from(CONFIG.load().wakeup_bytes) {
-            BPF_RB_FORCE_WAKEUP
-        } else {
-            BPF_RB_NO_WAKEUP
-        };
-        let submitting = SUBMITTING.get_ptr_mut(0);
-        // SAFETY: this CPU's. What interrupts this leaves it as it was.
-        if let Some(submitting) = submitting {
-            unsafe { *submitting += 1 };
-        }
-        let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
-        // SAFETY: as above.
-        if let Some(submitting) = submitting {
-            unsafe { *submitting -= 1 };
-        }
-        match written {
-            Ok(()) => stats::count(program, Counter::Samples),
-            Err(_) => stats::count(program, Counter::RingFull),
-        }
+        hand_over(program, record);
+    }
+}
+
+/// Hands over a record about the current task that is nothing but a header.
+#[inline(always)]
+pub fn submit_without_stacks(program: Program, kind: Kind, detail: [u64; DETAIL_WORDS]) {
+    let header = SampleHeader { detail, ..header(kind, Weight { value: 0, count: 1 }) };
+    // SAFETY: integers without padding between them.
+    let record = unsafe {
+        core::slice::from_raw_parts((&raw const header).cast::<u8>(), SampleHeader::SIZE)
+    };
+    hand_over(program, record);
+}
+
+/// What a record about the current task begins with.
+#[inline(always)]
+fn header(kind: Kind, weight: Weight) -> SampleHeader {
+    let id = bpf_get_current_pid_tgid();
+    SampleHeader {
+        time_ns: stats::now_ns(),
+        value: weight.value,
+        pid: (id >> 32) as u32,
+        tid: id as u32,
+        // SAFETY: a helper without arguments.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        kind: kind as u16,
+        kernel_frames: 0,
+        user_frames: 0,
+        kernel_stop: Stop::Absent as u8,
+        user_stop: Stop::Absent as u8,
+        stack_bytes: 0,
+        thread_name: bpf_get_current_comm().unwrap_or_default(),
+        mapped_ns: 0,
+        count: weight.count,
+        detail: [0; DETAIL_WORDS],
+    }
+}
+
+/// Writes a record to the ring buffer, or counts it as lost.
+#[inline(always)]
+fn hand_over(program: Program, record: &[u8]) {
+    // The agent looks at regular times; it is woken only when the buffer fills up.
+    let waiting = EVENTS.query(0);
+    let wakeup = if waiting >= u64::from(CONFIG.load().wakeup_bytes) {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    let submitting = SUBMITTING.get_ptr_mut(0);
+    // SAFETY: this CPU's. What interrupts this leaves it as it was.
+    if let Some(submitting) = submitting {
+        unsafe { *submitting += 1 };
+    }
+    let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
+    // SAFETY: as above.
+    if let Some(submitting) = submitting {
+        unsafe { *submitting -= 1 };
+    }
+    match written {
+        Ok(()) => stats::count(program, Counter::Samples),
+        Err(_) => stats::count(program, Counter::RingFull),
     }
 }

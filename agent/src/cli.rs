@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::kind::Kind;
 
-use crate::collect::WaitConfig;
+use crate::collect::{LiveConfig, WaitConfig};
 use crate::export::{self, ExportError};
 use crate::size::{parse_sampling_period, parse_size};
 use crate::unwind::DEFAULT_CACHE_DIR;
@@ -210,6 +210,11 @@ impl RunArgs {
             locks,
             ..WaitConfig::default()
         })
+    }
+
+    /// How live heaps are followed, if they are.
+    pub fn live_config(&self) -> Option<LiveConfig> {
+        None
     }
 
     /// How much growth of memory a sample stands for, if any are taken.

@@ -9,6 +9,7 @@
 //! | [`unwind`] | gives BPF what it needs to walk stacks without frame pointers |
 //! | [`process`] | knows which processes there are and what lies in their memory |
 //! | [`identity`] | says who a process is: service, version, container, unit |
+//! | [`live`] | remembers which sampled objects processes hold |
 //! | [`aggregate`] | adds up equal stacks of a window |
 //! | [`symbolize`] | turns addresses into functions and lines |
 //! | [`wait`] | says what a thread waited for |
@@ -30,6 +31,7 @@ pub mod http;
 pub mod identity;
 pub mod kernel;
 pub mod lifecycle;
+pub mod live;
 pub mod metrics;
 pub mod object;
 pub mod pipeline;

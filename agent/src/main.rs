@@ -139,6 +139,7 @@ fn run(args: RunArgs) -> Result<Infallible> {
         cpu_rate_hz: args.kinds.contains(&Kind::Cpu).then_some(args.cpu_rate_hz),
         waits,
         growth_period_bytes,
+        live: args.live_config(),
         kinds: args.kinds,
         window: args.window,
         host: host_name(args.host.as_deref()),

@@ -107,6 +107,18 @@ metrics! {
     thinned_samples: Counter,
     /// Times that the waits that go on could not be listed.
     waiting_errors: Counter,
+    /// Processes whose live heaps are seen.
+    live_processes: Gauge,
+    /// Files of the library that could not be attached to.
+    live_attach_failures: Counter,
+    /// Sampled objects on live heaps that are there.
+    live_objects: Gauge,
+    /// Memory for them.
+    live_bytes: Gauge,
+    /// Sampled objects that are missing in what processes hold, as there was no room for them.
+    live_refused: Counter,
+    /// Ends of objects that were allocated before anybody looked, or refused.
+    live_unknown_ends: Counter,
     /// Process and mapping records that perf could not deliver.
     sideband_lost: Counter,
     /// Stacks that reach their outermost frame.

@@ -226,6 +226,7 @@ fn sample(
     profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
     let stats = profiler.stats()?;
+    profiler.report_held();
     windows.push(profiler.take_window());
     Ok(Outcome { windows, stats })
 }

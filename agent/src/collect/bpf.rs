@@ -18,7 +18,9 @@ use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
 
 use super::growth;
+use super::config::CollectConfig;
 use super::host::max_processes;
+use super::live::{LiveAttachments, LivePrograms};
 use super::waits::{WaitConfig, WaitPrograms};
 use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
 
@@ -146,6 +148,8 @@ pub(super) struct Bpf {
     waits: Option<Result<WaitPrograms, BpfError>>,
     /// Likewise.
     growth: Option<Result<(), BpfError>>,
+    live_error: Option<BpfError>,
+    object: &'static [u8],
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -218,6 +222,10 @@ impl Bpf {
         let config = config.to_bytes();
         let max_processes = max_processes();
         let has_locks = waits.is_some_and(|waits| waits.locks);
+        let object = match form {
+            ProgramForm::Recent => RECENT,
+            ProgramForm::Old => OLD,
+        };
         let mut ebpf = EbpfLoader::new()
             // Task storage is for the programs alone.
             .allow_unsupported_maps()
@@ -225,10 +233,7 @@ impl Bpf {
             .map_max_entries("EVENTS", ring_bytes)
             .map_max_entries("PROCESSES", max_processes)
             .map_max_entries("LOCKS", if has_locks { MAX_LOCKS } else { 1 })
-            .load(match form {
-                ProgramForm::Recent => RECENT,
-                ProgramForm::Old => OLD,
-            })
+            .load(object)
             .map_err(object_error)?;
         let program: &mut PerfEvent = ebpf
             .program_mut(CPU_SAMPLE)
@@ -260,6 +265,8 @@ impl Bpf {
             exec_error,
             waits,
             growth: None,
+            live_error: None,
+            object,
             unwind: Some(unwind),
             run_times,
             events,
@@ -306,7 +313,8 @@ impl Bpf {
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
         let growth = self.growth.as_ref().and_then(|growth| growth.as_ref().err());
         let growth = growth.map(|error| (Program::Growth, error));
-        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth)
+        let live = self.live_error.iter().map(|error| (Program::Allocated, error));
+        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth).chain(live)
     }
 
     /// Loads the program that samples growth of memory.
@@ -332,6 +340,25 @@ impl Bpf {
             growth => {
                 self.growth = growth;
                 Ok(())
+            }
+        }
+    }
+
+    /// Loads the programs that follow live heaps, if that is asked for.
+    ///
+    /// # Errors
+    /// If they are all that is asked for; otherwise [`Self::refused`] has the reason.
+    pub(super) fn load_live(
+        &mut self,
+        config: &CollectConfig,
+    ) -> Result<Option<LiveAttachments>, BpfError> {
+        let Some(live) = config.live else { return Ok(None) };
+        match LivePrograms::load(&mut self.ebpf, self.object) {
+            Ok(programs) => Ok(Some(LiveAttachments::new(programs, live, config.target_pid))),
+            Err(error) if config.is_of_nothing_but_live_heaps() => Err(error),
+            Err(error) => {
+                self.live_error = Some(error);
+                Ok(None)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What can be asked of a collector.
 
 use super::bpf::ProgramForm;
+use super::live::LiveConfig;
 use super::waits::WaitConfig;
 use crate::unwind::UnwindConfig;
 
@@ -13,6 +14,8 @@ pub struct CollectConfig {
     pub waits: Option<WaitConfig>,
     /// One sample in this much growth of a process's memory, in bytes, less than 2^32; `None` is none.
     pub growth_period_bytes: Option<u64>,
+    /// How live heaps are followed; `None` is not at all.
+    pub live: Option<LiveConfig>,
     /// Sample this process only.
     pub target_pid: Option<u32>,
     /// How stacks without frame pointers are walked.
@@ -22,12 +25,18 @@ pub struct CollectConfig {
 }
 
 impl CollectConfig {
+    /// Whether there is nothing to go on with if live heaps cannot be followed.
+    pub(super) fn is_of_nothing_but_live_heaps(&self) -> bool {
+        self.cpu_rate_hz.is_none() && self.waits.is_none() && self.growth_period_bytes.is_none()
+    }
+
     /// CPU time of all processes, with defaults for what is not said.
     pub fn at_rate(cpu_rate_hz: u64) -> Self {
         Self {
             cpu_rate_hz: Some(cpu_rate_hz),
             waits: None,
             growth_period_bytes: None,
+            live: None,
             target_pid: None,
             unwind: UnwindConfig::default(),
             program_form: None,
@@ -37,6 +46,12 @@ impl CollectConfig {
     /// Growth of all processes' memory and nothing else, with defaults for what is not said.
     pub fn of_growth(period_bytes: u64) -> Self {
         Self { cpu_rate_hz: None, growth_period_bytes: Some(period_bytes), ..Self::at_rate(0) }
+    }
+
+    /// Live heaps of all processes that have the library, and nothing else, with defaults for what is not
+    /// said.
+    pub fn of_live_heaps(live: LiveConfig) -> Self {
+        Self { cpu_rate_hz: None, live: Some(live), ..Self::at_rate(0) }
     }
 
     /// Waits of all processes and nothing else, with defaults for what is not said.

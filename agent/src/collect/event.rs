@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use everflame_agent_common::event::{self, Kind, SampleHeader};
 use everflame_agent_common::growth::Backing;
+use everflame_agent_common::live::Allocated;
 use everflame_agent_common::lock::Release;
 use everflame_agent_common::unwind::{Registers, Stop};
 use everflame_agent_common::wait::Wait;
@@ -23,6 +24,8 @@ pub struct Sample {
     pub wait: Option<Wait>,
     /// Of growth: of what.
     pub memory: Option<Backing>,
+    /// Of objects on a live heap: which one. When one is freed, only its address is known.
+    pub allocated: Option<Allocated>,
     /// Of releases of locks: which, and when.
     pub release: Option<Release>,
     /// Process id in the initial pid namespace.
@@ -73,6 +76,8 @@ impl Sample {
                 Kind::Growth => Backing::from_index(header.detail[0]),
                 _ => None,
             },
+            allocated: matches!(kind, Kind::Allocated | Kind::Freed)
+                .then(|| Allocated::from_detail(&header.detail)),
             release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,

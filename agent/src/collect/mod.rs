@@ -11,10 +11,12 @@ mod error;
 mod event;
 mod growth;
 mod host;
+mod live;
 mod load;
 mod lost;
 mod order;
 mod sideband;
+mod uprobes;
 mod waits;
 
 use std::io;
@@ -38,6 +40,7 @@ pub use cpu::{Clock, CpuError, period_ns};
 pub use error::CollectError;
 pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
+pub use live::{AttachStats, LiveConfig};
 pub(crate) use lost::brief;
 pub use sideband::SidebandError;
 pub use waits::{WaitConfig, WaitStats};
@@ -47,6 +50,7 @@ use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
 use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
+use live::LiveAttachments;
 use host::{is_initial_pid_namespace, online_cpus, ring_bytes};
 use load::load;
 use order::Ordering;
@@ -81,6 +85,12 @@ pub struct CollectStats {
     pub waits: WaitStats,
     /// Those of the program that samples growth of memory.
     pub growth: ProgramStats,
+    /// Those of the program that samples objects on live heaps.
+    pub allocated: ProgramStats,
+    /// Those of the program that notes when these are freed.
+    pub freed: ProgramStats,
+    /// Which live heaps are seen.
+    pub attached: AttachStats,
     /// Process records that the kernel dropped.
     pub sideband_lost: u64,
     /// Records of either kind that could not be parsed.
@@ -100,7 +110,11 @@ pub struct CollectStats {
 impl CollectStats {
     /// Samples that the ring buffer had no room for.
     pub fn lost(&self) -> u64 {
-        self.cpu.lost() + self.waits.lost() + self.growth.lost()
+        self.cpu.lost()
+            + self.waits.lost()
+            + self.growth.lost()
+            + self.allocated.lost()
+            + self.freed.lost()
     }
 }
 
@@ -120,6 +134,7 @@ impl Waker {
 pub struct Collector {
     bpf: Bpf,
     cpu: Option<CpuEvents>,
+    live: Option<LiveAttachments>,
     sideband: Sideband,
     unwinder: Unwinder,
     objects: ObjectCache,
@@ -149,6 +164,7 @@ impl Collector {
         let ring_bytes = ring_bytes(cpus.len());
         let cpu = config.cpu_rate_hz.map(|rate_hz| CpuEvents::new(rate_hz, &cpus)).transpose()?;
         let mut bpf = load(config, cpu.as_ref().map(CpuEvents::clock), ring_bytes)?;
+        let live = bpf.load_live(config)?;
         let maps = bpf.take_unwind_maps().ok_or(BpfError::Missing { name: "CHUNKS" })?;
         let unwinder = Unwinder::start(maps, &config.unwind)?;
         // Before the first sample, so that none comes from a process that is not known.
@@ -160,6 +176,7 @@ impl Collector {
         let mut collector = Self {
             bpf,
             cpu,
+            live,
             sideband,
             unwinder,
             objects: ObjectCache::default(),
@@ -185,7 +202,8 @@ impl Collector {
         }
         // If nothing else is asked for, there is nothing to go on with.
         collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
-        let is_all = config.cpu_rate_hz.is_none() && config.waits.is_none();
+        let is_all =
+            config.cpu_rate_hz.is_none() && config.waits.is_none() && config.live.is_none();
         collector.bpf.start_growth(is_all)?;
         for (program, error) in collector.bpf.refused() {
             lost::warn(program, error);
@@ -206,6 +224,11 @@ impl Collector {
     /// How the ends of waits are seen; `None` if they are not followed.
     pub fn wait_end(&self) -> Option<WaitEnd> {
         self.bpf.wait_end()
+    }
+
+    /// Whether a process has the library that live heaps are seen by, and its objects are seen.
+    pub fn is_attached_to(&self, pid: u32) -> bool {
+        self.live.as_ref().is_some_and(|live| live.is_attached_to(pid))
     }
 
     /// Has waits that go on reported up to now, as samples of the next [`Self::drain`].
@@ -270,6 +293,9 @@ impl Collector {
                 None => self.unreadable += 1,
             }
         }
+        if let Some(live) = &mut self.live {
+            live.tend();
+        }
         // After the samples: see `order`.
         self.drain_sideband();
         self.reseed_after_loss();
@@ -295,6 +321,9 @@ impl Collector {
                 waiting_errors: self.waiting_errors,
             },
             growth: self.bpf.program_stats(Program::Growth)?,
+            allocated: self.bpf.program_stats(Program::Allocated)?,
+            freed: self.bpf.program_stats(Program::Freed)?,
+            attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,
@@ -360,7 +389,7 @@ impl Collector {
             if let Some(process) = seed(pid, &mut self.objects) {
                 processes += 1;
                 let event = ProcessEvent::Seed(process);
-                self.tell_unwinder(time_ns, &event);
+                self.tell_others(time_ns, &event);
                 self.ordering.push(time_ns, Event::Process(event));
             }
             self.drain_sideband();
@@ -385,12 +414,16 @@ impl Collector {
         // The unwinder is told at once, so here is where records of several CPUs come in order.
         events.sort_by_key(|(time_ns, _)| *time_ns);
         for (time_ns, event) in events {
-            self.tell_unwinder(time_ns, &event);
+            self.tell_others(time_ns, &event);
             self.ordering.push(time_ns, Event::Process(event));
         }
     }
 
-    fn tell_unwinder(&mut self, time_ns: u64, event: &ProcessEvent) {
+    /// Tells of an event those that cannot wait for its turn.
+    fn tell_others(&mut self, time_ns: u64, event: &ProcessEvent) {
+        if let Some(live) = &mut self.live {
+            live.observe(event);
+        }
         match self.unwinder.observe(time_ns, event) {
             Ok(true) => {}
             Ok(false) => self.unwinder_missed += 1,

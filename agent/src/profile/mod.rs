@@ -6,6 +6,7 @@
 //! generated code stay as they are. Frames that have no symbol keep mapping, build id and
 //! address, to be resolved later.
 
+mod heap;
 mod locks;
 
 use std::collections::HashMap;
@@ -46,6 +47,9 @@ pub struct WindowTime {
     pub wait_period_ns: i64,
     /// How much growth of memory a sample stands for, in bytes.
     pub growth_period_bytes: i64,
+    /// Whether samples of live heaps say how old their oldest object is. That makes the same stack another
+    /// sample in each window, so it is for recordings.
+    pub has_ages: bool,
 }
 
 /// The profile of one process.
@@ -92,15 +96,14 @@ impl Symbols {
             for &address in &key.kernel {
                 symbols.kernel.entry(address).or_insert_with(|| Arc::from([]));
             }
-            for &frame in &key.user {
-                let addresses = usize::try_from(frame.range).ok().and_then(|i| user.get_mut(i));
-                if let std::collections::hash_map::Entry::Vacant(entry) = symbols.user.entry(frame)
-                {
-                    entry.insert(Arc::from([]));
-                    match addresses {
-                        Some(addresses) => addresses.push(frame.address),
-                        None => symbols.stats.unmapped += 1,
-                    }
+        }
+        for &frame in window.processes.iter().flat_map(ProcessWindow::frames) {
+            let addresses = usize::try_from(frame.range).ok().and_then(|i| user.get_mut(i));
+            if let std::collections::hash_map::Entry::Vacant(entry) = symbols.user.entry(frame) {
+                entry.insert(Arc::from([]));
+                match addresses {
+                    Some(addresses) => addresses.push(frame.address),
+                    None => symbols.stats.unmapped += 1,
                 }
             }
         }
@@ -184,7 +187,9 @@ pub fn build<'a>(
             .filter_map(move |kinds| profile(kinds, process, window, symbols, time));
         let locks = kinds.contains(&ProfileKind::Lock);
         let locks = locks.then(|| locks::profiles(process, window, symbols, time));
-        plain.chain(locks.into_iter().flatten())
+        let heap = kinds.contains(&ProfileKind::Alloc);
+        let heap = heap.then(|| heap::profile(process, window, symbols, time)).flatten();
+        plain.chain(locks.into_iter().flatten()).chain(heap)
     })
 }
 
@@ -241,7 +246,17 @@ impl<'a> Assembly<'a> {
         symbols: &'a Symbols,
         time: WindowTime,
     ) -> Self {
-        let value = kind.default_sample_type();
+        Self::showing(kind.default_sample_type(), kind, ranges, symbols, time)
+    }
+
+    /// As [`Self::new`], with another sample type that is shown unless somebody asks for one.
+    fn showing(
+        value: &str,
+        kind: ProfileKind,
+        ranges: &'a [MappedRange],
+        symbols: &'a Symbols,
+        time: WindowTime,
+    ) -> Self {
         let mut builder = ProfileBuilder::new(kind.sample_types(), value);
         builder.set_time(time.start_unix_ns, time.duration_ns);
         let (unit, period) = match kind {
@@ -265,7 +280,7 @@ impl<'a> Assembly<'a> {
     /// pprof takes the first mapping for the main executable.
     fn main_executable(&mut self, process: &ProcessWindow) {
         let Some(main) = &process.main_object else { return };
-        let used = process.stacks.keys().flat_map(|key| &key.user).find(|frame| {
+        let used = process.frames().find(|frame| {
             self.range(frame.range).is_some_and(|range| Arc::ptr_eq(&range.object, main))
         });
         match used {
@@ -314,7 +329,7 @@ impl<'a> Assembly<'a> {
     /// The frames of a stack, leaf first, but for those by which our programs came to run.
     fn stack(&mut self, key: &StackKey) -> Vec<LocationId> {
         let skipped = match key.kind {
-            Kind::Cpu => 0,
+            Kind::Cpu | Kind::Allocated | Kind::Freed => 0,
             Kind::OffCpu | Kind::Waiting => scheduler_frames(self.kernel_names(key)),
             Kind::Release | Kind::Spinning | Kind::Growth => {
                 tracepoint_frames(self.kernel_names(key))
