@@ -175,7 +175,7 @@ impl Profiler {
     /// Adds to the present window what processes hold of their live heaps now. A state, not a sum: once,
     /// before the window is taken.
     pub fn report_held(&mut self) {
-        let Self { live, processes, filter, aggregator, vanished, .. } = self;
+        let Self { live, processes, aggregator, vanished, .. } = self;
         let vanished = std::cell::RefCell::new(vanished);
         let now_ns = monotonic_ns();
         for (pid, generation) in live.programs() {

@@ -171,13 +171,15 @@ impl LiveHeaps {
 
     /// Takes note of an object's end.
     pub fn freed(&mut self, (pid, generation): (u32, Generation), address: u64) {
-        let heap = self.by_pid.get_mut(&pid).filter(|heap| heap.generation == generation);
-        let Some(heap) = heap.filter(|heap| heap.objects.contains_key(&address)) else {
+        let heap = self.by_pid.get(&pid).filter(|heap| heap.generation == generation);
+        if !heap.is_some_and(|heap| heap.objects.contains_key(&address)) {
             self.unknown_ends += 1;
             return;
+        }
+        let Some(object) = self.objects_mut(pid).and_then(|objects| objects.remove(&address))
+        else {
+            return;
         };
-        own_objects(heap, &mut self.objects);
-        let Some(object) = Arc::make_mut(&mut heap.objects).remove(&address) else { return };
         self.objects -= 1;
         let number = object.number;
         if self.ended.len() == REMEMBERED {
@@ -217,6 +219,7 @@ impl LiveHeaps {
     pub fn ended(&mut self, pid: u32) {
         if let Some(heap) = self.by_pid.remove(&pid) {
             self.objects -= heap.own();
+            self.ended.retain(|(id, _)| id.pid != pid);
         }
     }
 
@@ -283,33 +286,40 @@ impl LiveHeaps {
         if self.bytes() + OBJECT_BYTES > self.max_bytes {
             self.collect();
         }
-        let of_former = self.by_pid.get(&id.pid).is_some_and(|h| h.generation != id.generation);
-        if of_former {
-            self.ended(id.pid);
-        }
-        let heap = self.by_pid.entry(id.pid).or_insert_with(|| Heap {
-            generation: id.generation,
-            objects: Arc::default(),
-        });
-        // To change what is shared is to copy it.
-        let shared = heap.objects.len() - heap.own();
-        let copied = (shared + 1) * OBJECT_BYTES;
-        if self.objects * OBJECT_BYTES + self.stacks.bytes() + copied > self.max_bytes {
+        if self.bytes() + OBJECT_BYTES > self.max_bytes {
             self.refused += 1;
             return false;
         }
-        own_objects(heap, &mut self.objects);
-        // Something at the same address has ended without a word.
-        if Arc::make_mut(&mut heap.objects).insert(id.address, object).is_none() {
+        let known = self.by_pid.get(&id.pid);
+        if known.is_none_or(|heap| heap.generation != id.generation) {
+            self.ended(id.pid);
+            let objects = Arc::default();
+            self.by_pid.insert(id.pid, Heap { generation: id.generation, objects });
+        }
+        let Some(objects) = self.objects_mut(id.pid) else {
+            self.refused += 1;
+            return false;
+        };
+        // If there is one at the same address, it has ended without a word.
+        if objects.insert(id.address, object).is_none() {
             self.objects += 1;
         }
         true
     }
-}
 
-/// Counts the objects of a table that is about to be copied, as it is shared.
-fn own_objects(heap: &Heap, objects: &mut usize) {
-    *objects += heap.objects.len() - heap.own();
+    /// The objects of a process, to be changed: so they are copied if they are shared. Without room for the
+    /// copy the process is not followed any more.
+    fn objects_mut(&mut self, pid: u32) -> Option<&mut Map<u64, Object>> {
+        let heap = self.by_pid.get(&pid)?;
+        let shared = heap.objects.len() - heap.own();
+        if shared > 0 && self.bytes() + shared * OBJECT_BYTES > self.max_bytes {
+            self.refused += shared as u64;
+            self.ended(pid);
+            return None;
+        }
+        self.objects += shared;
+        self.by_pid.get_mut(&pid).map(|heap| Arc::make_mut(&mut heap.objects))
+    }
 }
 
 #[cfg(test)]
