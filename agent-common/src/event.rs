@@ -40,6 +40,9 @@ pub enum Kind {
     /// A process has got more memory; [`SampleHeader::value`] is bytes, `count` pages, the first word
     /// of the detail a [`Backing`](crate::growth::Backing).
     Growth = 6,
+    /// Memory has been asked for; [`SampleHeader::value`] is bytes, the detail that of an
+    /// [`Allocation`](crate::allocation::Allocation).
+    Allocation = 7,
 }
 
 impl Kind {
@@ -52,6 +55,7 @@ impl Kind {
             4 => Some(Self::Release),
             5 => Some(Self::Spinning),
             6 => Some(Self::Growth),
+            7 => Some(Self::Allocation),
             _ => None,
         }
     }

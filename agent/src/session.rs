@@ -21,13 +21,14 @@ use crate::profiler::{ClosedWindow, Profiler};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
 use crate::target::TargetFilter;
 
+pub use crate::collect::AllocMode;
 pub use crate::target::Target;
 
 /// Memory for symbols while a recording is finished.
 const RECORDING_SYMBOL_BYTES: usize = 1 << 30;
 
-/// How much growth of memory a sample stands for, unless somebody says otherwise.
-pub const DEFAULT_GROWTH_PERIOD_BYTES: u64 = 512 << 10;
+/// How much memory a sample stands for, unless somebody says otherwise.
+pub const DEFAULT_ALLOC_PERIOD_BYTES: u64 = 512 << 10;
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -36,8 +37,10 @@ pub struct SessionConfig {
     pub kind: Kind,
     /// CPU samples a second on each CPU.
     pub rate_hz: u64,
-    /// One sample in this much growth of a process's memory, in bytes.
-    pub growth_period_bytes: u64,
+    /// How allocations are seen.
+    pub alloc_mode: AllocMode,
+    /// One sample in this much memory, in bytes.
+    pub alloc_period_bytes: u64,
     /// Whose.
     pub target: Target,
 }
@@ -52,6 +55,14 @@ pub enum SessionError {
     Kind {
         /// What was asked for.
         kind: Kind,
+    },
+    /// The mode is not there yet.
+    #[error(
+        "allocations cannot be recorded in mode `{}` yet; `faults` and `window` can", .mode.name()
+    )]
+    Mode {
+        /// What was asked for.
+        mode: AllocMode,
     },
     /// The kernel does not let us.
     #[error(transparent)]
@@ -122,7 +133,11 @@ impl Session {
             Kind::Cpu => CollectConfig::at_rate(config.rate_hz),
             Kind::OffCpu => CollectConfig::of_waits(WaitConfig::all()),
             Kind::Lock => CollectConfig::of_waits(WaitConfig { locks: true, ..WaitConfig::all() }),
-            Kind::Alloc => CollectConfig::of_growth(config.growth_period_bytes),
+            Kind::Alloc => match config.alloc_mode {
+                AllocMode::Faults => CollectConfig::of_growth(config.alloc_period_bytes),
+                AllocMode::Window => CollectConfig::of_windows(config.alloc_period_bytes),
+                mode @ AllocMode::Live => return Err(SessionError::Mode { mode }),
+            },
             kind => return Err(SessionError::Kind { kind }),
         };
         let collect = CollectConfig { target_pid, ..collect };

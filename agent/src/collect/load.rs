@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use everflame_agent_common::config::Config;
+use everflame_agent_common::stats::Program;
 use everflame_agent_common::wait::Thinning;
 use tracing::{info, warn};
 
@@ -57,7 +58,12 @@ pub(super) fn load(
     let waits = config.waits.map(|waits| prepare_waits(&mut settings, &features, waits));
     let can_wait = waits.as_ref().and_then(|waits| waits.as_ref().ok()).copied();
     let growth = config.growth_period_bytes.map(|period| prepare_growth(&mut settings, period));
-    let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait)?;
+    let mut uprobes = Vec::new();
+    if let Some(period_bytes) = config.window_period_bytes {
+        settings.window_period_bytes = period_bytes;
+        uprobes.push((Program::Allocation, "allocation"));
+    }
+    let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait, &uprobes)?;
     match growth {
         Some(Ok(())) if form == ProgramForm::Recent => bpf.load_growth(),
         Some(Ok(())) => bpf.do_without_growth(BpfError::Missing { name: "growth" }),

@@ -15,10 +15,12 @@ mod load;
 mod lost;
 mod order;
 mod sideband;
+mod uprobes;
 mod waits;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,13 +35,14 @@ use rustix::fd::AsRawFd as _;
 use tracing::{debug, info, warn};
 
 pub use bpf::{BpfError, ProgramForm, ProgramStats, UnwindMaps};
-pub use config::CollectConfig;
+pub use config::{AllocMode, CollectConfig};
 pub use cpu::{Clock, CpuError, period_ns};
 pub use error::CollectError;
 pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
 pub(crate) use lost::brief;
 pub use sideband::SidebandError;
+pub use uprobes::{Site, UprobeError, Uprobes};
 pub use waits::{WaitConfig, WaitStats};
 
 use crate::kernel::WaitEnd;
@@ -81,6 +84,8 @@ pub struct CollectStats {
     pub waits: WaitStats,
     /// Those of the program that samples growth of memory.
     pub growth: ProgramStats,
+    /// Those of the program that samples what is asked of allocators.
+    pub allocation: ProgramStats,
     /// Process records that the kernel dropped.
     pub sideband_lost: u64,
     /// Records of either kind that could not be parsed.
@@ -100,7 +105,7 @@ pub struct CollectStats {
 impl CollectStats {
     /// Samples that the ring buffer had no room for.
     pub fn lost(&self) -> u64 {
-        self.cpu.lost() + self.waits.lost() + self.growth.lost()
+        self.cpu.lost() + self.waits.lost() + self.growth.lost() + self.allocation.lost()
     }
 }
 
@@ -187,6 +192,9 @@ impl Collector {
         collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
         let is_all = config.cpu_rate_hz.is_none() && config.waits.is_none();
         collector.bpf.start_growth(is_all)?;
+        if is_all && config.growth_period_bytes.is_none() {
+            collector.bpf.require_uprobes()?;
+        }
         for (program, error) in collector.bpf.refused() {
             lost::warn(program, error);
         }
@@ -295,6 +303,7 @@ impl Collector {
                 waiting_errors: self.waiting_errors,
             },
             growth: self.bpf.program_stats(Program::Growth)?,
+            allocation: self.bpf.program_stats(Program::Allocation)?,
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,
@@ -308,6 +317,19 @@ impl Collector {
     /// Programs that the kernel refuses and that the agent can do without, and why.
     pub fn refused_programs(&self) -> impl Iterator<Item = (Program, &BpfError)> {
         self.bpf.refused()
+    }
+
+    /// Attaches the program that samples what is asked of allocators to their functions: places in a
+    /// file, in one process.
+    pub fn probe_allocations(
+        &self,
+        file: &Path,
+        sites: &[Site],
+        pid: u32,
+    ) -> Result<Uprobes, CollectError> {
+        let program = self.bpf.uprobe_program(Program::Allocation);
+        let program = program.ok_or(BpfError::Missing { name: Program::Allocation.name() })?;
+        Ok(program.attach(file, sites, Some(pid))?)
     }
 
     /// How long timed runs of the CPU sampler took: upper bounds in nanoseconds, and how
