@@ -13,6 +13,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod allocation;
 pub mod config;
 pub mod cpu_time;
 pub mod event;

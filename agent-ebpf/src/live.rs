@@ -11,7 +11,7 @@ use everflame_agent_common::{
     wait::Weight,
 };
 
-use crate::{lock, maps::CONFIG, sample, stats};
+use crate::{allocation, maps::CONFIG, sample, stats};
 
 /// Runs at each sampled allocation, in its thread, when the allocator has returned the object.
 #[uprobe]
@@ -38,8 +38,7 @@ fn allocated(ctx: &ProbeContext) {
     // What it stands for is not for integers.
     let weight = Weight { value: size, count: 1 };
     let detail = allocated.to_detail();
-    // It begins in user mode: there is nothing of the kernel to see.
-    lock::sample::<ProbeContext>(Program::Allocated, None, Kind::Allocated, weight, detail);
+    allocation::sample(Program::Allocated, Kind::Allocated, weight, detail);
 }
 
 /// Without a stack, so that it needs no memory that could be in use: an object whose end is lost would

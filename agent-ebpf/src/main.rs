@@ -8,6 +8,8 @@
 // Parts of what all hooks share.
 #![cfg_attr(feature = "old-kernels", allow(dead_code))]
 
+#[cfg(not(feature = "old-kernels"))]
+mod allocation;
 mod cpu;
 mod exec;
 #[cfg(not(feature = "old-kernels"))]

@@ -22,6 +22,7 @@ use everflame_agent_common::{
 
 use crate::{
     maps::{CONFIG, EVENTS, SUBMITTING},
+    registers::{self, Found},
     stats,
     unwind::{self, OpaqueSign, Parts, RuleCache, Walk},
 };
@@ -244,4 +245,67 @@ fn hand_over(program: Program, record: &[u8]) {
         Ok(()) => stats::count(program, Counter::Samples),
         Err(_) => stats::count(program, Counter::RingFull),
     }
+}
+
+/// Where a program builds its samples: values of this CPU's maps that are its own.
+pub struct Memory {
+    /// How many runs of the program want the rest.
+    is_sampling: *mut u64,
+    scratch: *mut Scratch,
+    walk: *mut Walk,
+    rules: *mut RuleCache,
+}
+
+impl Memory {
+    /// # Safety
+    /// The pointers are to values of this CPU's maps, used with each other only.
+    #[inline(always)]
+    pub unsafe fn new(
+        is_sampling: *mut u64,
+        scratch: *mut Scratch,
+        walk: *mut Walk,
+        rules: *mut RuleCache,
+    ) -> Self {
+        Self { is_sampling, scratch, walk, rules }
+    }
+}
+
+/// Samples the current task; its stack in the kernel only by `kernel`. One sample at a time: what interrupts or
+/// preempts this and wants the same memory counts its sample as lost.
+#[inline(always)]
+pub fn sample_current_task<C: EbpfContext>(
+    program: Program,
+    memory: Memory,
+    task: *mut task_struct,
+    kernel: Option<&C>,
+    kind: Kind,
+    weight: Weight,
+    detail: [u64; DETAIL_WORDS],
+) {
+    let Memory { is_sampling, scratch, walk, rules } = memory;
+    // SAFETY: an aligned word of a map.
+    unsafe { stats::add_shared(is_sampling, 1) };
+    // Whoever finds a 1 is alone until it takes its own back: all others find more.
+    // SAFETY: as above.
+    if unsafe { is_sampling.read_volatile() } == 1 {
+        // SAFETY: this CPU's memory, three maps; one at a time.
+        let (scratch, walk, rules) = unsafe { (&mut *scratch, &mut *walk, &mut *rules) };
+        scratch.begin(kind, weight);
+        scratch.set_detail(detail);
+        if let Some(ctx) = kernel {
+            scratch.take_kernel_stack(ctx);
+        }
+        // SAFETY: the current task is alive.
+        let saved = unsafe { registers::saved_by(task) };
+        match registers::copy(saved as u64, &mut walk.registers) {
+            Found::User => scratch.take_user_stack(program, walk, rules),
+            Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
+            Found::Kernel => {}
+        }
+        scratch.submit(program);
+    } else {
+        stats::count(program, Counter::NoScratch);
+    }
+    // SAFETY: as above.
+    unsafe { stats::add_shared(is_sampling, 1u64.wrapping_neg()) };
 }

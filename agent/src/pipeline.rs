@@ -106,6 +106,7 @@ impl Pipeline {
             cpu_rate_hz: config.cpu_rate_hz,
             waits: config.waits,
             growth_period_bytes: config.growth_period_bytes,
+            window_period_bytes: None,
             live: config.live,
             target_pid: None,
             unwind: config.unwind.clone(),

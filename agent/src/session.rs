@@ -15,19 +15,20 @@ use everflame_profile::kind::Kind;
 use everflame_profile::{MergeError, Merger, pprof};
 use thiserror::Error;
 
-use crate::collect::{CollectConfig, CollectError, CollectStats, WaitConfig, Waker};
+use crate::collect::{CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker};
 use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
 use crate::target::TargetFilter;
 
+pub use crate::collect::AllocMode;
 pub use crate::target::Target;
 
 /// Memory for symbols while a recording is finished.
 const RECORDING_SYMBOL_BYTES: usize = 1 << 30;
 
-/// How much growth of memory a sample stands for, unless somebody says otherwise.
-pub const DEFAULT_GROWTH_PERIOD_BYTES: u64 = 512 << 10;
+/// How much memory a sample stands for, unless somebody says otherwise.
+pub const DEFAULT_ALLOC_PERIOD_BYTES: u64 = 512 << 10;
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -36,8 +37,12 @@ pub struct SessionConfig {
     pub kind: Kind,
     /// CPU samples a second on each CPU.
     pub rate_hz: u64,
-    /// One sample in this much growth of a process's memory, in bytes.
-    pub growth_period_bytes: u64,
+    /// How allocations are seen.
+    pub alloc_mode: AllocMode,
+    /// One sample in this much memory, in bytes; but not in mode `live`.
+    pub alloc_period_bytes: u64,
+    /// The same in mode `live`; `None` leaves it as processes have it.
+    pub live_period_bytes: Option<u64>,
     /// Whose.
     pub target: Target,
 }
@@ -52,6 +57,15 @@ pub enum SessionError {
     Kind {
         /// What was asked for.
         kind: Kind,
+    },
+    /// The live heap of the process cannot be seen.
+    #[error(
+        "process {pid} has not loaded libeverflame_alloc.so, without which its live heap cannot be \
+         seen; start it with LD_PRELOAD=/path/to/libeverflame_alloc.so (docs/live-heap.md)"
+    )]
+    NotPreloaded {
+        /// What was asked for.
+        pid: u32,
     },
     /// The kernel does not let us.
     #[error(transparent)]
@@ -118,15 +132,27 @@ impl Session {
             Target::Pid(pid) => Some(pid),
             _ => None,
         };
+        let is_live = config.kind == Kind::Alloc && config.alloc_mode == AllocMode::Live;
         let collect = match config.kind {
             Kind::Cpu => CollectConfig::at_rate(config.rate_hz),
             Kind::OffCpu => CollectConfig::of_waits(WaitConfig::all()),
             Kind::Lock => CollectConfig::of_waits(WaitConfig { locks: true, ..WaitConfig::all() }),
-            Kind::Alloc => CollectConfig::of_growth(config.growth_period_bytes),
+            Kind::Alloc => match config.alloc_mode {
+                AllocMode::Faults => CollectConfig::of_growth(config.alloc_period_bytes),
+                AllocMode::Window => CollectConfig::of_windows(config.alloc_period_bytes),
+                AllocMode::Live => CollectConfig::of_live_heaps(LiveConfig {
+                    period_bytes: config.live_period_bytes,
+                }),
+            },
             kind => return Err(SessionError::Kind { kind }),
         };
         let collect = CollectConfig { target_pid, ..collect };
         let profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
+        if let Some(pid) = target_pid.filter(|_| is_live)
+            && !profiler.is_attached_to(pid)
+        {
+            return Err(SessionError::NotPreloaded { pid });
+        }
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let shared = Arc::new(Shared::default());
         let (retarget, targets) = channel();

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use everflame_agent::session::AllocMode;
 use everflame_agent::size::parse_sampling_period;
 use everflame_profile::Kind;
 
@@ -122,7 +123,11 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "N", default_value_t = 97, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) rate_hz: u64,
 
-    /// Of kind alloc: one sample in this much that a process's memory grows by
+    /// Of kind alloc: how allocations are seen
+    #[arg(long, value_enum, default_value_t = AllocModeArg::Faults)]
+    pub(crate) mode: AllocModeArg,
+
+    /// Of kind alloc: one sample in this much memory
     #[arg(long, value_name = "SIZE", default_value = "512KiB", value_parser = parse_sampling_period)]
     pub(crate) alloc_period: u64,
 
@@ -137,6 +142,27 @@ pub(crate) struct RecordArgs {
     /// A program to start; it and its children are recorded
     #[arg(last = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// How allocations are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AllocModeArg {
+    /// By what processes' memory grows by; costs next to nothing
+    Faults,
+    /// By probes on the allocator of one process (--pid), which slow down each call by a microsecond
+    Window,
+    /// By a library within one process (--pid), which also sees what is freed
+    Live,
+}
+
+impl From<AllocModeArg> for AllocMode {
+    fn from(mode: AllocModeArg) -> Self {
+        match mode {
+            AllocModeArg::Faults => Self::Faults,
+            AllocModeArg::Window => Self::Window,
+            AllocModeArg::Live => Self::Live,
+        }
+    }
 }
 
 /// Which stacks of waits for locks.

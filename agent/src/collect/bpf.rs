@@ -18,9 +18,8 @@ use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
 
 use super::growth;
-use super::config::CollectConfig;
 use super::host::max_processes;
-use super::live::{LiveAttachments, LivePrograms};
+use super::uprobes::UprobeProgram;
 use super::waits::{WaitConfig, WaitPrograms};
 use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
 
@@ -148,8 +147,8 @@ pub(super) struct Bpf {
     waits: Option<Result<WaitPrograms, BpfError>>,
     /// Likewise.
     growth: Option<Result<(), BpfError>>,
-    live_error: Option<BpfError>,
-    object: &'static [u8],
+    /// Those that were asked for.
+    uprobes: Vec<(Program, Result<UprobeProgram, BpfError>)>,
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -211,12 +210,14 @@ pub(super) fn require_btf() -> Result<(), BpfError> {
 
 impl Bpf {
     /// Loads the object with these settings and a ring buffer of `ring_bytes`, which must be
-    /// a power of two and a multiple of the page size.
+    /// a power of two and a multiple of the page size. Of programs for uprobes those that are asked for,
+    /// by their names in the object.
     pub(super) fn load(
         config: Config,
         form: ProgramForm,
         ring_bytes: u32,
         waits: Option<WaitConfig>,
+        uprobes: &[(Program, &'static str)],
     ) -> Result<Self, BpfError> {
         lift_memlock_limit();
         let config = config.to_bytes();
@@ -242,6 +243,11 @@ impl Bpf {
         program.load().map_err(|source| BpfError::Program { program: CPU_SAMPLE, source })?;
         let exec_error = attach_exec(&mut ebpf).err();
         let waits = waits.map(|waits| WaitPrograms::load(&mut ebpf, waits));
+        // While it has all of its maps.
+        let uprobes = uprobes
+            .iter()
+            .map(|(program, name)| (*program, UprobeProgram::load(&mut ebpf, object, name)))
+            .collect();
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
@@ -265,8 +271,7 @@ impl Bpf {
             exec_error,
             waits,
             growth: None,
-            live_error: None,
-            object,
+            uprobes,
             unwind: Some(unwind),
             run_times,
             events,
@@ -313,8 +318,30 @@ impl Bpf {
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
         let growth = self.growth.as_ref().and_then(|growth| growth.as_ref().err());
         let growth = growth.map(|error| (Program::Growth, error));
-        let live = self.live_error.iter().map(|error| (Program::Allocated, error));
-        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth).chain(live)
+        let uprobes = self.uprobes.iter();
+        let uprobes =
+            uprobes.filter_map(|(program, loaded)| Some((*program, loaded.as_ref().err()?)));
+        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth).chain(uprobes)
+    }
+
+    /// A program for uprobes, if it was asked for and the kernel takes it.
+    pub(super) fn uprobe_program(&self, program: Program) -> Option<&UprobeProgram> {
+        self.uprobes.iter().find(|(known, _)| *known == program)?.1.as_ref().ok()
+    }
+
+    /// Hands such a program out, to whoever attaches it.
+    pub(super) fn take_uprobe_program(&mut self, program: Program) -> Option<UprobeProgram> {
+        let is_it = |(known, loaded): &(Program, Result<_, _>)| *known == program && loaded.is_ok();
+        let at = self.uprobes.iter().position(is_it)?;
+        self.uprobes.swap_remove(at).1.ok()
+    }
+
+    /// Fails if such a program was asked for and the kernel refuses it.
+    pub(super) fn require_uprobes(&mut self) -> Result<(), BpfError> {
+        match self.uprobes.iter().position(|(_, loaded)| loaded.is_err()) {
+            Some(at) => self.uprobes.swap_remove(at).1.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Loads the program that samples growth of memory.
@@ -340,25 +367,6 @@ impl Bpf {
             growth => {
                 self.growth = growth;
                 Ok(())
-            }
-        }
-    }
-
-    /// Loads the programs that follow live heaps, if that is asked for.
-    ///
-    /// # Errors
-    /// If they are all that is asked for; otherwise [`Self::refused`] has the reason.
-    pub(super) fn load_live(
-        &mut self,
-        config: &CollectConfig,
-    ) -> Result<Option<LiveAttachments>, BpfError> {
-        let Some(live) = config.live else { return Ok(None) };
-        match LivePrograms::load(&mut self.ebpf, self.object) {
-            Ok(programs) => Ok(Some(LiveAttachments::new(programs, live, config.target_pid))),
-            Err(error) if config.is_of_nothing_but_live_heaps() => Err(error),
-            Err(error) => {
-                self.live_error = Some(error);
-                Ok(None)
             }
         }
     }

@@ -21,6 +21,7 @@ mod waits;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ use rustix::fd::AsRawFd as _;
 use tracing::{debug, info, warn};
 
 pub use bpf::{BpfError, ProgramForm, ProgramStats, UnwindMaps};
-pub use config::CollectConfig;
+pub use config::{AllocMode, CollectConfig};
 pub use cpu::{Clock, CpuError, period_ns};
 pub use error::CollectError;
 pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
@@ -43,6 +44,7 @@ pub use host::monotonic_ns;
 pub use live::{AttachStats, LiveConfig};
 pub(crate) use lost::brief;
 pub use sideband::SidebandError;
+pub use uprobes::{Site, UprobeError, Uprobes};
 pub use waits::{WaitConfig, WaitStats};
 
 use crate::kernel::WaitEnd;
@@ -50,7 +52,7 @@ use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
 use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
-use live::LiveAttachments;
+use live::{LiveAttachments, LivePrograms};
 use host::{is_initial_pid_namespace, online_cpus, ring_bytes};
 use load::load;
 use order::Ordering;
@@ -85,6 +87,8 @@ pub struct CollectStats {
     pub waits: WaitStats,
     /// Those of the program that samples growth of memory.
     pub growth: ProgramStats,
+    /// Those of the program that samples what is asked of allocators.
+    pub allocation: ProgramStats,
     /// Those of the program that samples objects on live heaps.
     pub allocated: ProgramStats,
     /// Those of the program that notes when these are freed.
@@ -113,6 +117,7 @@ impl CollectStats {
         self.cpu.lost()
             + self.waits.lost()
             + self.growth.lost()
+            + self.allocation.lost()
             + self.allocated.lost()
             + self.freed.lost()
     }
@@ -164,7 +169,10 @@ impl Collector {
         let ring_bytes = ring_bytes(cpus.len());
         let cpu = config.cpu_rate_hz.map(|rate_hz| CpuEvents::new(rate_hz, &cpus)).transpose()?;
         let mut bpf = load(config, cpu.as_ref().map(CpuEvents::clock), ring_bytes)?;
-        let live = bpf.load_live(config)?;
+        let live = config.live.and_then(|live| {
+            let programs = LivePrograms::take(&mut bpf)?;
+            Some(LiveAttachments::new(programs, live, config.target_pid))
+        });
         let maps = bpf.take_unwind_maps().ok_or(BpfError::Missing { name: "CHUNKS" })?;
         let unwinder = Unwinder::start(maps, &config.unwind)?;
         // Before the first sample, so that none comes from a process that is not known.
@@ -205,6 +213,9 @@ impl Collector {
         let is_all =
             config.cpu_rate_hz.is_none() && config.waits.is_none() && config.live.is_none();
         collector.bpf.start_growth(is_all)?;
+        if config.is_of_uprobes_alone() {
+            collector.bpf.require_uprobes()?;
+        }
         for (program, error) in collector.bpf.refused() {
             lost::warn(program, error);
         }
@@ -321,6 +332,7 @@ impl Collector {
                 waiting_errors: self.waiting_errors,
             },
             growth: self.bpf.program_stats(Program::Growth)?,
+            allocation: self.bpf.program_stats(Program::Allocation)?,
             allocated: self.bpf.program_stats(Program::Allocated)?,
             freed: self.bpf.program_stats(Program::Freed)?,
             attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),
@@ -337,6 +349,19 @@ impl Collector {
     /// Programs that the kernel refuses and that the agent can do without, and why.
     pub fn refused_programs(&self) -> impl Iterator<Item = (Program, &BpfError)> {
         self.bpf.refused()
+    }
+
+    /// Attaches the program that samples what is asked of allocators to their functions: places in a
+    /// file, in one process.
+    pub fn probe_allocations(
+        &self,
+        file: &Path,
+        sites: &[Site],
+        pid: u32,
+    ) -> Result<Uprobes, CollectError> {
+        let program = self.bpf.uprobe_program(Program::Allocation);
+        let program = program.ok_or(BpfError::Missing { name: Program::Allocation.name() })?;
+        Ok(program.attach(file, sites, Some(pid))?)
     }
 
     /// How long timed runs of the CPU sampler took: upper bounds in nanoseconds, and how

@@ -331,6 +331,8 @@ impl<'a> Assembly<'a> {
         let skipped = match key.kind {
             Kind::Cpu | Kind::Allocated | Kind::Freed => 0,
             Kind::OffCpu | Kind::Waiting => scheduler_frames(self.kernel_names(key)),
+            // No kernel stack is taken.
+            Kind::Allocation => 0,
             Kind::Release | Kind::Spinning | Kind::Growth => {
                 tracepoint_frames(self.kernel_names(key))
             }

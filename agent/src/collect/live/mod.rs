@@ -20,10 +20,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
+use everflame_agent_common::stats::Program;
 use tracing::{info, warn};
 
-use super::bpf::BpfError;
+use super::bpf::Bpf;
 use super::event::ProcessEvent;
 use super::uprobes::{Site, UprobeError, UprobeProgram, Uprobes};
 use crate::object::{ObjectFile, ObjectKind};
@@ -31,8 +31,9 @@ use crate::process::{Backing, Mapping};
 use library::Library;
 use period::Periods;
 
-const ALLOCATED: &str = "alloc_sampled";
-const FREED: &str = "free_sampled";
+/// The programs, by their names in the object.
+pub(super) const PROGRAMS: [(Program, &str); 2] =
+    [(Program::Allocated, "alloc_sampled"), (Program::Freed, "free_sampled")];
 
 /// How long probes stay when the last process that has the library is gone: the next one may be about to
 /// start, and attaching takes the kernel milliseconds.
@@ -53,12 +54,11 @@ pub(super) struct LivePrograms {
 }
 
 impl LivePrograms {
-    /// Loads them and attaches nothing yet.
-    pub(super) fn load(ebpf: &mut Ebpf, object: &[u8]) -> Result<Self, BpfError> {
-        Ok(Self {
-            allocated: UprobeProgram::load(ebpf, object, ALLOCATED)?,
-            freed: UprobeProgram::load(ebpf, object, FREED)?,
-        })
+    /// Takes them from where they were loaded; attaches nothing yet. `None` if the kernel has refused one of
+    /// them.
+    pub(super) fn take(bpf: &mut Bpf) -> Option<Self> {
+        let allocated = bpf.take_uprobe_program(Program::Allocated)?;
+        Some(Self { allocated, freed: bpf.take_uprobe_program(Program::Freed)? })
     }
 
     fn attach(
