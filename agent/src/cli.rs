@@ -7,8 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::kind::Kind;
 
-use crate::collect::{LiveConfig, WaitConfig};
+use crate::collect::{AllocMode, LiveConfig, WaitConfig};
 use crate::export::{self, ExportError};
+use crate::session::DEFAULT_ALLOC_PERIOD_BYTES;
 use crate::size::{parse_sampling_period, parse_size};
 use crate::unwind::DEFAULT_CACHE_DIR;
 use crate::unwind_info;
@@ -98,9 +99,14 @@ pub struct RunArgs {
     /// are always sampled, unless a CPU has more than 1000 such samples a second
     #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = offcpu_period, env = "EVERFLAME_OFFCPU_PERIOD")]
     pub offcpu_period: Duration,
-    /// One sample of kind alloc in this much that a process's memory grows by
-    #[arg(long, value_name = "SIZE", default_value = "512KiB", value_parser = parse_sampling_period, env = "EVERFLAME_ALLOC_PERIOD")]
-    pub alloc_period: u64,
+    /// How kind alloc sees allocations: faults is by what processes' memory grows by, live is by the
+    /// library that is loaded into some of them (docs/live-heap.md)
+    #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "faults", value_parser = alloc_mode, env = "EVERFLAME_ALLOC_MODES")]
+    pub alloc_modes: Vec<AllocMode>,
+    /// One sample of kind alloc in this much memory [default: 512KiB; in mode live, as processes
+    /// have it]
+    #[arg(long, value_name = "SIZE", value_parser = parse_sampling_period, env = "EVERFLAME_ALLOC_PERIOD")]
+    pub alloc_period: Option<u64>,
     /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4041", env = "EVERFLAME_METRICS")]
     pub metrics: MetricsAddress,
@@ -214,12 +220,18 @@ impl RunArgs {
 
     /// How live heaps are followed, if they are.
     pub fn live_config(&self) -> Option<LiveConfig> {
-        None
+        let period_bytes = self.alloc_period;
+        self.has_alloc_mode(AllocMode::Live).then_some(LiveConfig { period_bytes })
     }
 
     /// How much growth of memory a sample stands for, if any are taken.
     pub fn growth_period_bytes(&self) -> Option<u64> {
-        self.kinds.contains(&Kind::Alloc).then_some(self.alloc_period)
+        let period_bytes = self.alloc_period.unwrap_or(DEFAULT_ALLOC_PERIOD_BYTES);
+        self.has_alloc_mode(AllocMode::Faults).then_some(period_bytes)
+    }
+
+    fn has_alloc_mode(&self, mode: AllocMode) -> bool {
+        self.kinds.contains(&Kind::Alloc) && self.alloc_modes.contains(&mode)
     }
 
     /// Checks what no flag can know by itself.
@@ -249,6 +261,13 @@ impl RunArgs {
         }
         Ok(())
     }
+}
+
+fn alloc_mode(text: &str) -> Result<AllocMode, String> {
+    [AllocMode::Faults, AllocMode::Live]
+        .into_iter()
+        .find(|mode| mode.name() == text)
+        .ok_or_else(|| "the modes are faults and live".to_owned())
 }
 
 fn server(text: &str) -> Result<String, ExportError> {
@@ -387,6 +406,26 @@ mod tests {
         assert!(check(&["--label", &many.join(",")]).unwrap_err().contains("at most 48 labels"));
         let long: Vec<String> = (0..9).map(|n| format!("l{n}={}", "x".repeat(1000))).collect();
         assert!(check(&["--label", &long.join(",")]).unwrap_err().contains("8192 bytes"));
+    }
+
+    #[test]
+    fn allocations_are_seen_in_the_modes_that_are_asked_for() {
+        let parse = |args: &[&str]| {
+            let args = ["everflame-agent"].iter().chain(args);
+            Cli::try_parse_from(args).map(|cli| cli.run).map_err(|error| error.to_string())
+        };
+        let of = |args: &[&str]| {
+            let run = parse(args).unwrap();
+            (run.growth_period_bytes(), run.live_config().map(|live| live.period_bytes))
+        };
+        assert_eq!(of(&["--alloc-modes", "live"]), (None, None), "not of kind alloc");
+        assert_eq!(of(&["--kinds", "alloc"]), (Some(512 << 10), None));
+        assert_eq!(of(&["--kinds", "alloc", "--alloc-modes", "live"]), (None, Some(None)));
+        assert_eq!(
+            of(&["--kinds", "alloc", "--alloc-modes", "faults,live", "--alloc-period", "1MiB"]),
+            (Some(1 << 20), Some(Some(1 << 20)))
+        );
+        assert!(parse(&["--alloc-modes", "malloc"]).unwrap_err().contains("faults and live"));
     }
 
     #[test]

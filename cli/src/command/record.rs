@@ -22,7 +22,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::ProgressLine;
 use super::subject::{Subject, SubjectError};
-use crate::args::{LockSide, RecordArgs};
+use crate::args::{AllocModeArg, LockSide, RecordArgs};
 use crate::failure::{ExitStatus, Failure, say};
 use crate::format::Format;
 use crate::output::Destination;
@@ -54,7 +54,7 @@ impl RecordError {
     pub(crate) fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Subject(error) => error.exit_status(),
-            Self::Session { source: SessionError::Kind { .. } | SessionError::Mode { .. } } => {
+            Self::Session { source: SessionError::Kind { .. } | SessionError::NotPreloaded { .. } } => {
                 ExitStatus::Usage
             }
             Self::Session { source } if is_permission(source) => ExitStatus::Permission,
@@ -115,6 +115,7 @@ impl Request {
             rate_hz,
             alloc_mode: AllocMode::default(),
             alloc_period_bytes: DEFAULT_ALLOC_PERIOD_BYTES,
+            live_period_bytes: None,
             target,
         };
         Self { config, duration, command }
@@ -128,7 +129,8 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
     let target = (args.pid, args.comm);
     let mut request = Request::new(args.kind, args.rate_hz, target, args.duration, args.command);
     request.config.alloc_mode = args.mode.into();
-    request.config.alloc_period_bytes = args.alloc_period;
+    request.config.alloc_period_bytes = args.alloc_period.unwrap_or(DEFAULT_ALLOC_PERIOD_BYTES);
+    request.config.live_period_bytes = args.alloc_period;
     let (mut recording, took) = capture(request)?;
     let side = args.side.to_possible_value();
     if args.kind == Kind::Lock
@@ -141,6 +143,10 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
         let missed = match args.kind {
             Kind::Lock => "did not wait for locks",
             Kind::OffCpu => "did not wait",
+            Kind::Alloc if args.mode == AllocModeArg::Live => {
+                "allocated nothing that was sampled, or has not loaded libeverflame_alloc.so \
+                 (LD_PRELOAD; see docs/live-heap.md)"
+            }
             Kind::Alloc => "did not grow by as much as a sample stands for",
             _ => "did not use the cpu",
         };
@@ -170,7 +176,7 @@ fn check_mode(args: &RecordArgs) -> Result<(), Failure> {
     if args.kind != Kind::Alloc {
         return Err(Failure::usage(format!("--mode {name} is of --kind alloc")));
     }
-    if args.pid.is_none() {
+    if mode == AllocMode::Window && args.pid.is_none() {
         return Err(Failure::usage(format!(
             "--mode {name} looks into one process that runs: say which by --pid"
         )));
