@@ -72,6 +72,13 @@ const STALL_INTERVAL: Duration = Duration::from_secs(5);
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);
 
+/// So many events are handed on before the ring buffer is looked at again.
+const EVENTS_AT_ONCE: usize = 256;
+
+/// While more events than this wait for their turn, the ring buffer is left alone. A sample takes some
+/// hundred bytes.
+const MAX_WAITING: usize = 64 * 1024;
+
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
 const RING: u64 = u64::MAX - 1;
@@ -166,7 +173,7 @@ impl Collector {
             return Err(CollectError::PidNamespace);
         }
         let cpus = online_cpus()?;
-        let ring_bytes = ring_bytes(cpus.len());
+        let ring_bytes = ring_bytes(cpus.len(), config.live.is_some());
         let cpu = config.cpu_rate_hz.map(|rate_hz| CpuEvents::new(rate_hz, &cpus)).transpose()?;
         let mut bpf = load(config, cpu.as_ref().map(CpuEvents::clock), ring_bytes)?;
         let live = config.live.and_then(|live| {
@@ -292,6 +299,26 @@ impl Collector {
         self.last_drain_ns = horizon_ns;
         #[cfg(feature = "debug-log")]
         self.bpf.flush_log();
+        self.read_samples();
+        if let Some(live) = &mut self.live {
+            live.tend();
+        }
+        // After the samples: see `order`.
+        self.drain_sideband();
+        self.reseed_after_loss();
+        let mut handed = 0usize;
+        while let Some((time_ns, event)) = self.ordering.pop_until(horizon_ns) {
+            each(time_ns, event);
+            handed += 1;
+            // What is sampled meanwhile has its turn later, but must not wait where there is little room.
+            if handed.is_multiple_of(EVENTS_AT_ONCE) && self.ordering.len() < MAX_WAITING {
+                self.read_samples();
+            }
+        }
+    }
+
+    /// Takes what there is out of the ring buffer.
+    fn read_samples(&mut self) {
         let events = self.bpf.events_mut();
         while let Some(record) = events.next() {
             match Sample::read(&record) {
@@ -303,15 +330,6 @@ impl Collector {
                 }
                 None => self.unreadable += 1,
             }
-        }
-        if let Some(live) = &mut self.live {
-            live.tend();
-        }
-        // After the samples: see `order`.
-        self.drain_sideband();
-        self.reseed_after_loss();
-        while let Some((time_ns, event)) = self.ordering.pop_until(horizon_ns) {
-            each(time_ns, event);
         }
     }
 
@@ -446,13 +464,15 @@ impl Collector {
 
     /// Tells of an event those that cannot wait for its turn.
     fn tell_others(&mut self, time_ns: u64, event: &ProcessEvent) {
-        if let Some(live) = &mut self.live {
-            live.observe(event);
-        }
+        let attached = self.live.as_mut().and_then(|live| live.observe(event));
         match self.unwinder.observe(time_ns, event) {
             Ok(true) => {}
             Ok(false) => self.unwinder_missed += 1,
             Err(UnwinderEnded) => self.unwinder_ended = true,
+        }
+        if let Some(pid) = attached {
+            // If there is no room for this, its first samples ask for what they need.
+            let _ = self.unwinder.prepare(pid);
         }
     }
 

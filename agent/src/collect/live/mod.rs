@@ -133,14 +133,19 @@ impl LiveAttachments {
         }
     }
 
-    /// Looks whether a process has got the library, or is gone.
-    pub(super) fn observe(&mut self, event: &ProcessEvent) {
+    /// Looks whether a process has got the library, or is gone. If it has got it, this is its id.
+    pub(super) fn observe(&mut self, event: &ProcessEvent) -> Option<u32> {
         match event {
-            ProcessEvent::Mmap { pid, mapping } => self.mapped(*pid, mapping),
+            ProcessEvent::Mmap { pid, mapping } => {
+                return self.mapped(*pid, mapping).then_some(*pid);
+            }
             ProcessEvent::Seed(process) => {
-                for mapping in &process.mappings {
-                    self.mapped(process.pid, mapping);
-                }
+                let has_it = process
+                    .mappings
+                    .iter()
+                    .filter(|mapping| self.mapped(process.pid, mapping))
+                    .count();
+                return (has_it > 0).then_some(process.pid);
             }
             ProcessEvent::Fork { pid, parent } => {
                 // Probes and semaphores are copied with the memory, and stay if all are asked for.
@@ -156,6 +161,7 @@ impl LiveAttachments {
             }
             ProcessEvent::Comm { exec: false, .. } => {}
         }
+        None
     }
 
     /// Does what could not be done at once. To be called now and then.
@@ -187,29 +193,34 @@ impl LiveAttachments {
         }
     }
 
-    fn mapped(&mut self, pid: u32, mapping: &Mapping) {
-        let Backing::Object(object) = &mapping.backing else { return };
-        let ObjectKind::Elf { file: Some(file) } = &object.kind else { return };
+    /// Whether this is the library, and not known yet.
+    fn mapped(&mut self, pid: u32, mapping: &Mapping) -> bool {
+        let Backing::Object(object) = &mapping.backing else { return false };
+        let ObjectKind::Elf { file: Some(file) } = &object.kind else { return false };
         if self.only.is_some_and(|only| only != pid) || self.is_another(object) {
-            return;
+            return false;
         }
         let known = self.attached.iter().position(|known| Arc::ptr_eq(&known.object, object));
         let at = match known {
             Some(at) => at,
             None => {
-                let Some(library) = Library::find(file) else { return self.note_other(object) };
+                let Some(library) = Library::find(file) else {
+                    self.note_other(object);
+                    return false;
+                };
                 self.attach(file, library, object);
                 self.attached.len() - 1
             }
         };
         let attachment = &mut self.attached[at];
-        attachment.pids.insert(pid);
+        let is_new = attachment.pids.insert(pid);
         attachment.idle_since = None;
         let period_avma =
             attachment.library.period_avma(mapping.start_avma, mapping.file_offset);
         if let Some(periods) = &mut self.periods {
             periods.set(pid, period_avma);
         }
+        is_new
     }
 
     fn attach(&mut self, file: &File, library: Library, object: &Arc<ObjectFile>) {
