@@ -20,6 +20,7 @@
 //! are bounded, and what a stage drops it counts in [`metrics`].
 
 pub mod aggregate;
+pub mod allocators;
 pub mod capabilities;
 pub mod cli;
 pub mod collect;
@@ -44,3 +45,4 @@ pub mod target;
 pub mod unwind;
 pub mod unwind_info;
 pub mod wait;
+pub mod windows;

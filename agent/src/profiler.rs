@@ -19,6 +19,7 @@ use crate::process::{DataPlace, Mappings, Process, ProcessTable, has_other_threa
 use crate::profile::WindowTime;
 use crate::target::{Target, TargetFilter};
 use crate::unwind::Finished;
+use crate::windows::{WindowError, Windows};
 
 /// Samples wait in the ring buffer at most this long.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -58,9 +59,11 @@ pub struct Profiler {
     processes: ProcessTable,
     filter: TargetFilter,
     aggregator: Aggregator,
+    windows: Windows,
     period_ns: u64,
     wait_period_ns: u64,
-    growth_period_bytes: u64,
+    /// Of growth, or of what is allocated in windows.
+    alloc_period_bytes: u64,
     /// Whether it matters what futexes are.
     locks: bool,
     window_start_ns: u64,
@@ -94,9 +97,13 @@ impl Profiler {
             processes: ProcessTable::default(),
             filter,
             aggregator: Aggregator::default(),
+            windows: Windows::default(),
             period_ns: config.cpu_rate_hz.map_or(0, period_ns),
             wait_period_ns: config.waits.map_or(0, |waits| waits.period_ns),
-            growth_period_bytes: config.growth_period_bytes.unwrap_or(0),
+            alloc_period_bytes: config
+                .growth_period_bytes
+                .or(config.window_period_bytes)
+                .unwrap_or(0),
             locks: config.waits.is_some_and(|waits| waits.locks),
             window_start_ns: monotonic_ns(),
             window_end_ns: None,
@@ -144,6 +151,25 @@ impl Profiler {
         self.filter.retarget(target);
     }
 
+    /// Opens a window on the allocators of a process: what it asks them for is sampled until
+    /// [`Self::close_windows`].
+    pub fn open_window(&mut self, pid: u32) -> Result<(), WindowError> {
+        // What has been mapped until now.
+        self.drain();
+        let mappings = Arc::clone(&self.processes.get_mut(pid).mappings);
+        self.windows.open(pid, &mappings, &self.collector)
+    }
+
+    /// Closes all windows.
+    pub fn close_windows(&mut self) {
+        self.windows.close_all();
+    }
+
+    /// Samples that were left out, as they were of allocators that call themselves.
+    pub fn nested_allocations(&self) -> u64 {
+        self.windows.nested()
+    }
+
     /// Samples in the present window.
     pub fn samples(&self) -> u64 {
         self.aggregator.samples()
@@ -181,7 +207,7 @@ impl Profiler {
             duration_ns: signed(duration_ns),
             cpu_period_ns: signed(self.period_ns),
             wait_period_ns: signed(self.wait_period_ns),
-            growth_period_bytes: signed(self.growth_period_bytes),
+            alloc_period_bytes: signed(self.alloc_period_bytes),
         };
         let mut window = self.aggregator.take();
         self.identify_copies(&mut window);
@@ -297,6 +323,9 @@ impl Profiler {
     }
 
     fn add(&mut self, sample: Sample, process: &mut Process) {
+        if sample.allocation.is_some() && self.windows.is_nested(sample.pid, &sample.user) {
+            return;
+        }
         add(&mut self.aggregator, sample, process, &mut self.vanished, self.locks);
     }
 
@@ -306,6 +335,7 @@ impl Profiler {
             processes,
             filter,
             aggregator,
+            windows,
             vanished,
             locks,
             arrived,
@@ -330,7 +360,9 @@ impl Profiler {
                     *next_unfinished += 1;
                     let unfinished = Unfinished { sample, process: process.clone() };
                     arrived.push((*next_unfinished, unfinished));
-                } else {
+                } else if sample.allocation.is_none()
+                    || !windows.is_nested(sample.pid, &sample.user)
+                {
                     add(aggregator, sample, process, vanished, *locks);
                 }
             }

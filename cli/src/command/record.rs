@@ -22,7 +22,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::ProgressLine;
 use super::subject::{Subject, SubjectError};
-use crate::args::{LockSide, RecordArgs};
+use crate::args::{AllocModeArg, LockSide, RecordArgs};
 use crate::failure::{ExitStatus, Failure, say};
 use crate::format::Format;
 use crate::output::Destination;
@@ -57,6 +57,7 @@ impl RecordError {
             Self::Session { source: SessionError::Kind { .. } | SessionError::Mode { .. } } => {
                 ExitStatus::Usage
             }
+            Self::Session { source: SessionError::NoProcess { .. } } => ExitStatus::Usage,
             Self::Session { source } if is_permission(source) => ExitStatus::Permission,
             Self::Session { .. } => ExitStatus::Unavailable,
             Self::Signals { .. } => ExitStatus::Internal,
@@ -141,6 +142,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
         let missed = match args.kind {
             Kind::Lock => "did not wait for locks",
             Kind::OffCpu => "did not wait",
+            Kind::Alloc if args.mode != AllocModeArg::Faults => "did not allocate",
             Kind::Alloc => "did not grow by as much as a sample stands for",
             _ => "did not use the cpu",
         };
