@@ -21,11 +21,17 @@ pub enum SizeArgument {
     Third = 2,
     /// The first times the second: `calloc`.
     Product = 3,
-    /// The second times the third: `reallocarray`.
-    ProductOfRest = 4,
+    /// The second, unless the first is 0: `realloc` that goes on to `malloc` in that case.
+    SecondUnlessNull = 4,
+    /// The second, unless the first is at most [`SMALL_ALIGNMENT`]: `memalign` that goes on to `malloc` in that
+    /// case.
+    SecondUnlessSmall = 5,
     /// The first argument of Go (ABIInternal): `runtime.mallocgc`.
-    FirstOfGo = 5,
+    FirstOfGo = 6,
 }
+
+/// What all of the C library's objects are aligned to.
+pub const SMALL_ALIGNMENT: u64 = 16;
 
 /// Whose function it is.
 #[repr(u8)]

@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use everflame_agent_common::{
-    allocation::{Allocation, MAX_OBJECT_BYTES, SizeArgument, size_argument},
+    allocation::{Allocation, MAX_OBJECT_BYTES, SMALL_ALIGNMENT, SizeArgument, size_argument},
     event::{DETAIL_WORDS, Kind},
     stats::{Counter, Program},
     wait::Weight,
@@ -66,13 +66,17 @@ fn size(ctx: &ProbeContext, cookie: u64) -> u64 {
     const SECOND: u64 = SizeArgument::Second as u64;
     const THIRD: u64 = SizeArgument::Third as u64;
     const PRODUCT: u64 = SizeArgument::Product as u64;
-    const PRODUCT_OF_REST: u64 = SizeArgument::ProductOfRest as u64;
+    const UNLESS_NULL: u64 = SizeArgument::SecondUnlessNull as u64;
+    const UNLESS_SMALL: u64 = SizeArgument::SecondUnlessSmall as u64;
     match size_argument(cookie) {
         FIRST => first,
         SECOND => second,
         THIRD => third,
         PRODUCT => first.wrapping_mul(second),
-        PRODUCT_OF_REST => second.wrapping_mul(third),
+        // 0 bytes are never sampled.
+        UNLESS_NULL if first == 0 => 0,
+        UNLESS_SMALL if first <= SMALL_ALIGNMENT => 0,
+        UNLESS_NULL | UNLESS_SMALL => second,
         // SAFETY: as above.
         _ => unsafe { registers::first_argument_of_go(ctx.regs) },
     }

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use everflame_agent_common::allocation::{Allocation, Allocator};
 use everflame_agent_common::event::Kind;
 use everflame_agent_common::growth::Backing as MemoryBacking;
-use everflame_agent_common::live::Allocated;
+use everflame_agent_common::live;
 use everflame_agent_common::lock::{LockKey, Release, is_of_kernel};
 use everflame_agent_common::unwind::Stop;
 use everflame_agent_common::wait::{FLAG_RUN_QUEUE, Wait};
@@ -73,6 +74,8 @@ pub struct StackKey {
     pub wait: Option<WaitKey>,
     /// Of growth: of what.
     pub memory: Option<MemoryBacking>,
+    /// Of allocations: whose function was called.
+    pub allocator: Option<Allocator>,
 }
 
 /// What waits are told apart by, beside their stacks.
@@ -180,6 +183,27 @@ impl HeapTotals {
     }
 }
 
+/// Sums of equal samples of allocations, each scaled by how likely it was. They have fractions, which would
+/// be lost in each sample, not in sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Allocated {
+    /// Objects that the samples stand for.
+    pub objects: f64,
+    /// Their bytes.
+    pub bytes: f64,
+}
+
+impl Allocated {
+    fn add(&mut self, Allocation { size, period, .. }: Allocation) {
+        // The probability that the object was sampled; an object of 0 bytes is not.
+        let p = -(-(size as f64) / period.max(1) as f64).exp_m1();
+        if p > 0.0 {
+            self.objects += 1.0 / p;
+            self.bytes += size as f64 / p;
+        }
+    }
+}
+
 /// The samples of one process in one window.
 #[derive(Debug)]
 pub struct ProcessWindow {
@@ -195,6 +219,8 @@ pub struct ProcessWindow {
     pub identity: Arc<ProcessIdentity>,
     /// Its stacks.
     pub stacks: Map<Arc<StackKey>, Totals>,
+    /// Stacks of allocations.
+    pub allocations: Map<Arc<StackKey>, Allocated>,
     /// Its waits for locks, divided among the releases that ended them.
     pub contention: Map<(Arc<StackKey>, Option<Arc<StackKey>>), Totals>,
     /// What was allocated on its live heap, and what is there.
@@ -202,17 +228,22 @@ pub struct ProcessWindow {
     /// What its objects were last sampled with: one in so many bytes.
     pub heap_period_bytes: u64,
     /// Whose allocator it uses, where that is known.
-    pub allocator: Option<&'static str>,
+    pub allocator: Option<Allocator>,
     /// Where its futexes are in files, by their addresses; `None` for those on its heap and
     /// its stacks.
     pub futexes: Map<u64, Option<DataPlace>>,
 }
 
 impl ProcessWindow {
-    /// The user frames of all its stacks.
+    /// All stacks, but those of its live heap.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<StackKey>> {
+        self.stacks.keys().chain(self.allocations.keys())
+    }
+
+    /// The user frames of all stacks.
     pub fn frames(&self) -> impl Iterator<Item = &Frame> {
-        let of_stacks = self.stacks.keys().flat_map(|key| key.user.iter());
-        of_stacks.chain(self.heap.keys().flat_map(|stack| stack.iter()))
+        let of_heap = self.heap.keys().flat_map(|stack| stack.iter());
+        self.keys().flat_map(|key| key.user.iter()).chain(of_heap)
     }
 }
 
@@ -229,7 +260,7 @@ pub struct Window {
     pub waits: u64,
     /// And samples of releases of locks, and of CPUs that spin for one.
     pub locks: u64,
-    /// And samples of growth of memory.
+    /// And samples of growth of memory, and of allocations.
     pub growth: u64,
     /// And sampled objects.
     pub objects: u64,
@@ -275,7 +306,7 @@ impl Aggregator {
         self.window.samples += 1;
         self.window.waits += u64::from(matches!(sample.kind, Kind::OffCpu | Kind::Waiting));
         self.window.locks += u64::from(matches!(sample.kind, Kind::Release | Kind::Spinning));
-        self.window.growth += u64::from(sample.kind == Kind::Growth);
+        self.window.growth += u64::from(matches!(sample.kind, Kind::Growth | Kind::Allocation));
         self.window.user_stops[sample.user_stop as usize] += 1;
         self.window.kernel_stops[sample.kernel_stop as usize] += 1;
         let user = self.frames(&sample, process);
@@ -291,6 +322,7 @@ impl Aggregator {
                 (None, release) => release.as_ref().map(WaitKey::of_release),
             },
             memory: sample.memory,
+            allocator: sample.allocation.map(|allocation| allocation.allocator),
             tid: sample.tid,
             thread_name: sample.thread_name,
             // A wait is on none.
@@ -304,6 +336,13 @@ impl Aggregator {
         let known = &mut self.window.processes[index];
         if known.name != process.name {
             known.name.clone_from(&process.name);
+        }
+        if let Some(allocation) = sample.allocation {
+            let key = Arc::new(key);
+            if !known.allocations.contains_key(&key) {
+                self.window.stack_bytes += bytes;
+            }
+            return known.allocations.entry(key).or_default().add(allocation);
         }
         let totals = Totals { count: sample.count, value: sample.value };
         let key = match known.stacks.get_key_value(&key) {
@@ -344,7 +383,7 @@ impl Aggregator {
     pub fn add_allocated(
         &mut self,
         sample: &Sample,
-        allocated: &Allocated,
+        allocated: &live::Allocated,
         process: &mut Process,
         identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
     ) -> (Arc<[Frame]>, &[MappedRange]) {
@@ -448,6 +487,7 @@ impl Aggregator {
             main_object: process.main_object().cloned(),
             identity,
             stacks: Map::default(),
+            allocations: Map::default(),
             contention: Map::default(),
             heap: Map::default(),
             heap_period_bytes: 0,

@@ -21,6 +21,7 @@
 //! are bounded, and what a stage drops it counts in [`metrics`].
 
 pub mod aggregate;
+pub mod allocators;
 pub mod capabilities;
 pub mod cli;
 pub mod collect;
@@ -46,3 +47,4 @@ pub mod target;
 pub mod unwind;
 pub mod unwind_info;
 pub mod wait;
+pub mod windows;

@@ -22,6 +22,7 @@ use crate::process::{DataPlace, Mappings, Process, ProcessTable, has_other_threa
 use crate::profile::WindowTime;
 use crate::target::{Target, TargetFilter};
 use crate::unwind::Finished;
+use crate::windows::{WindowError, Windows};
 
 /// Samples wait in the ring buffer at most this long.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -62,9 +63,11 @@ pub struct Profiler {
     filter: TargetFilter,
     aggregator: Aggregator,
     live: LiveHeaps,
+    windows: Windows,
     period_ns: u64,
     wait_period_ns: u64,
-    growth_period_bytes: u64,
+    /// Of growth, or of what is allocated in windows.
+    alloc_period_bytes: u64,
     /// Whether it matters what futexes are.
     locks: bool,
     window_start_ns: u64,
@@ -101,9 +104,13 @@ impl Profiler {
             filter,
             aggregator: Aggregator::default(),
             live: LiveHeaps::default(),
+            windows: Windows::default(),
             period_ns: config.cpu_rate_hz.map_or(0, period_ns),
             wait_period_ns: config.waits.map_or(0, |waits| waits.period_ns),
-            growth_period_bytes: config.growth_period_bytes.unwrap_or(0),
+            alloc_period_bytes: config
+                .growth_period_bytes
+                .or(config.window_period_bytes)
+                .unwrap_or(0),
             locks: config.waits.is_some_and(|waits| waits.locks),
             window_start_ns: monotonic_ns(),
             window_end_ns: None,
@@ -149,6 +156,25 @@ impl Profiler {
         // What happened before belongs to the former target.
         self.drain();
         self.filter.retarget(target);
+    }
+
+    /// Opens a window on the allocators of a process: what it asks them for is sampled until
+    /// [`Self::close_windows`].
+    pub fn open_window(&mut self, pid: u32) -> Result<(), WindowError> {
+        // What has been mapped until now.
+        self.drain();
+        let mappings = Arc::clone(&self.processes.get_mut(pid).mappings);
+        self.windows.open(pid, &mappings, &self.collector)
+    }
+
+    /// Closes all windows.
+    pub fn close_windows(&mut self) {
+        self.windows.close_all();
+    }
+
+    /// Samples that were left out, as they were of allocators that call themselves.
+    pub fn nested_allocations(&self) -> u64 {
+        self.windows.nested()
     }
 
     /// Samples in the present window.
@@ -218,7 +244,7 @@ impl Profiler {
             duration_ns: signed(duration_ns),
             cpu_period_ns: signed(self.period_ns),
             wait_period_ns: signed(self.wait_period_ns),
-            growth_period_bytes: signed(self.growth_period_bytes),
+            alloc_period_bytes: signed(self.alloc_period_bytes),
             has_ages: self.filter.is_of_recording(),
         };
         let mut window = self.aggregator.take();
@@ -333,6 +359,9 @@ impl Profiler {
 
     fn add(&mut self, unfinished: Unfinished) {
         let Unfinished { sample, mut process, object } = unfinished;
+        if sample.allocation.is_some() && self.windows.is_nested(sample.pid, &sample.user) {
+            return;
+        }
         let Self { aggregator, live, vanished, locks, .. } = self;
         add((aggregator, live), sample, object, &mut process, vanished, *locks);
     }
@@ -344,6 +373,7 @@ impl Profiler {
             filter,
             aggregator,
             live,
+            windows,
             vanished,
             locks,
             arrived,
@@ -381,7 +411,9 @@ impl Profiler {
                     *next_unfinished += 1;
                     let unfinished = Unfinished { sample, process: process.clone(), object };
                     arrived.push((*next_unfinished, unfinished));
-                } else {
+                } else if sample.allocation.is_none()
+                    || !windows.is_nested(sample.pid, &sample.user)
+                {
                     add((aggregator, live), sample, object, process, vanished, *locks);
                 }
             }

@@ -20,6 +20,7 @@ use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
 use crate::target::TargetFilter;
+use crate::windows::WindowError;
 
 pub use crate::collect::AllocMode;
 pub use crate::target::Target;
@@ -70,6 +71,15 @@ pub enum SessionError {
     /// The kernel does not let us.
     #[error(transparent)]
     Collect(#[from] CollectError),
+    /// The process's allocators cannot be seen.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+    /// The mode is about one process.
+    #[error("allocations are recorded in mode `{}` of one process; say which", .mode.name())]
+    NoProcess {
+        /// What was asked for.
+        mode: AllocMode,
+    },
     /// The thread could not be started or did not survive.
     #[error("the sampling thread failed")]
     Thread {
@@ -147,11 +157,15 @@ impl Session {
             kind => return Err(SessionError::Kind { kind }),
         };
         let collect = CollectConfig { target_pid, ..collect };
-        let profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
+        let mut profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
         if let Some(pid) = target_pid.filter(|_| is_live)
             && !profiler.is_attached_to(pid)
         {
             return Err(SessionError::NotPreloaded { pid });
+        }
+        if collect.window_period_bytes.is_some() {
+            let mode = config.alloc_mode;
+            profiler.open_window(target_pid.ok_or(SessionError::NoProcess { mode })?)?;
         }
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let shared = Arc::new(Shared::default());
@@ -249,6 +263,7 @@ fn sample(
             windows.push(closed);
         }
     }
+    profiler.close_windows();
     profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
     let stats = profiler.stats()?;

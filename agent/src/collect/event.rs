@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use everflame_agent_common::allocation::Allocation;
 use everflame_agent_common::event::{self, Kind, SampleHeader};
 use everflame_agent_common::growth::Backing;
 use everflame_agent_common::live::Allocated;
@@ -24,6 +25,8 @@ pub struct Sample {
     pub wait: Option<Wait>,
     /// Of growth: of what.
     pub memory: Option<Backing>,
+    /// Of allocations: how many bytes, and whose.
+    pub allocation: Option<Allocation>,
     /// Of objects on a live heap: which one. When one is freed, only its address is known.
     pub allocated: Option<Allocated>,
     /// Of releases of locks: which, and when.
@@ -66,8 +69,13 @@ impl Sample {
         let header = SampleHeader::read(record)?;
         let (kernel, user) = header.stacks(record)?;
         let kind = Kind::from_u16(header.kind)?;
+        let allocation = match kind {
+            Kind::Allocation => Some(Allocation::read(header.value, &header.detail)?),
+            _ => None,
+        };
         let sample = Self {
             kind,
+            allocation,
             value: header.value,
             count: header.count,
             wait: matches!(kind, Kind::OffCpu | Kind::Waiting | Kind::Spinning)

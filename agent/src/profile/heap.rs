@@ -34,7 +34,7 @@ pub(super) fn profile(
     for (stack, totals) in &process.heap {
         let stack: Vec<_> = stack.iter().map(|&frame| assembly.user_location(frame)).collect();
         let mut labels = vec![("mode", LabelValue::Str("live"))];
-        labels.extend(process.allocator.map(|name| ("allocator", LabelValue::Str(name))));
+        labels.extend(process.allocator.map(|of| ("allocator", LabelValue::Str(of.name()))));
         if totals.oldest_ns > 0 && time.has_ages {
             let oldest_ns = i64::try_from(totals.oldest_ns).unwrap_or(i64::MAX);
             labels.push(("oldest", LabelValue::Num(oldest_ns, "nanoseconds")));

@@ -8,6 +8,7 @@
 
 mod heap;
 mod locks;
+mod memory;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -45,8 +46,8 @@ pub struct WindowTime {
     pub cpu_period_ns: i64,
     /// How much waiting a sample stands for, in nanoseconds.
     pub wait_period_ns: i64,
-    /// How much growth of memory a sample stands for, in bytes.
-    pub growth_period_bytes: i64,
+    /// How much memory a sample stands for, in bytes.
+    pub alloc_period_bytes: i64,
     /// Whether samples of live heaps say how old their oldest object is. That makes the same stack another
     /// sample in each window, so it is for recordings.
     pub has_ages: bool,
@@ -92,7 +93,7 @@ impl Symbols {
     pub fn resolve(window: &Window, symbolizer: &mut Symbolizer) -> Self {
         let mut symbols = Self::default();
         let mut user: Vec<Vec<u64>> = vec![Vec::new(); window.ranges.len()];
-        for key in window.processes.iter().flat_map(|process| process.stacks.keys()) {
+        for key in window.processes.iter().flat_map(ProcessWindow::keys) {
             for &address in &key.kernel {
                 symbols.kernel.entry(address).or_insert_with(|| Arc::from([]));
             }
@@ -167,11 +168,8 @@ fn tally((resolved, unresolved): &mut (u64, u64), lines: &[Line]) {
 }
 
 /// Kinds of samples that are profiles as they are.
-const PLAIN: [(Kind, ProfileKind); 3] = [
-    (Kind::Cpu, ProfileKind::Cpu),
-    (Kind::OffCpu, ProfileKind::OffCpu),
-    (Kind::Growth, ProfileKind::Alloc),
-];
+const PLAIN: [(Kind, ProfileKind); 2] =
+    [(Kind::Cpu, ProfileKind::Cpu), (Kind::OffCpu, ProfileKind::OffCpu)];
 
 /// Builds the profiles of all processes in a window, of these kinds.
 pub fn build<'a>(
@@ -185,11 +183,13 @@ pub fn build<'a>(
             .into_iter()
             .filter(|(_, kind)| kinds.contains(kind))
             .filter_map(move |kinds| profile(kinds, process, window, symbols, time));
+        let memory = kinds.contains(&ProfileKind::Alloc);
+        let memory = memory.then(|| memory::profile(process, window, symbols, time)).flatten();
         let locks = kinds.contains(&ProfileKind::Lock);
         let locks = locks.then(|| locks::profiles(process, window, symbols, time));
         let heap = kinds.contains(&ProfileKind::Alloc);
         let heap = heap.then(|| heap::profile(process, window, symbols, time)).flatten();
-        plain.chain(locks.into_iter().flatten()).chain(heap)
+        plain.chain(memory).chain(heap).chain(locks.into_iter().flatten())
     })
 }
 
@@ -261,7 +261,7 @@ impl<'a> Assembly<'a> {
         builder.set_time(time.start_unix_ns, time.duration_ns);
         let (unit, period) = match kind {
             ProfileKind::Cpu => ("nanoseconds", time.cpu_period_ns),
-            ProfileKind::Alloc => ("bytes", time.growth_period_bytes),
+            ProfileKind::Alloc => ("bytes", time.alloc_period_bytes),
             _ => ("nanoseconds", time.wait_period_ns),
         };
         builder.set_period(value, unit, period);
@@ -298,18 +298,12 @@ impl<'a> Assembly<'a> {
     fn add(&mut self, key: &StackKey, totals: Totals, is_kernel_thread: bool) {
         let stack = self.stack(key);
         let thread = key.thread_name.to_string_lossy();
-        // Of growth it is not known what of it is given back.
-        let values = [totals.count, totals.value, 0, 0]
-            .map(|value| i64::try_from(value).unwrap_or(i64::MAX));
-        let values = if key.memory.is_some() { &values[..] } else { &values[..2] };
+        let values =
+            [totals.count, totals.value].map(|value| i64::try_from(value).unwrap_or(i64::MAX));
         let mut labels = vec![
             ("tid", LabelValue::Num(i64::from(key.tid), "")),
             ("thread", LabelValue::Str(&thread)),
         ];
-        if let Some(memory) = key.memory {
-            labels.push(("mode", LabelValue::Str("faults")));
-            labels.push(("memory", LabelValue::Str(memory.name())));
-        }
         match key.wait {
             None if key.kind != Kind::Cpu => {}
             None => labels.push(("cpu", LabelValue::Num(i64::from(key.cpu), ""))),
@@ -323,7 +317,7 @@ impl<'a> Assembly<'a> {
                 }
             }
         }
-        self.builder.sample(&stack, values, &labels);
+        self.builder.sample(&stack, &values, &labels);
     }
 
     /// The frames of a stack, leaf first, but for those by which our programs came to run.

@@ -54,9 +54,9 @@ impl RecordError {
     pub(crate) fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Subject(error) => error.exit_status(),
-            Self::Session { source: SessionError::Kind { .. } | SessionError::NotPreloaded { .. } } => {
-                ExitStatus::Usage
-            }
+            Self::Session {
+                source: SessionError::Kind { .. } | SessionError::NoProcess { .. },
+            } => ExitStatus::Usage,
             Self::Session { source } if is_permission(source) => ExitStatus::Permission,
             Self::Session { .. } => ExitStatus::Unavailable,
             Self::Signals { .. } => ExitStatus::Internal,
@@ -147,6 +147,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
                 "allocated nothing that was sampled, or has not loaded libeverflame_alloc.so \
                  (LD_PRELOAD; see docs/live-heap.md)"
             }
+            Kind::Alloc if args.mode == AllocModeArg::Window => "did not allocate",
             Kind::Alloc => "did not grow by as much as a sample stands for",
             _ => "did not use the cpu",
         };
