@@ -27,6 +27,25 @@ pub fn go_workload(name: &str) -> PathBuf {
     })
 }
 
+/// The program of `tests/workloads/NAME.rs`.
+pub fn rust_workload(name: &str) -> PathBuf {
+    once(&format!("rust-{name}"), |output| {
+        let mut rustc = Command::new("rustc");
+        rustc.args(["--edition", "2024", "-O", "-g"]).arg(source(&format!("{name}.rs")));
+        run(rustc.arg("-o").arg(output), "rustc")
+    })
+}
+
+/// The program of `tests/workloads/NAME.cpp`.
+pub fn cxx_workload(name: &str) -> PathBuf {
+    once(&format!("cxx-{name}"), |output| {
+        let mut compiler = Command::new("g++");
+        compiler.args(["-std=c++17", "-O2", "-g", "-fomit-frame-pointer"]);
+        compiler.arg("-fno-optimize-sibling-calls").arg(source(&format!("{name}.cpp")));
+        run(compiler.arg("-o").arg(output), "g++")
+    })
+}
+
 /// The directory with the class of `tests/workloads/NAME.java`.
 pub fn java_workload(name: &str) -> PathBuf {
     once(&format!("java-{name}"), |output| {

@@ -1,0 +1,4 @@
+//! Kind `alloc`: what processes allocate, against programs that say it themselves.
+
+mod live;
+mod program;
