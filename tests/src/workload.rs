@@ -27,6 +27,32 @@ pub fn go_workload(name: &str) -> PathBuf {
     })
 }
 
+/// The program of `tests/workloads/NAME.cpp`.
+pub fn cxx_workload(name: &str) -> PathBuf {
+    once(&format!("cxx-{name}"), |output| {
+        let mut cxx = Command::new("c++");
+        cxx.args([
+            "-O2",
+            "-g",
+            "-std=c++17",
+            "-fomit-frame-pointer",
+            "-fno-optimize-sibling-calls",
+        ]);
+        run(cxx.arg(source(&format!("{name}.cpp"))).arg("-o").arg(output), "c++");
+    })
+}
+
+/// The program BIN of the package in `tests/workloads/NAME`.
+pub fn rust_workload(name: &str, bin: &str) -> PathBuf {
+    let target_dir = once(&format!("rust-{name}"), |target_dir| {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--release", "--locked", "--manifest-path"]);
+        cargo.arg(source(name).join("Cargo.toml")).arg("--target-dir").arg(target_dir);
+        run(&mut cargo, "cargo");
+    });
+    target_dir.join("release").join(bin)
+}
+
 /// The directory with the class of `tests/workloads/NAME.java`.
 pub fn java_workload(name: &str) -> PathBuf {
     once(&format!("java-{name}"), |output| {

@@ -16,6 +16,10 @@ const RING_BYTES_PER_CPU: u32 = 128 * 1024;
 const RING_BYTES_MIN: u32 = 1024 * 1024;
 const RING_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
+/// Ring buffer where nothing but allocations is sampled: a program that allocates 64 KiB at a time, each of them
+/// a sample, makes some hundred thousand samples a second of 200 bytes.
+pub(super) const RING_BYTES_FOR_WINDOWS: u32 = 32 * 1024 * 1024;
+
 /// Bytes of ring buffer for this many CPUs.
 pub(super) fn ring_bytes(cpus: usize) -> u32 {
     let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);

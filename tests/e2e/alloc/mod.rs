@@ -1,0 +1,3 @@
+//! `everflame record --kind alloc` in modes that see each allocation.
+
+mod window;
