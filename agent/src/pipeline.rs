@@ -33,6 +33,7 @@ use crate::metrics::{
 };
 use crate::profile::{FrameStats, Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
+use crate::rotation::{RotationConfig, RotationStats};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, SymbolizeStats, Symbolizer};
 use crate::target::TargetFilter;
 use crate::unwind::UnwindConfig;
@@ -46,6 +47,9 @@ pub struct PipelineConfig {
     pub waits: Option<WaitConfig>,
     /// One sample in this much growth of a process's memory, in bytes; `None` takes none.
     pub growth_period_bytes: Option<u64>,
+    /// Windows on allocators, and one sample in this much that is allocated while they are open, in bytes;
+    /// `None` opens none.
+    pub alloc_windows: Option<(RotationConfig, u64)>,
     /// How live heaps are followed; `None` is not at all.
     pub live: Option<LiveConfig>,
     /// Which profiles are made of what is sampled.
@@ -106,13 +110,18 @@ impl Pipeline {
             cpu_rate_hz: config.cpu_rate_hz,
             waits: config.waits,
             growth_period_bytes: config.growth_period_bytes,
-            window_period_bytes: None,
+            window_period_bytes: config.alloc_windows.map(|(_, period_bytes)| period_bytes),
             live: config.live,
             target_pid: None,
             unwind: config.unwind.clone(),
             program_form: None,
         };
-        let profiler = Profiler::start(&collect, TargetFilter::all())?;
+        let mut profiler = Profiler::start(&collect, TargetFilter::all())?;
+        let has_windows =
+            profiler.refused_programs().all(|(program, _)| program != Program::Allocation);
+        if let Some((rotation, _)) = config.alloc_windows.filter(|_| has_windows) {
+            profiler.rotate_windows(rotation);
+        }
         if let Some(clock) = profiler.clock() {
             metrics.set_sampling_source(match clock {
                 Clock::Cycles => "cycles",
@@ -213,6 +222,7 @@ fn sample(
         let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "windows" });
         depth.set(i64::from(waiting.is_some()));
     }
+    profiler.close_windows();
     profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
     profiler.report_held();
@@ -324,7 +334,13 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     let skipped = [
         ("idle", stats.cpu.idle),
         ("filtered", stats.cpu.filtered),
-        ("no_scratch", stats.cpu.no_scratch + stats.waits.no_scratch() + stats.allocated.no_scratch),
+        (
+            "no_scratch",
+            stats.cpu.no_scratch
+                + stats.waits.no_scratch()
+                + stats.allocation.no_scratch
+                + stats.allocated.no_scratch,
+        ),
     ];
     for (reason, count) in skipped {
         raise_to(&metrics.skipped_samples.get_or_create_owned(&ReasonLabels { reason }), count);
@@ -342,6 +358,7 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         (Program::LockBegin, &waits.lock_begin),
         (Program::LockEnd, &waits.lock_end),
         (Program::Growth, &stats.growth),
+        (Program::Allocation, &stats.allocation),
         (Program::Allocated, &stats.allocated),
         (Program::Freed, &stats.freed),
     ];
@@ -358,11 +375,12 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         metrics.set_lost_samples(Kind::Lock.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
     }
     for cpu in 0..stats.growth.ring_full.len() {
-        let lost = [&stats.growth, &stats.allocated, &stats.freed]
-            .iter()
-            .filter_map(|stats| stats.ring_full.get(cpu))
-            .sum();
+        let of_kind = [&stats.growth, &stats.allocation, &stats.allocated, &stats.freed];
+        let lost = of_kind.iter().filter_map(|stats| stats.ring_full.get(cpu)).sum();
         metrics.set_lost_samples(Kind::Alloc.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
+    }
+    if let Some(windows) = profiler.rotation_stats() {
+        publish_windows(metrics, &windows);
     }
     raise_to(&metrics.untracked_threads, waits.untracked());
     raise_to(&metrics.thinned_samples, waits.switch_in.thinned);
@@ -391,6 +409,16 @@ fn publish_live(metrics: &Metrics, live: &LiveStats, attached: &AttachStats) {
     metrics.live_bytes.set(gauge(live.bytes as u64));
     raise_to(&metrics.live_refused, live.refused);
     raise_to(&metrics.live_unknown_ends, live.unknown_ends);
+}
+
+fn publish_windows(metrics: &Metrics, windows: &RotationStats) {
+    metrics.alloc_windows_open.set(gauge(windows.open));
+    raise_to(&metrics.alloc_windows, windows.opened);
+    raise_to(&metrics.alloc_windows_stopped, windows.stopped_for_cost);
+    raise_to(&metrics.alloc_windows_failed, windows.failed);
+    raise_to(&metrics.alloc_processes_without_allocator, windows.without_allocator);
+    raise_to(&metrics.alloc_nested_samples, windows.nested);
+    metrics.set_alloc_windows(windows.open_ns, windows.cost_ns);
 }
 
 fn publish_unwind(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) {

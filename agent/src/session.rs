@@ -165,7 +165,8 @@ impl Session {
         }
         if collect.window_period_bytes.is_some() {
             let mode = config.alloc_mode;
-            profiler.open_window(target_pid.ok_or(SessionError::NoProcess { mode })?)?;
+            let pid = target_pid.ok_or(SessionError::NoProcess { mode })?;
+            profiler.open_window(pid, Instant::now() + SETTLE_TIME)?;
         }
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let shared = Arc::new(Shared::default());

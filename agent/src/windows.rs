@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use thiserror::Error;
 use tracing::{debug, info};
 
-use crate::allocators::{AllocatorCache, AllocatorsError, Code};
+use crate::allocators::{AllocatorCache, Allocators, AllocatorsError, Code};
 use crate::collect::{CollectError, Collector, Uprobes};
 use crate::process::Mappings;
 
@@ -35,17 +35,25 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// Opens a window on a process, which has this in its memory. One that is open stays so.
-    pub(crate) fn open(
+    /// Looks for what allocates in a process that has this in its memory.
+    pub(crate) fn find(
         &mut self,
         pid: u32,
         mappings: &Mappings,
+    ) -> Result<Allocators, AllocatorsError> {
+        self.cache.find(pid, mappings)
+    }
+
+    /// Opens a window on a process. One that is open stays so.
+    pub(crate) fn open(
+        &mut self,
+        pid: u32,
+        found: Allocators,
         collector: &Collector,
     ) -> Result<(), WindowError> {
         if self.open.contains_key(&pid) {
             return Ok(());
         }
-        let found = self.cache.find(pid, mappings)?;
         let mut probes = Vec::new();
         for file in found.files.iter().filter(|file| !file.sites.is_empty()) {
             let probed = collector.probe_allocations(&file.path, &file.sites, pid);
@@ -62,13 +70,29 @@ impl Windows {
         Ok(())
     }
 
-    /// Closes the window on a process, if there is one. Returns when no program runs there any more.
-    pub(crate) fn close(&mut self, pid: u32) {
-        self.open.remove(&pid);
+    /// How many windows are open.
+    pub(crate) fn open_on(&self) -> usize {
+        self.open.len()
     }
 
-    /// Closes all windows.
+    /// Whether there is any.
+    pub(crate) fn is_any_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Closes all windows. To detach from many files takes the kernel some seconds, so that goes on by itself
+    /// while samples are read.
     pub(crate) fn close_all(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        if open.is_empty() {
+            return;
+        }
+        // If there can be no other thread it is done here.
+        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(open));
+    }
+
+    /// Closes all windows, and returns when no program runs there any more.
+    pub(crate) fn close_all_and_wait(&mut self) {
         self.open.clear();
     }
 

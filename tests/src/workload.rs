@@ -28,8 +28,8 @@ pub fn go_workload(name: &str) -> PathBuf {
 }
 
 /// The program of `tests/workloads/NAME.rs`.
-pub fn rust_workload(name: &str) -> PathBuf {
-    once(&format!("rust-{name}"), |output| {
+pub fn rustc_workload(name: &str) -> PathBuf {
+    once(&format!("rustc-{name}"), |output| {
         let mut rustc = Command::new("rustc");
         rustc.args(["--edition", "2024", "-O", "-g"]).arg(source(&format!("{name}.rs")));
         run(rustc.arg("-o").arg(output), "rustc")
@@ -39,11 +39,27 @@ pub fn rust_workload(name: &str) -> PathBuf {
 /// The program of `tests/workloads/NAME.cpp`.
 pub fn cxx_workload(name: &str) -> PathBuf {
     once(&format!("cxx-{name}"), |output| {
-        let mut compiler = Command::new("g++");
-        compiler.args(["-std=c++17", "-O2", "-g", "-fomit-frame-pointer"]);
-        compiler.arg("-fno-optimize-sibling-calls").arg(source(&format!("{name}.cpp")));
-        run(compiler.arg("-o").arg(output), "g++")
+        let mut cxx = Command::new("c++");
+        cxx.args([
+            "-O2",
+            "-g",
+            "-std=c++17",
+            "-fomit-frame-pointer",
+            "-fno-optimize-sibling-calls",
+        ]);
+        run(cxx.arg(source(&format!("{name}.cpp"))).arg("-o").arg(output), "c++");
     })
+}
+
+/// The program BIN of the package in `tests/workloads/NAME`.
+pub fn rust_workload(name: &str, bin: &str) -> PathBuf {
+    let target_dir = once(&format!("rust-{name}"), |target_dir| {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--release", "--locked", "--manifest-path"]);
+        cargo.arg(source(name).join("Cargo.toml")).arg("--target-dir").arg(target_dir);
+        run(&mut cargo, "cargo");
+    });
+    target_dir.join("release").join(bin)
 }
 
 /// The directory with the class of `tests/workloads/NAME.java`.

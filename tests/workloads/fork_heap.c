@@ -4,8 +4,8 @@
  *   before_fork    64 MiB in pieces of 4 KiB; the child frees every other one, the parent none
  *   in_child       32 MiB in pieces of 4 KiB, by the child, which keeps them
  *
- * Waits for a line on stdin, does all that, says `child pid=N` and what each function has allocated, waits for
- * another line, and ends. live_bytes is what is there in the process that has called the function.
+ * Waits for a line on stdin, does all that, says what each function has allocated, waits for another line,
+ * and ends. live_bytes is what is there in the process that has called the function.
  *
  * cc -O2 -g -fomit-frame-pointer -fno-optimize-sibling-calls -fno-builtin fork_heap.c -o fork_heap
  */
@@ -69,7 +69,6 @@ int main(void)
 	}
 	if (read(done[0], &byte, 1) != 1)
 		return 74;
-	printf("child pid=%d\n", child);
 	printf("allocated function=before_fork bytes=%zu objects=%zu live_bytes=%zu\n",
 	       PIECES * PIECE, PIECES, PIECES * PIECE);
 	printf("allocated function=in_child bytes=%zu objects=%zu live_bytes=%zu\n",

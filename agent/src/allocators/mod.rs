@@ -113,6 +113,11 @@ pub struct ProbedFile {
 pub struct Code(Vec<Range<u64>>);
 
 impl Code {
+    /// Where each stretch of it begins.
+    pub fn starts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(|code| code.start)
+    }
+
     /// Whether an address of the process lies in an allocator.
     pub fn contains(&self, avma: u64) -> bool {
         self.0.iter().any(|code| code.contains(&avma))

@@ -52,8 +52,8 @@ use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
 use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
+use host::{RING_BYTES_FOR_WINDOWS, is_initial_pid_namespace, online_cpus, ring_bytes};
 use live::{LiveAttachments, LivePrograms};
-use host::{is_initial_pid_namespace, online_cpus, ring_bytes};
 use load::load;
 use order::Ordering;
 use sideband::Sideband;
@@ -173,7 +173,12 @@ impl Collector {
             return Err(CollectError::PidNamespace);
         }
         let cpus = online_cpus()?;
-        let ring_bytes = ring_bytes(cpus.len(), config.live.is_some());
+        let is_window_alone = config.window_period_bytes.is_some() && config.cpu_rate_hz.is_none();
+        let ring_bytes = if is_window_alone {
+            RING_BYTES_FOR_WINDOWS
+        } else {
+            ring_bytes(cpus.len(), config.live.is_some())
+        };
         let cpu = config.cpu_rate_hz.map(|rate_hz| CpuEvents::new(rate_hz, &cpus)).transpose()?;
         let mut bpf = load(config, cpu.as_ref().map(CpuEvents::clock), ring_bytes)?;
         let live = config.live.and_then(|live| {
@@ -369,6 +374,11 @@ impl Collector {
         self.bpf.refused()
     }
 
+    /// What the program that samples allocations has counted.
+    pub fn allocation_stats(&self) -> Result<ProgramStats, CollectError> {
+        Ok(self.bpf.program_stats(Program::Allocation)?)
+    }
+
     /// Attaches the program that samples what is asked of allocators to their functions: places in a
     /// file, in one process.
     pub fn probe_allocations(
@@ -391,11 +401,23 @@ impl Collector {
     /// Has the rest of a sample's stack walked, which is then among [`Self::finished`] under
     /// this number. False if that is not possible.
     pub fn finish(&self, id: u64, sample: &mut Sample, mappings: &Arc<Mappings>) -> bool {
-        let Some(copy) = sample.stack_copy.take() else { return false };
+        let copy = sample.stack_copy.take();
+        self.walk(id, copy, sample.user.to_vec(), mappings)
+    }
+
+    /// Has a stack walked from a copy of it on; `frames` are those that are known.
+    pub fn walk(
+        &self,
+        id: u64,
+        copy: Option<Box<StackCopy>>,
+        frames: Vec<u64>,
+        mappings: &Arc<Mappings>,
+    ) -> bool {
+        let Some(copy) = copy else { return false };
         let unfinished = Unfinished {
             id,
             mappings: Arc::clone(mappings),
-            frames: sample.user.to_vec(),
+            frames,
             stack_start: copy.registers.sp.wrapping_sub(STACK_COPY_BELOW),
             registers: copy.registers,
             stack: copy.stack,

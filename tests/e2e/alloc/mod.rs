@@ -1,4 +1,5 @@
-//! Kind `alloc`: what processes allocate, against programs that say it themselves.
+//! Kind `alloc`, in modes that see each allocation, against programs that say what they allocate.
 
 mod live;
 mod program;
+mod window;

@@ -1,11 +1,11 @@
-//! Programs that allocate known amounts when they are told to, with the library loaded.
+//! Programs with the library loaded, and what can be seen of it in them.
 
-use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::LazyLock;
 
+use everflame_tests::allocations::{Allocating, Truth};
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 
 /// Path of `libeverflame_alloc.so` as it is handed out, built with the profile `preload`.
@@ -26,85 +26,29 @@ pub(super) fn library() -> &'static Path {
     &LIBRARY
 }
 
-/// What a program says that a function has allocated.
-#[derive(Debug)]
-pub(super) struct Truth {
-    pub(super) function: String,
-    pub(super) bytes: f64,
-    pub(super) objects: f64,
-    /// What of it is there when it is done.
-    pub(super) live_bytes: f64,
-}
-
-impl Truth {
-    fn parse(line: &str) -> Option<Self> {
-        let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name));
-        let number = |name: &str| field(name)?.parse().ok();
-        Some(Self {
-            function: field("function=")?.to_owned(),
-            bytes: number("bytes=")?,
-            objects: number("objects=")?,
-            live_bytes: number("live_bytes=")?,
-        })
-    }
-
-    /// The standard error of an estimate of `bytes` of these objects.
-    pub(super) fn standard_error(&self, bytes: f64, period: f64) -> f64 {
-        let size = self.bytes / self.objects;
-        let p = -(-size / period).exp_m1();
-        // Each object is in the sum with size / p, with probability p.
-        size * (bytes / size * (1.0 - p) / p).sqrt()
-    }
-}
-
-/// A program that waits for a line before it begins, and for another before it ends.
+/// A program that has it loaded.
 pub(super) struct Program {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: Lines<BufReader<ChildStdout>>,
-    /// What it has said when it allocated.
-    pub(super) said: Vec<String>,
+    allocating: Allocating,
 }
 
 impl Program {
-    /// Starts it with the library loaded.
     pub(super) fn start(command: &mut Command) -> Self {
-        command.env("LD_PRELOAD", library());
-        Self::start_without(command)
-    }
-
-    /// Starts it as it is.
-    pub(super) fn start_without(command: &mut Command) -> Self {
-        let mut child = command
-            .env_remove("EVERFLAME_ALLOC_PERIOD")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let stdin = child.stdin.take();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "ready");
-        Self { child, stdin, lines, said: Vec::new() }
+        command.env("LD_PRELOAD", library()).env_remove("EVERFLAME_ALLOC_PERIOD");
+        Self { allocating: Allocating::start_command(command) }
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        self.allocating.pid()
     }
 
     /// Has it allocate, and waits until it has.
     pub(super) fn allocate(&mut self) -> Vec<Truth> {
-        writeln!(self.stdin.as_mut().unwrap()).unwrap();
-        let lines = self.lines.by_ref().map(Result::unwrap);
-        self.said = lines.take_while(|line| line != "done").collect();
-        let truths: Vec<Truth> = self.said.iter().filter_map(|line| Truth::parse(line)).collect();
-        assert!(!truths.is_empty(), "it has said {:?}", self.said);
-        truths
+        self.allocating.allocate()
     }
 
-    /// Lets it end, whatever it waits for.
-    pub(super) fn end(mut self) -> ExitStatus {
-        drop(self.stdin.take());
-        self.child.wait().unwrap()
+    /// Lets it end when it has allocated.
+    pub(super) fn end(self) {
+        self.allocating.finish();
     }
 
     /// How many probes are attached, as the library in it sees it.
@@ -140,13 +84,6 @@ impl Program {
         let memory = std::fs::File::open(format!("/proc/{}/mem", self.pid())).unwrap();
         memory.read_exact_at(&mut bytes, start + find(symbol)).unwrap();
         bytes
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
