@@ -502,9 +502,7 @@ impl Aggregator {
     /// The user frames of a sample, leaf first.
     fn frames(&mut self, sample: &Sample, process: &mut Process) -> Box<[Frame]> {
         let addresses = sample.user.iter().enumerate();
-        addresses
-            .map(|(depth, &avma)| self.frame(sample.pid, process, avma, depth == 0))
-            .collect()
+        addresses.map(|(depth, &avma)| self.frame(sample.pid, process, avma, depth == 0)).collect()
     }
 
     fn frame(&mut self, pid: u32, process: &mut Process, avma: u64, leaf: bool) -> Frame {
@@ -556,8 +554,7 @@ mod tests {
     use super::*;
 
     fn check(ranges: &[u32], expected: &[u32]) {
-        let frames: Vec<Frame> =
-            ranges.iter().map(|&range| Frame { range, address: 0 }).collect();
+        let frames: Vec<Frame> = ranges.iter().map(|&range| Frame { range, address: 0 }).collect();
         let left: Vec<u32> = beyond_the_library(&frames).iter().map(|frame| frame.range).collect();
         assert_eq!(left, expected);
     }

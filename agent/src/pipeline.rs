@@ -23,7 +23,10 @@ use everflame_proto::v1::{Batch, Label, ProfileRecord};
 use thiserror::Error;
 use tracing::{debug, info};
 
-use crate::collect::{AttachStats, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker, brief};
+use crate::collect::{
+    AttachStats, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
+    brief,
+};
 use crate::export::Exporter;
 use crate::health::Health;
 use crate::live::LiveStats;

@@ -540,9 +540,14 @@ fn add(
 enum HeapChange {
     None,
     /// A process has become a copy of another.
-    Copied { pid: u32, parent: u32 },
+    Copied {
+        pid: u32,
+        parent: u32,
+    },
     /// A process holds nothing any more.
-    Gone { pid: u32 },
+    Gone {
+        pid: u32,
+    },
 }
 
 impl HeapChange {

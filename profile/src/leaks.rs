@@ -179,8 +179,9 @@ mod tests {
             ("large", [4, 400, 0, 0], 0),
             ("large", [6, 600, 5, 500], 2),
         ]));
-        let leaves =
-            |report: &LeakReport| report.stacks.iter().map(|h| h.stack[0].clone()).collect::<Vec<_>>();
+        let leaves = |report: &LeakReport| {
+            report.stacks.iter().map(|h| h.stack[0].clone()).collect::<Vec<_>>()
+        };
         assert_eq!(leaves(&report), ["large", "small_and_old"]);
         assert_eq!((report.held_bytes, report.held_objects), (510, 6));
         let large = &report.stacks[0];

@@ -154,7 +154,8 @@ impl LiveHeaps {
         self.numbers += 1;
         let id = ObjectId { pid, generation, address, number: self.numbers };
         let weights = Weights::of(allocated);
-        let object = Object { number: id.number, stack: OnceLock::new(), weights, since_ns: time_ns };
+        let object =
+            Object { number: id.number, stack: OnceLock::new(), weights, since_ns: time_ns };
         self.insert(id, object).then_some(id)
     }
 

@@ -64,9 +64,11 @@ impl Source {
     /// Says that nothing is held.
     fn nothing(&self) -> String {
         match self {
-            Self::Files => "nothing is held; leaks are seen in profiles of `everflame record --kind \
+            Self::Files => {
+                "nothing is held; leaks are seen in profiles of `everflame record --kind \
                             alloc --mode live`"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::Process(took) => format!(
                 "nothing that was allocated in {took:.1?} and sampled is held; --duration watches \
                  for longer, --alloc-period samples more"
@@ -103,11 +105,8 @@ fn text(report: &LeakReport, hidden: usize, width: Option<usize>) -> String {
     columns.push("<STACK");
     let mut table = Table::new(&columns);
     for held in &report.stacks {
-        let age = if held.oldest_ns == 0 {
-            "?".to_owned()
-        } else {
-            value(held.oldest_ns, "nanoseconds")
-        };
+        let age =
+            if held.oldest_ns == 0 { "?".to_owned() } else { value(held.oldest_ns, "nanoseconds") };
         let mut row = vec![
             value(held.held_bytes, "bytes"),
             value(held.held_objects, "count"),

@@ -60,9 +60,8 @@ fn is_named(name: &str, function: &str) -> bool {
 
 /// Bytes below a function, of what has index `value` among the sample types.
 fn bytes_below(samples: &[Sample], function: &str, value: usize) -> f64 {
-    let below = samples
-        .iter()
-        .filter(|sample| sample.stack.iter().any(|name| is_named(name, function)));
+    let below =
+        samples.iter().filter(|sample| sample.stack.iter().any(|name| is_named(name, function)));
     below.map(|sample| sample.values[value] as f64).sum()
 }
 
@@ -76,8 +75,10 @@ fn standard_error(truth: &Truth, bytes: f64, period: f64) -> f64 {
 fn check(samples: &[Sample], truths: &[Truth], period: f64) {
     let mut wrong = Vec::new();
     for truth in truths {
-        let values =
-            [("alloc_space", ALLOC_SPACE, truth.bytes), ("inuse_space", INUSE_SPACE, truth.live_bytes)];
+        let values = [
+            ("alloc_space", ALLOC_SPACE, truth.bytes),
+            ("inuse_space", INUSE_SPACE, truth.live_bytes),
+        ];
         for (name, value, expected) in values {
             let found = bytes_below(samples, &truth.function, value);
             let bound = (expected * 0.03).max(4.0 * standard_error(truth, expected, period));
@@ -185,8 +186,7 @@ fn leaks_names_the_function_that_leaks_first() {
 fn leaks_of_a_process_without_the_library_says_how_to_load_it() {
     let Some(_turn) = take_turn() else { return };
     let program = Allocating::start(&workload("allocate"));
-    let output =
-        everflame().args(["leaks", "--pid", &program.pid().to_string()]).output().unwrap();
+    let output = everflame().args(["leaks", "--pid", &program.pid().to_string()]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     // EX_UNAVAILABLE.
     assert_eq!(output.status.code(), Some(69), "{stderr}");

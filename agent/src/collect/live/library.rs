@@ -42,7 +42,8 @@ impl Library {
             Some(symbol.address())
         };
         let endian = elf.endian();
-        let loaded = || elf.elf_program_headers().iter().filter(|p| p.p_type(endian) == elf::PT_LOAD);
+        let loaded =
+            || elf.elf_program_headers().iter().filter(|p| p.p_type(endian) == elf::PT_LOAD);
         let offset = |svma: u64| {
             loaded().find_map(|segment| {
                 let within = svma.checked_sub(segment.p_vaddr(endian))?;

@@ -179,9 +179,9 @@ impl LiveAttachments {
 
     /// Whether this process's objects are seen.
     pub(super) fn is_attached_to(&self, pid: u32) -> bool {
-        self.attached.iter().any(|attachment| {
-            attachment.probes.is_some() && attachment.pids.contains(&pid)
-        })
+        self.attached
+            .iter()
+            .any(|attachment| attachment.probes.is_some() && attachment.pids.contains(&pid))
     }
 
     pub(super) fn stats(&self) -> AttachStats {
@@ -215,8 +215,7 @@ impl LiveAttachments {
         let attachment = &mut self.attached[at];
         let is_new = attachment.pids.insert(pid);
         attachment.idle_since = None;
-        let period_avma =
-            attachment.library.period_avma(mapping.start_avma, mapping.file_offset);
+        let period_avma = attachment.library.period_avma(mapping.start_avma, mapping.file_offset);
         if let Some(periods) = &mut self.periods {
             periods.set(pid, period_avma);
         }
