@@ -195,11 +195,11 @@ pub struct Allocated {
 
 impl Allocated {
     fn add(&mut self, Allocation { size, period, .. }: Allocation) {
-        // The probability that the object was sampled; an object of 0 bytes is not.
-        let p = -(-(size as f64) / period.max(1) as f64).exp_m1();
-        if p > 0.0 {
-            self.objects += 1.0 / p;
-            self.bytes += size as f64 / p;
+        // An object of 0 bytes is not sampled.
+        if size > 0 {
+            let Weights { objects, bytes } = Weights::of(size, period);
+            self.objects += objects;
+            self.bytes += bytes;
         }
     }
 }
@@ -393,7 +393,7 @@ impl Aggregator {
         self.window.kernel_stops[sample.kernel_stop as usize] += 1;
         let frames = self.frames(sample, process);
         let stack = beyond_the_library(&frames).into();
-        let Weights { objects, bytes } = Weights::of(allocated);
+        let Weights { objects, bytes } = Weights::of(allocated.size, allocated.period);
         let totals = HeapTotals { objects, bytes, ..HeapTotals::default() };
         let (index, stack) = self.add_to_heap(sample.pid, process, identify, stack, &totals);
         self.window.processes[index].heap_period_bytes = allocated.period;

@@ -16,6 +16,7 @@ use everflame_profile::{MergeError, Merger, pprof};
 use thiserror::Error;
 
 use crate::collect::{CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker};
+use crate::live::LiveStats;
 use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
@@ -133,6 +134,7 @@ struct Shared {
 struct Outcome {
     windows: Vec<ClosedWindow>,
     stats: CollectStats,
+    live: LiveStats,
 }
 
 impl Session {
@@ -234,6 +236,7 @@ impl Session {
         }
         let lost = outcome.stats.lost();
         let mut notes = notes(&outcome.stats, symbolizer.kernel_status());
+        notes.extend(live_notes(&outcome.stats, &outcome.live));
         notes.extend(truncation_note(&outcome.windows));
         Ok(Recording { profile, samples, lost, notes })
     }
@@ -268,9 +271,10 @@ fn sample(
     profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
     let stats = profiler.stats()?;
+    let live = profiler.live_stats();
     profiler.report_held();
     windows.push(profiler.take_window());
-    Ok(Outcome { windows, stats })
+    Ok(Outcome { windows, stats, live })
 }
 
 /// Says how many user stacks end early and why, when that is more than one in a hundred.
@@ -297,6 +301,25 @@ fn truncation_note(windows: &[ClosedWindow]) -> Option<String> {
         "{truncated} of {stacks} user stacks end before their outermost frame: {}",
         reasons.join(", ")
     ))
+}
+
+/// What is missing in live heaps, or is in them and should not be.
+fn live_notes(stats: &CollectStats, live: &LiveStats) -> Vec<String> {
+    let mut notes = Vec::new();
+    if stats.freed.lost() > 0 {
+        notes.push(format!(
+            "as many as {} sampled objects look held that were freed; a longer --alloc-period helps",
+            stats.freed.lost()
+        ));
+    }
+    if live.refused > 0 {
+        notes.push(format!(
+            "{} sampled objects are missing in what is held, as there was no room for them; a \
+             longer --alloc-period helps",
+            live.refused
+        ));
+    }
+    notes
 }
 
 fn notes(stats: &CollectStats, kernel: KernelStatus) -> Vec<String> {

@@ -76,6 +76,8 @@ Examples:
   everflame leaks --pid 4711                           what it holds of a minute's allocations
   everflame leaks --pid 4711 --duration 10m --sort age
   everflame leaks --pid 4711 --format json
+  everflame leaks -- env LD_PRELOAD=/path/to/libeverflame_alloc.so ./batch
+      what it holds when it ends, but for what it allocates in its first milliseconds
   everflame leaks heap.pb.gz                           of everflame record --kind alloc --mode live
 
 The process must have been started with the library that samples its allocations:

@@ -46,9 +46,9 @@ impl Weights {
     /// ```text
     /// 1 / (1 - exp(-size / period))
     /// ```
-    pub fn of(allocated: &Allocated) -> Self {
-        let size = allocated.size.max(1) as f64;
-        let objects = 1.0 / -f64::exp_m1(-size / allocated.period.max(1) as f64);
+    pub fn of(size: u64, period: u64) -> Self {
+        let size = size.max(1) as f64;
+        let objects = 1.0 / -f64::exp_m1(-size / period.max(1) as f64);
         Self { objects, bytes: objects * size }
     }
 }
@@ -153,7 +153,7 @@ impl LiveHeaps {
         let address = allocated.address;
         self.numbers += 1;
         let id = ObjectId { pid, generation, address, number: self.numbers };
-        let weights = Weights::of(allocated);
+        let weights = Weights::of(allocated.size, allocated.period);
         let object =
             Object { number: id.number, stack: OnceLock::new(), weights, since_ns: time_ns };
         self.insert(id, object).then_some(id)

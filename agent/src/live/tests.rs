@@ -59,7 +59,7 @@ fn held(heaps: &LiveHeaps, pid: u32) -> Vec<(u64, u64)> {
 #[test]
 fn an_object_stands_for_the_inverse_of_its_probability() {
     // Many times the period: itself. Far below it: period / size.
-    let of = |size, period| Weights::of(&Allocated { size, period, ..Allocated::default() });
+    let of = Weights::of;
     assert!((of(1 << 20, 1 << 10).objects - 1.0).abs() < 1e-9);
     assert!((of(1, 1 << 20).bytes / f64::from(1 << 20) - 1.0).abs() < 1e-6);
     let half = of(1 << 10, 1 << 10);

@@ -16,7 +16,7 @@ mod period;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ use super::bpf::Bpf;
 use super::event::ProcessEvent;
 use super::uprobes::{Site, UprobeError, UprobeProgram, Uprobes};
 use crate::object::{ObjectFile, ObjectKind};
-use crate::process::{Backing, Mapping};
+use crate::process::{Backing, Mapping, has_other_threads};
 use library::Library;
 use period::Periods;
 
@@ -113,8 +113,12 @@ pub(super) struct LiveAttachments {
     others: HashMap<usize, Weak<ObjectFile>>,
     sweep_others_at: usize,
     periods: Option<Periods>,
+    next_sweep: Instant,
     failed: u64,
 }
+
+/// How often it is looked whether processes are there whose end may not have been told.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Files that are known not to be the library, before it is looked which of them are still there.
 const SWEEP_AFTER: usize = 1024;
@@ -129,6 +133,7 @@ impl LiveAttachments {
             others: HashMap::new(),
             sweep_others_at: SWEEP_AFTER,
             periods: config.period_bytes.map(Periods::new),
+            next_sweep: Instant::now() + SWEEP_INTERVAL,
             failed: 0,
         }
     }
@@ -156,6 +161,8 @@ impl LiveAttachments {
                     }
                 }
             }
+            // Only its main thread, if there are others.
+            ProcessEvent::Exit { pid } if has_other_threads(*pid) => {}
             ProcessEvent::Exit { pid } | ProcessEvent::Comm { pid, exec: true, .. } => {
                 self.gone(*pid);
             }
@@ -168,6 +175,14 @@ impl LiveAttachments {
     pub(super) fn tend(&mut self) {
         if let Some(periods) = &mut self.periods {
             periods.retry();
+        }
+        if self.next_sweep <= Instant::now() {
+            self.next_sweep = Instant::now() + SWEEP_INTERVAL;
+            let known = self.attached.iter().flat_map(|attachment| attachment.pids.iter().copied());
+            let gone = known.filter(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+            for pid in gone.collect::<Vec<u32>>() {
+                self.gone(pid);
+            }
         }
         let is_wanted = |attachment: &Attachment| {
             attachment.idle_since.is_none_or(|since| since.elapsed() < LINGER)
