@@ -1,7 +1,9 @@
 //! Programs that allocate when they are told to, and say what.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -125,22 +127,45 @@ impl Drop for Allocating {
     }
 }
 
-/// How much of a process's code has been changed: pages with probes are its own. 0 for one that is gone.
-pub fn probed_kib(pid: u32) -> u64 {
+/// How many bytes of a process's code are not those of its files: traps. 0 for a process that is gone.
+pub fn probed_bytes(pid: u32) -> usize {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
-    let mut is_code = false;
-    let mut kib = 0;
+    let mut mapped = None;
+    let mut bytes = 0;
     for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        if first.contains('-') {
-            // Of a file; the vdso and the like are nobody else's to begin with.
-            is_code = second.starts_with("r-x") && line.contains(" /");
-        } else if is_code && first == "Anonymous:" {
-            kib += second.parse().unwrap_or(0);
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        if fields[0].contains('-') {
+            mapped = code_of_file(&fields);
+        } else if fields[0] == "Anonymous:"
+            && fields[1] != "0"
+            && let Some((memory, offset, path)) = &mapped
+        {
+            // Pages of its own stay when the traps in them are gone.
+            bytes += differences(pid, memory, *offset, path).unwrap_or(0);
         }
     }
-    kib
+    bytes
+}
+
+/// Of a line of /proc/PID/maps: where code is, and of which file.
+fn code_of_file(fields: &[&str]) -> Option<(Range<u64>, u64, String)> {
+    let [range, "r-xp", offset, _, _, path] = fields else { return None };
+    let (start, end) = range.split_once('-')?;
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    path.starts_with('/').then_some(())?;
+    Some((number(start)?..number(end)?, number(offset)?, (*path).to_owned()))
+}
+
+fn differences(pid: u32, memory: &Range<u64>, offset: u64, path: &str) -> Option<usize> {
+    let mut in_memory = vec![0; usize::try_from(memory.end - memory.start).ok()?];
+    let mut in_file = in_memory.clone();
+    File::open(format!("/proc/{pid}/mem"))
+        .ok()?
+        .read_exact_at(&mut in_memory, memory.start)
+        .ok()?;
+    // The last page goes on beyond the file, as zeros.
+    let read = File::open(path).ok()?.read_at(&mut in_file, offset).ok()?;
+    Some(in_memory[..read].iter().zip(&in_file).filter(|(memory, file)| memory != file).count())
 }
 
 /// Waits until a process has its probes.
@@ -148,7 +173,7 @@ pub fn wait_for_probes(pid: u32) {
     // One file after the other is probed.
     let mut before = 0;
     wait_for("probes in the process", || {
-        let now = probed_kib(pid);
+        let now = probed_bytes(pid);
         let is_settled = now > 0 && now == before;
         before = now;
         is_settled

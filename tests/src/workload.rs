@@ -51,14 +51,18 @@ pub fn cxx_workload(name: &str) -> PathBuf {
     })
 }
 
-/// The program BIN of the package in `tests/workloads/NAME`.
+/// The program BIN of the package in `tests/workloads/NAME`. What it needs is compiled once and kept, as that
+/// may take a minute.
 pub fn rust_workload(name: &str, bin: &str) -> PathBuf {
-    let target_dir = once(&format!("rust-{name}"), |target_dir| {
-        let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--release", "--locked", "--manifest-path"]);
-        cargo.arg(source(name).join("Cargo.toml")).arg("--target-dir").arg(target_dir);
-        run(&mut cargo, "cargo");
-    });
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().expect("no compilation has panicked");
+    let test = std::env::current_exe().expect("the path of the test");
+    let target = test.ancestors().nth(3).expect("a test lies in target/PROFILE/deps");
+    let target_dir = target.join("tmp").join(format!("workload-{name}"));
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--locked", "--manifest-path"]);
+    cargo.arg(source(name).join("Cargo.toml")).arg("--target-dir").arg(&target_dir);
+    run(&mut cargo, "cargo");
     target_dir.join("release").join(bin)
 }
 

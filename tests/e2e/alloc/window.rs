@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use everflame_tests::allocations::{Allocating, Truth, probed_kib, values_of, wait_for_probes};
+use everflame_tests::allocations::{Allocating, Truth, probed_bytes, values_of, wait_for_probes};
 use everflame_tests::profile;
 use everflame_tests::program::{Agent, Running, Server, everflame, wait_for};
 use everflame_tests::stored::{of_process, stored};
@@ -62,9 +62,13 @@ fn check(program: &Path, functions: usize, allocator: &str) {
                 bound * 100.0
             );
             println!("{line}");
-            // Of objects of several sizes, the small ones, which are sampled the least, count as much as others.
-            let is_off = |found: f64, truth: f64| (found - truth).abs() > truth * bound;
-            if is_off(bytes, expected.bytes) || is_off(objects, expected.objects) {
+            let is_off = |found: f64, truth: f64, bound: f64| (found - truth).abs() > truth * bound;
+            // Of objects of several sizes it is the small ones, of which few are sampled, that make the number of
+            // objects uncertain: up to 1.4 times as much as objects of the mean size would.
+            let bound_of_objects = bound * 1.4;
+            if is_off(bytes, expected.bytes, bound)
+                || is_off(objects, expected.objects, bound_of_objects)
+            {
                 wrong.push(line);
             }
             if (live_objects, live_bytes) != (0.0, 0.0) {
@@ -170,12 +174,11 @@ fn process_is_as_before_when_the_recording_ends() {
     let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let output = dir.path().join("alloc.pb.gz");
     let mut program = Allocating::start(&workload("allocate"));
-    let before = probed_kib(program.pid());
     let mut recording = Running::start(&mut record(program.pid(), &[], &output));
     wait_for_probes(program.pid());
     let truth = program.allocate();
     recording.terminate();
-    assert_eq!(probed_kib(program.pid()), before, "probes are left");
+    assert_eq!(probed_bytes(program.pid()), 0, "probes are left");
     assert!(values_of(&output, &truth[0].function)[1] > 0.0);
     // And goes on.
     program.finish();
@@ -196,7 +199,6 @@ fn windows_of_two_hundred_processes_leave_nothing_behind() {
     let program = workload("allocate");
     let mut programs: Vec<Allocating> =
         (0..PROCESSES).map(|_| Allocating::start(&program)).collect();
-    let before: Vec<u64> = programs.iter().map(|program| probed_kib(program.pid())).collect();
     let mut agent = Agent::start(
         // Nobody listens: batches stay in the spool.
         "http://127.0.0.1:9",
@@ -215,7 +217,7 @@ fn windows_of_two_hundred_processes_leave_nothing_behind() {
         ],
     );
     let probed =
-        |programs: &[Allocating]| programs.iter().filter(|p| probed_kib(p.pid()) > 0).count();
+        |programs: &[Allocating]| programs.iter().filter(|p| probed_bytes(p.pid()) > 0).count();
     wait_for("a window on all of them", || probed(&programs) == PROCESSES);
     assert!(links(agent.process.pid()) >= PROCESSES);
     // Half of them end within the window, some by force.
@@ -227,9 +229,7 @@ fn windows_of_two_hundred_processes_leave_nothing_behind() {
     assert!(agent.metric("everflame_agent_alloc_windows_total") >= PROCESSES as f64);
     wait_for("the next window", || probed(&programs) == PROCESSES / 2);
     assert!(agent.process.terminate().success());
-    wait_for("no probe is left", || {
-        programs.iter().zip(&before).all(|(program, before)| probed_kib(program.pid()) == *before)
-    });
+    wait_for("no probe is left", || probed(&programs) == 0);
     for program in programs {
         drop_well(program);
     }
@@ -262,11 +262,11 @@ fn window_that_costs_too_much_ends_early() {
             "100ms",
         ],
     );
-    wait_for("a window", || probed_kib(program.pid()) > 0);
+    wait_for("a window", || probed_bytes(program.pid()) > 0);
     // Six million calls.
     let truth = program.allocate();
     assert!(!truth.is_empty());
-    wait_for("its end", || probed_kib(program.pid()) == 0);
+    wait_for("its end", || probed_bytes(program.pid()) == 0);
     assert!(agent.metric("everflame_agent_alloc_windows_stopped_total") >= 1.0);
     assert!(agent.metric("everflame_agent_alloc_window_cost_seconds_total") >= 0.1);
     program.finish();
@@ -297,7 +297,7 @@ fn agent_delivers_windows_by_allocator() {
             "600s",
         ],
     );
-    wait_for("a window", || probed_kib(program.pid()) > 0);
+    wait_for("a window", || probed_bytes(program.pid()) > 0);
     let truth = program.allocate();
     let selector = of_process(program.pid());
     let big = &truth[0];
