@@ -40,6 +40,15 @@ pub enum Kind {
     /// A process has got more memory; [`SampleHeader::value`] is bytes, `count` pages, the first word
     /// of the detail a [`Backing`](crate::growth::Backing).
     Growth = 6,
+    /// Memory has been asked for; [`SampleHeader::value`] is bytes, the detail that of an
+    /// [`Allocation`](crate::allocation::Allocation).
+    Allocation = 7,
+    /// An object was sampled by the library in its process; [`SampleHeader::value`] is bytes, the
+    /// detail an [`Allocated`](crate::live::Allocated).
+    Allocated = 8,
+    /// Such an object is about to be freed; the first word of the detail is its address. There are no
+    /// stacks.
+    Freed = 9,
 }
 
 impl Kind {
@@ -52,6 +61,9 @@ impl Kind {
             4 => Some(Self::Release),
             5 => Some(Self::Spinning),
             6 => Some(Self::Growth),
+            7 => Some(Self::Allocation),
+            8 => Some(Self::Allocated),
+            9 => Some(Self::Freed),
             _ => None,
         }
     }

@@ -13,11 +13,13 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod allocation;
 pub mod config;
 pub mod cpu_time;
 pub mod event;
 pub mod growth;
 pub mod limits;
+pub mod live;
 pub mod lock;
 pub mod stats;
 pub mod unwind;

@@ -29,11 +29,17 @@ pub enum Program {
     NewTask = 8,
     /// Samples growth of memory.
     Growth = 9,
+    /// Samples what is asked of allocators.
+    Allocation = 10,
+    /// Samples allocations that the library in a process has chosen.
+    Allocated = 11,
+    /// Notes when such objects are freed.
+    Freed = 12,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -44,6 +50,9 @@ impl Program {
         Self::LockEnd,
         Self::NewTask,
         Self::Growth,
+        Self::Allocation,
+        Self::Allocated,
+        Self::Freed,
     ];
 
     /// The name used in metrics and messages.
@@ -59,6 +68,9 @@ impl Program {
             Self::LockEnd => "lock_end",
             Self::NewTask => "new_task",
             Self::Growth => "growth",
+            Self::Allocation => "allocation",
+            Self::Allocated => "allocated",
+            Self::Freed => "freed",
         }
     }
 }

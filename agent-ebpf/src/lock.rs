@@ -11,14 +11,14 @@ use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind},
     lock::{Lock, LockKey, Release, blame, is_of_kernel},
     stats::{Counter, Program},
-    unwind::Stop,
     wait::{Thread, Weight, is_sampled},
 };
 
 use crate::{
     maps::{CONFIG, LOCK_RULES, LOCK_SAMPLING, LOCK_SCRATCH, LOCK_WALK, LOCKS},
-    registers::{self, Found},
-    stats,
+    registers,
+    sample::{Memory, sample_current_task},
+    stats::{self, add_shared as add},
 };
 
 /// Numbers of system calls.
@@ -184,40 +184,9 @@ pub fn sample<C: EbpfContext>(
     ) else {
         return stats::count(program, Counter::NoScratch);
     };
-    // SAFETY: this CPU's memory.
-    let is_sampling = unsafe { &mut *is_sampling };
-    // An interrupt wakes a task while this CPU samples how it got a lock.
-    if *is_sampling != 0 {
-        return stats::count(program, Counter::NoScratch);
-    }
-    *is_sampling = 1;
-    // SAFETY: this CPU's memory, three maps; one at a time.
-    let (scratch, walk, rules) = unsafe { (&mut *scratch, &mut *walk, &mut *rules) };
-    scratch.begin(kind, weight);
-    scratch.set_detail(detail);
-    if let Some(ctx) = kernel {
-        scratch.take_kernel_stack(ctx);
-    }
-    // SAFETY: helpers; the current task is alive.
-    let saved = unsafe { registers::saved_by(bpf_get_current_task_btf()) };
-    match registers::copy(saved as u64, &mut walk.registers) {
-        Found::User => scratch.take_user_stack(program, walk, rules),
-        Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
-        Found::Kernel => {}
-    }
-    scratch.submit(program);
-    *is_sampling = 0;
-}
-
-/// Adds to a word that other CPUs add to.
-///
-/// # Safety
-/// `word` is in a map value.
-#[inline(always)]
-unsafe fn add(word: *mut u64, amount: u64) {
-    // Written down, as the standard library has atomics only where they can also be compared.
-    // SAFETY: an aligned word that lives as long as the program.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) amount);
-    }
+    // SAFETY: this CPU's maps, which nothing else uses.
+    let memory = unsafe { Memory::new(is_sampling, scratch, walk, rules) };
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task_btf() };
+    sample_current_task(program, memory, task, kernel, kind, weight, detail);
 }

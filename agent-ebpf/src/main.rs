@@ -8,6 +8,8 @@
 // Parts of what all hooks share.
 #![cfg_attr(feature = "old-kernels", allow(dead_code))]
 
+#[cfg(not(feature = "old-kernels"))]
+mod allocation;
 mod cpu;
 mod exec;
 #[cfg(not(feature = "old-kernels"))]
@@ -16,6 +18,8 @@ mod kernel;
 #[cfg(not(feature = "old-kernels"))]
 mod kernel_lock;
 mod last_walk;
+#[cfg(not(feature = "old-kernels"))]
+mod live;
 #[cfg(not(feature = "old-kernels"))]
 mod lock;
 mod maps;

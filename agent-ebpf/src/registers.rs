@@ -8,7 +8,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated;
 use aya_ebpf::{
-    bindings::{bpf_perf_event_data, task_struct},
+    bindings::{bpf_perf_event_data, pt_regs, task_struct},
     helpers::{
         bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
     },
@@ -109,6 +109,56 @@ pub unsafe fn system_call(saved: *const Saved) -> (i64, [u64; 2]) {
     unsafe {
         (i64::from((*entered).number), [(*entered).original_x0, (*entered).registers.regs[1]])
     }
+}
+
+/// The first three arguments of a function of C that a probe is at the entry of. All are read, as a pointer to
+/// one or the other would be one that the verifier does not know.
+///
+/// # Safety
+/// `regs` is the context of a probe.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub unsafe fn arguments(regs: *const pt_regs) -> [u64; 3] {
+    // SAFETY: as the caller says.
+    unsafe {
+        [
+            (&raw const (*regs).rdi).read_volatile(),
+            (&raw const (*regs).rsi).read_volatile(),
+            (&raw const (*regs).rdx).read_volatile(),
+        ]
+    }
+}
+
+/// The same on aarch64.
+///
+/// # Safety
+/// As above.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub unsafe fn arguments(regs: *const pt_regs) -> [u64; 3] {
+    let general = regs.cast::<u64>();
+    // SAFETY: as the caller says; the general registers come first.
+    unsafe {
+        [
+            general.read_volatile(),
+            general.add(1).read_volatile(),
+            general.add(2).read_volatile(),
+        ]
+    }
+}
+
+/// The first argument of a function of Go, by its ABIInternal.
+///
+/// # Safety
+/// `regs` is the context of a probe.
+#[inline(always)]
+pub unsafe fn first_argument_of_go(regs: *const pt_regs) -> u64 {
+    #[cfg(bpf_target_arch = "x86_64")]
+    // SAFETY: as the caller says.
+    return unsafe { (&raw const (*regs).rax).read_volatile() };
+    #[cfg(bpf_target_arch = "aarch64")]
+    // SAFETY: as the caller says; x0, the first of all.
+    return unsafe { regs.cast::<u64>().read_volatile() };
 }
 
 /// Takes registers that the kernel has saved. By way of a map value, as all of them would be a third of

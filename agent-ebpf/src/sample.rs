@@ -22,6 +22,7 @@ use everflame_agent_common::{
 
 use crate::{
     maps::{CONFIG, EVENTS, SUBMITTING},
+    registers::{self, Found},
     stats,
     unwind::{self, OpaqueSign, Parts, RuleCache, Walk},
 };
@@ -43,25 +44,7 @@ impl Scratch {
     /// Starts a record about the current task.
     #[inline(always)]
     pub fn begin(&mut self, kind: Kind, weight: Weight) {
-        let id = bpf_get_current_pid_tgid();
-        self.header = SampleHeader {
-            time_ns: stats::now_ns(),
-            value: weight.value,
-            pid: (id >> 32) as u32,
-            tid: id as u32,
-            // SAFETY: a helper without arguments.
-            cpu: unsafe { bpf_get_smp_processor_id() },
-            kind: kind as u16,
-            kernel_frames: 0,
-            user_frames: 0,
-            kernel_stop: Stop::Absent as u8,
-            user_stop: Stop::Absent as u8,
-            stack_bytes: 0,
-            thread_name: bpf_get_current_comm().unwrap_or_default(),
-            mapped_ns: 0,
-            count: weight.count,
-            detail: [0; DETAIL_WORDS],
-        };
+        self.header = header(kind, weight);
     }
 
     /// Says whom the record is about, if not the current task, whose name goes with it.
@@ -199,26 +182,130 @@ impl Scratch {
         };
         // SAFETY: `size` is at most that of the whole.
         let record = unsafe { core::slice::from_raw_parts((&raw const *self).cast::<u8>(), size) };
-        // The agent looks at regular times; it is woken only when the buffer fills up.
-        let waiting = EVENTS.query(0);
-        let wakeup = if waiting >= u64::from(CONFIG.load().wakeup_bytes) {
-            BPF_RB_FORCE_WAKEUP
-        } else {
-            BPF_RB_NO_WAKEUP
-        };
-        let submitting = SUBMITTING.get_ptr_mut(0);
-        // SAFETY: this CPU's. What interrupts this leaves it as it was.
-        if let Some(submitting) = submitting {
-            unsafe { *submitting += 1 };
-        }
-        let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
-        // SAFETY: as above.
-        if let Some(submitting) = submitting {
-            unsafe { *submitting -= 1 };
-        }
-        match written {
-            Ok(()) => stats::count(program, Counter::Samples),
-            Err(_) => stats::count(program, Counter::RingFull),
-        }
+        hand_over(program, record);
     }
+}
+
+/// Hands over a record about the current task that is nothing but a header.
+#[inline(always)]
+pub fn submit_without_stacks(program: Program, kind: Kind, detail: [u64; DETAIL_WORDS]) {
+    let header = SampleHeader { detail, ..header(kind, Weight { value: 0, count: 1 }) };
+    // SAFETY: integers without padding between them.
+    let record = unsafe {
+        core::slice::from_raw_parts((&raw const header).cast::<u8>(), SampleHeader::SIZE)
+    };
+    hand_over(program, record);
+}
+
+/// What a record about the current task begins with.
+#[inline(always)]
+fn header(kind: Kind, weight: Weight) -> SampleHeader {
+    let id = bpf_get_current_pid_tgid();
+    SampleHeader {
+        time_ns: stats::now_ns(),
+        value: weight.value,
+        pid: (id >> 32) as u32,
+        tid: id as u32,
+        // SAFETY: a helper without arguments.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        kind: kind as u16,
+        kernel_frames: 0,
+        user_frames: 0,
+        kernel_stop: Stop::Absent as u8,
+        user_stop: Stop::Absent as u8,
+        stack_bytes: 0,
+        thread_name: bpf_get_current_comm().unwrap_or_default(),
+        mapped_ns: 0,
+        count: weight.count,
+        detail: [0; DETAIL_WORDS],
+    }
+}
+
+/// Writes a record to the ring buffer, or counts it as lost.
+#[inline(always)]
+fn hand_over(program: Program, record: &[u8]) {
+    // The agent looks at regular times; it is woken only when the buffer fills up.
+    let waiting = EVENTS.query(0);
+    let wakeup = if waiting >= u64::from(CONFIG.load().wakeup_bytes) {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    let submitting = SUBMITTING.get_ptr_mut(0);
+    // SAFETY: this CPU's. What interrupts this leaves it as it was.
+    if let Some(submitting) = submitting {
+        unsafe { *submitting += 1 };
+    }
+    let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
+    // SAFETY: as above.
+    if let Some(submitting) = submitting {
+        unsafe { *submitting -= 1 };
+    }
+    match written {
+        Ok(()) => stats::count(program, Counter::Samples),
+        Err(_) => stats::count(program, Counter::RingFull),
+    }
+}
+
+/// Where a program builds its samples: values of this CPU's maps that are its own.
+pub struct Memory {
+    /// How many runs of the program want the rest.
+    is_sampling: *mut u64,
+    scratch: *mut Scratch,
+    walk: *mut Walk,
+    rules: *mut RuleCache,
+}
+
+impl Memory {
+    /// # Safety
+    /// The pointers are to values of this CPU's maps, used with each other only.
+    #[inline(always)]
+    pub unsafe fn new(
+        is_sampling: *mut u64,
+        scratch: *mut Scratch,
+        walk: *mut Walk,
+        rules: *mut RuleCache,
+    ) -> Self {
+        Self { is_sampling, scratch, walk, rules }
+    }
+}
+
+/// Samples the current task; its stack in the kernel only by `kernel`. One sample at a time: what interrupts or
+/// preempts this and wants the same memory counts its sample as lost.
+#[inline(always)]
+pub fn sample_current_task<C: EbpfContext>(
+    program: Program,
+    memory: Memory,
+    task: *mut task_struct,
+    kernel: Option<&C>,
+    kind: Kind,
+    weight: Weight,
+    detail: [u64; DETAIL_WORDS],
+) {
+    let Memory { is_sampling, scratch, walk, rules } = memory;
+    // SAFETY: an aligned word of a map.
+    unsafe { stats::add_shared(is_sampling, 1) };
+    // Whoever finds a 1 is alone until it takes its own back: all others find more.
+    // SAFETY: as above.
+    if unsafe { is_sampling.read_volatile() } == 1 {
+        // SAFETY: this CPU's memory, three maps; one at a time.
+        let (scratch, walk, rules) = unsafe { (&mut *scratch, &mut *walk, &mut *rules) };
+        scratch.begin(kind, weight);
+        scratch.set_detail(detail);
+        if let Some(ctx) = kernel {
+            scratch.take_kernel_stack(ctx);
+        }
+        // SAFETY: the current task is alive.
+        let saved = unsafe { registers::saved_by(task) };
+        match registers::copy(saved as u64, &mut walk.registers) {
+            Found::User => scratch.take_user_stack(program, walk, rules),
+            Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
+            Found::Kernel => {}
+        }
+        scratch.submit(program);
+    } else {
+        stats::count(program, Counter::NoScratch);
+    }
+    // SAFETY: as above.
+    unsafe { stats::add_shared(is_sampling, 1u64.wrapping_neg()) };
 }

@@ -69,6 +69,19 @@ pub fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// Adds to a word that others add to, on this CPU or another.
+///
+/// # Safety
+/// `word` is in a map value.
+#[inline(always)]
+pub unsafe fn add_shared(word: *mut u64, amount: u64) {
+    // Written down, as the standard library has atomics only where they can also be compared.
+    // SAFETY: an aligned word that lives as long as the program.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) amount);
+    }
+}
+
 #[inline(always)]
 fn add(program: Program, counter: Counter, amount: u64) {
     if let Some(value) = STATS.get_ptr_mut(slot(program, counter)) {

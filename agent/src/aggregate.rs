@@ -6,8 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use everflame_agent_common::allocation::{Allocation, Allocator};
 use everflame_agent_common::event::Kind;
 use everflame_agent_common::growth::Backing as MemoryBacking;
+use everflame_agent_common::live;
 use everflame_agent_common::lock::{LockKey, Release, is_of_kernel};
 use everflame_agent_common::unwind::Stop;
 use everflame_agent_common::wait::{FLAG_RUN_QUEUE, Wait};
@@ -16,8 +18,9 @@ use foldhash::fast::RandomState;
 use crate::collect::{Sample, ThreadName};
 use crate::contention::{Contention, LockWait};
 use crate::identity::ProcessIdentity;
+use crate::live::Weights;
 use crate::object::ObjectFile;
-use crate::process::{Backing, DataPlace, Generation, Process};
+use crate::process::{Backing, DataPlace, Generation, Process, allocator};
 use crate::wait::FUTEX_WAIT;
 
 /// Memory of the stacks in one window. A window that reaches this is closed early, as a
@@ -71,6 +74,8 @@ pub struct StackKey {
     pub wait: Option<WaitKey>,
     /// Of growth: of what.
     pub memory: Option<MemoryBacking>,
+    /// Of allocations: whose function was called.
+    pub allocator: Option<Allocator>,
 }
 
 /// What waits are told apart by, beside their stacks.
@@ -151,6 +156,54 @@ impl Totals {
     }
 }
 
+/// Sums of sampled objects with equal stacks. As their weights are no integers, neither are these: rounded
+/// one by one, ten thousand small objects would be wrong by some per cent.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HeapTotals {
+    /// Objects allocated in the window.
+    pub objects: f64,
+    /// Their bytes.
+    pub bytes: f64,
+    /// Objects that are there at its end, whenever they were allocated.
+    pub held_objects: f64,
+    /// Their bytes.
+    pub held_bytes: f64,
+    /// How long the oldest of them has been there, in nanoseconds; 0 if none is.
+    pub oldest_ns: u64,
+}
+
+impl HeapTotals {
+    /// Adds those of other objects.
+    pub fn add(&mut self, other: &Self) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+        self.held_objects += other.held_objects;
+        self.held_bytes += other.held_bytes;
+        self.oldest_ns = self.oldest_ns.max(other.oldest_ns);
+    }
+}
+
+/// Sums of equal samples of allocations, each scaled by how likely it was. They have fractions, which would
+/// be lost in each sample, not in sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Allocated {
+    /// Objects that the samples stand for.
+    pub objects: f64,
+    /// Their bytes.
+    pub bytes: f64,
+}
+
+impl Allocated {
+    fn add(&mut self, Allocation { size, period, .. }: Allocation) {
+        // An object of 0 bytes is not sampled.
+        if size > 0 {
+            let Weights { objects, bytes } = Weights::of(size, period);
+            self.objects += objects;
+            self.bytes += bytes;
+        }
+    }
+}
+
 /// The samples of one process in one window.
 #[derive(Debug)]
 pub struct ProcessWindow {
@@ -166,11 +219,32 @@ pub struct ProcessWindow {
     pub identity: Arc<ProcessIdentity>,
     /// Its stacks.
     pub stacks: Map<Arc<StackKey>, Totals>,
+    /// Stacks of allocations.
+    pub allocations: Map<Arc<StackKey>, Allocated>,
     /// Its waits for locks, divided among the releases that ended them.
     pub contention: Map<(Arc<StackKey>, Option<Arc<StackKey>>), Totals>,
+    /// What was allocated on its live heap, and what is there.
+    pub heap: Map<Arc<[Frame]>, HeapTotals>,
+    /// What its objects were last sampled with: one in so many bytes.
+    pub heap_period_bytes: u64,
+    /// Whose allocator it uses, where that is known.
+    pub allocator: Option<Allocator>,
     /// Where its futexes are in files, by their addresses; `None` for those on its heap and
     /// its stacks.
     pub futexes: Map<u64, Option<DataPlace>>,
+}
+
+impl ProcessWindow {
+    /// All stacks, but those of its live heap.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<StackKey>> {
+        self.stacks.keys().chain(self.allocations.keys())
+    }
+
+    /// The user frames of all stacks.
+    pub fn frames(&self) -> impl Iterator<Item = &Frame> {
+        let of_heap = self.heap.keys().flat_map(|stack| stack.iter());
+        self.keys().flat_map(|key| key.user.iter()).chain(of_heap)
+    }
 }
 
 /// Everything that was sampled in a stretch of time.
@@ -186,8 +260,10 @@ pub struct Window {
     pub waits: u64,
     /// And samples of releases of locks, and of CPUs that spin for one.
     pub locks: u64,
-    /// And samples of growth of memory.
+    /// And samples of growth of memory, and of allocations.
     pub growth: u64,
+    /// And sampled objects.
+    pub objects: u64,
     /// User stacks by why they end; indexed by [`Stop`].
     pub user_stops: [u64; Stop::ALL.len()],
     /// Kernel stacks by why they end.
@@ -196,6 +272,11 @@ pub struct Window {
 }
 
 impl Window {
+    /// Samples of CPUs: all that are nothing else.
+    pub fn cpu_samples(&self) -> u64 {
+        self.samples - self.waits - self.locks - self.growth - self.objects
+    }
+
     /// Whether it should be closed before its time.
     pub fn is_full(&self) -> bool {
         self.stack_bytes >= MAX_STACK_BYTES
@@ -225,15 +306,10 @@ impl Aggregator {
         self.window.samples += 1;
         self.window.waits += u64::from(matches!(sample.kind, Kind::OffCpu | Kind::Waiting));
         self.window.locks += u64::from(matches!(sample.kind, Kind::Release | Kind::Spinning));
-        self.window.growth += u64::from(sample.kind == Kind::Growth);
+        self.window.growth += u64::from(matches!(sample.kind, Kind::Growth | Kind::Allocation));
         self.window.user_stops[sample.user_stop as usize] += 1;
         self.window.kernel_stops[sample.kernel_stop as usize] += 1;
-        let user = sample
-            .user
-            .iter()
-            .enumerate()
-            .map(|(depth, &avma)| self.frame(sample.pid, process, avma, depth == 0))
-            .collect();
+        let user = self.frames(&sample, process);
         // Only the leaf is an address of an instruction that runs; all others are where a
         // call returns to, which may be the first byte of the next function.
         let mut kernel = sample.kernel;
@@ -246,6 +322,7 @@ impl Aggregator {
                 (None, release) => release.as_ref().map(WaitKey::of_release),
             },
             memory: sample.memory,
+            allocator: sample.allocation.map(|allocation| allocation.allocator),
             tid: sample.tid,
             thread_name: sample.thread_name,
             // A wait is on none.
@@ -259,6 +336,13 @@ impl Aggregator {
         let known = &mut self.window.processes[index];
         if known.name != process.name {
             known.name.clone_from(&process.name);
+        }
+        if let Some(allocation) = sample.allocation {
+            let key = Arc::new(key);
+            if !known.allocations.contains_key(&key) {
+                self.window.stack_bytes += bytes;
+            }
+            return known.allocations.entry(key).or_default().add(allocation);
         }
         let totals = Totals { count: sample.count, value: sample.value };
         let key = match known.stacks.get_key_value(&key) {
@@ -292,6 +376,75 @@ impl Aggregator {
             self.window.stack_bytes += size_of::<LockWait>();
             self.contention.wait(LockWait { process, lock, waiter, begin_ns, end_ns, totals });
         }
+    }
+
+    /// Adds a sampled object that has been allocated, and says where: the frames that led to the
+    /// allocator, and what they refer to.
+    pub fn add_allocated(
+        &mut self,
+        sample: &Sample,
+        allocated: &live::Allocated,
+        process: &mut Process,
+        identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
+    ) -> (Arc<[Frame]>, &[MappedRange]) {
+        self.window.samples += 1;
+        self.window.objects += 1;
+        self.window.user_stops[sample.user_stop as usize] += 1;
+        self.window.kernel_stops[sample.kernel_stop as usize] += 1;
+        let frames = self.frames(sample, process);
+        let stack = beyond_the_library(&frames).into();
+        let Weights { objects, bytes } = Weights::of(allocated.size, allocated.period);
+        let totals = HeapTotals { objects, bytes, ..HeapTotals::default() };
+        let (index, stack) = self.add_to_heap(sample.pid, process, identify, stack, &totals);
+        self.window.processes[index].heap_period_bytes = allocated.period;
+        (stack, &self.window.ranges)
+    }
+
+    /// Adds what a process holds of its live heap now. `ranges` says what frames refer to.
+    pub fn add_held<'a>(
+        &mut self,
+        pid: u32,
+        process: &mut Process,
+        identify: impl Fn(&mut Process) -> Arc<ProcessIdentity>,
+        held: impl IntoIterator<Item = (Arc<[Frame]>, HeapTotals)>,
+        ranges: impl Fn(Frame) -> Option<&'a MappedRange>,
+    ) {
+        for (stack, totals) in held {
+            let stack = stack
+                .iter()
+                .map(|&frame| {
+                    let range = ranges(frame).map_or(Frame::UNMAPPED, |range| {
+                        self.range(Arc::clone(&range.object), range.start, range.end)
+                    });
+                    Frame { range, address: frame.address }
+                })
+                .collect();
+            self.add_to_heap(pid, process, &identify, stack, &totals);
+        }
+    }
+
+    fn add_to_heap(
+        &mut self,
+        pid: u32,
+        process: &mut Process,
+        identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
+        stack: Arc<[Frame]>,
+        totals: &HeapTotals,
+    ) -> (usize, Arc<[Frame]>) {
+        let index = self.process(pid, process, identify);
+        let known = &mut self.window.processes[index];
+        if known.allocator.is_none() {
+            known.allocator = allocator(&process.mappings);
+        }
+        let stack = match known.heap.get_key_value(&stack) {
+            Some((known, _)) => Arc::clone(known),
+            None => {
+                self.window.stack_bytes += size_of_val(&*stack) + size_of::<HeapTotals>();
+                stack
+            }
+        };
+        known.heap.entry(Arc::clone(&stack)).or_default().add(totals);
+        (index, stack)
     }
 
     /// Whether the window should be closed before its time.
@@ -334,12 +487,22 @@ impl Aggregator {
             main_object: process.main_object().cloned(),
             identity,
             stacks: Map::default(),
+            allocations: Map::default(),
             contention: Map::default(),
+            heap: Map::default(),
+            heap_period_bytes: 0,
+            allocator: None,
             futexes: Map::default(),
         });
         let index = self.window.processes.len() - 1;
         self.process_index.insert(key, index);
         index
+    }
+
+    /// The user frames of a sample, leaf first.
+    fn frames(&mut self, sample: &Sample, process: &mut Process) -> Box<[Frame]> {
+        let addresses = sample.user.iter().enumerate();
+        addresses.map(|(depth, &avma)| self.frame(sample.pid, process, avma, depth == 0)).collect()
     }
 
     fn frame(&mut self, pid: u32, process: &mut Process, avma: u64, leaf: bool) -> Frame {
@@ -370,5 +533,37 @@ impl Aggregator {
             ranges.push(MappedRange { object, start, end });
             u32::try_from(ranges.len() - 1).unwrap_or(Frame::UNMAPPED)
         })
+    }
+}
+
+/// The part of an allocation's stack that is the program's: the leaf lies in the library that
+/// sampled it, and so does what called that, up to its `malloc`.
+fn beyond_the_library(frames: &[Frame]) -> &[Frame] {
+    let Some(leaf) = frames.first().filter(|leaf| leaf.range != Frame::UNMAPPED) else {
+        return frames;
+    };
+    match frames.iter().position(|frame| frame.range != leaf.range) {
+        Some(program) => &frames[program..],
+        // Better than nothing.
+        None => &frames[frames.len() - 1..],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(ranges: &[u32], expected: &[u32]) {
+        let frames: Vec<Frame> = ranges.iter().map(|&range| Frame { range, address: 0 }).collect();
+        let left: Vec<u32> = beyond_the_library(&frames).iter().map(|frame| frame.range).collect();
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn allocations_begin_where_the_program_calls_the_library() {
+        check(&[7, 7, 7, 1, 2, 7, 1], &[1, 2, 7, 1]);
+        check(&[7, 7], &[7]);
+        check(&[], &[]);
+        check(&[Frame::UNMAPPED, Frame::UNMAPPED, 1], &[Frame::UNMAPPED, Frame::UNMAPPED, 1]);
     }
 }

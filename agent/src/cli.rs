@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::kind::Kind;
 
-use crate::collect::WaitConfig;
+use crate::collect::{AllocMode, LiveConfig, WaitConfig};
 use crate::export::{self, ExportError};
+use crate::rotation::RotationConfig;
+use crate::session::DEFAULT_ALLOC_PERIOD_BYTES;
 use crate::size::{parse_sampling_period, parse_size};
 use crate::unwind::DEFAULT_CACHE_DIR;
 use crate::unwind_info;
@@ -98,9 +100,27 @@ pub struct RunArgs {
     /// are always sampled, unless a CPU has more than 1000 such samples a second
     #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = offcpu_period, env = "EVERFLAME_OFFCPU_PERIOD")]
     pub offcpu_period: Duration,
-    /// One sample of kind alloc in this much that a process's memory grows by
-    #[arg(long, value_name = "SIZE", default_value = "512KiB", value_parser = parse_sampling_period, env = "EVERFLAME_ALLOC_PERIOD")]
-    pub alloc_period: u64,
+    /// How kind alloc sees allocations: faults is by what processes' memory grows by, live is by the
+    /// library that is loaded into some of them (docs/live-heap.md)
+    #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "faults", value_parser = alloc_mode, env = "EVERFLAME_ALLOC_MODES")]
+    pub alloc_modes: Vec<AllocMode>,
+    /// One sample of kind alloc in this much memory [default: 512KiB; in mode live, as processes
+    /// have it]
+    #[arg(long, value_name = "SIZE", value_parser = parse_sampling_period, env = "EVERFLAME_ALLOC_PERIOD")]
+    pub alloc_period: Option<u64>,
+    /// Also see what processes ask their allocators for, in windows of this length; each call costs
+    /// them a microsecond while a window is open
+    #[arg(long, value_name = "DURATION", value_parser = duration, env = "EVERFLAME_ALLOC_WINDOW")]
+    pub alloc_window: Option<Duration>,
+    /// From the beginning of a window to that of the next, which is on other processes
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "EVERFLAME_ALLOC_WINDOW_INTERVAL")]
+    pub alloc_window_interval: Duration,
+    /// Processes that a window is open on
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000), env = "EVERFLAME_ALLOC_WINDOW_PROCESSES")]
+    pub alloc_window_processes: u64,
+    /// CPU time that a window may cost; it ends when it has cost that
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = budget, env = "EVERFLAME_ALLOC_WINDOW_BUDGET")]
+    pub alloc_window_budget: Duration,
     /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4041", env = "EVERFLAME_METRICS")]
     pub metrics: MetricsAddress,
@@ -212,9 +232,35 @@ impl RunArgs {
         })
     }
 
+    /// How live heaps are followed, if they are.
+    pub fn live_config(&self) -> Option<LiveConfig> {
+        let period_bytes = self.alloc_period;
+        self.has_alloc_mode(AllocMode::Live).then_some(LiveConfig { period_bytes })
+    }
+
     /// How much growth of memory a sample stands for, if any are taken.
     pub fn growth_period_bytes(&self) -> Option<u64> {
-        self.kinds.contains(&Kind::Alloc).then_some(self.alloc_period)
+        self.has_alloc_mode(AllocMode::Faults).then_some(self.alloc_period_bytes())
+    }
+
+    fn alloc_period_bytes(&self) -> u64 {
+        self.alloc_period.unwrap_or(DEFAULT_ALLOC_PERIOD_BYTES)
+    }
+
+    fn has_alloc_mode(&self, mode: AllocMode) -> bool {
+        self.kinds.contains(&Kind::Alloc) && self.alloc_modes.contains(&mode)
+    }
+
+    /// When windows on allocators are open, if they are, and how much memory a sample stands for.
+    pub fn alloc_windows(&self) -> Option<(RotationConfig, u64)> {
+        let window = self.alloc_window.filter(|_| self.kinds.contains(&Kind::Alloc))?;
+        let config = RotationConfig {
+            window,
+            interval: self.alloc_window_interval,
+            processes: usize::try_from(self.alloc_window_processes).unwrap_or(usize::MAX),
+            budget: self.alloc_window_budget,
+        };
+        Some((config, self.alloc_period_bytes()))
     }
 
     /// Checks what no flag can know by itself.
@@ -228,6 +274,14 @@ impl RunArgs {
             return Err(format!(
                 "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu,lock,alloc"
             ));
+        }
+        if let Some(window) = self.alloc_window {
+            if !self.kinds.contains(&Kind::Alloc) {
+                return Err("--alloc-window is of kind alloc; add that to --kinds".to_owned());
+            }
+            if window >= self.alloc_window_interval {
+                return Err("a window must be shorter than --alloc-window-interval".to_owned());
+            }
         }
         for (position, (name, _)) in self.labels.iter().enumerate() {
             if self.labels[..position].iter().any(|(other, _)| other == name) {
@@ -244,6 +298,13 @@ impl RunArgs {
         }
         Ok(())
     }
+}
+
+fn alloc_mode(text: &str) -> Result<AllocMode, String> {
+    [AllocMode::Faults, AllocMode::Live]
+        .into_iter()
+        .find(|mode| mode.name() == text)
+        .ok_or_else(|| "the modes are faults and live".to_owned())
 }
 
 fn server(text: &str) -> Result<String, ExportError> {
@@ -289,6 +350,21 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
         Some(_) => Err("a window lasts from 1s to 60m".to_owned()),
         None => Err("a duration looks like 10s or 1m".to_owned()),
+    }
+}
+
+fn budget(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        _ => return Err("a budget looks like 100ms or 1s".to_owned()),
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds)) {
+        Some(budget @ 1..=3_600_000) => Ok(Duration::from_millis(budget)),
+        Some(_) => Err("a budget is 1ms to 3600s".to_owned()),
+        None => Err("a budget looks like 100ms or 1s".to_owned()),
     }
 }
 
@@ -382,6 +458,35 @@ mod tests {
         assert!(check(&["--label", &many.join(",")]).unwrap_err().contains("at most 48 labels"));
         let long: Vec<String> = (0..9).map(|n| format!("l{n}={}", "x".repeat(1000))).collect();
         assert!(check(&["--label", &long.join(",")]).unwrap_err().contains("8192 bytes"));
+    }
+
+    #[test]
+    fn allocations_are_seen_in_the_modes_that_are_asked_for() {
+        let parse = |args: &[&str]| {
+            let args = ["everflame-agent"].iter().chain(args);
+            Cli::try_parse_from(args).map(|cli| cli.run).map_err(|error| error.to_string())
+        };
+        let of = |args: &[&str]| {
+            let run = parse(args).unwrap();
+            (run.growth_period_bytes(), run.live_config().map(|live| live.period_bytes))
+        };
+        assert_eq!(of(&["--alloc-modes", "live"]), (None, None), "not of kind alloc");
+        assert_eq!(of(&["--kinds", "alloc"]), (Some(512 << 10), None));
+        assert_eq!(of(&["--kinds", "alloc", "--alloc-modes", "live"]), (None, Some(None)));
+        assert_eq!(
+            of(&["--kinds", "alloc", "--alloc-modes", "faults,live", "--alloc-period", "1MiB"]),
+            (Some(1 << 20), Some(Some(1 << 20)))
+        );
+        assert!(parse(&["--alloc-modes", "malloc"]).unwrap_err().contains("faults and live"));
+    }
+
+    #[test]
+    fn windows_on_allocators_are_of_kind_alloc() {
+        let window = ["--kinds", "alloc", "--alloc-window", "2s"];
+        assert_eq!(check(&window), Ok(()));
+        assert!(check(&window[2..]).unwrap_err().contains("--kinds"));
+        let long = ["--kinds", "alloc", "--alloc-window", "2m"];
+        assert!(check(&long).unwrap_err().contains("shorter"));
     }
 
     #[test]

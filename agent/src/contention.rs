@@ -114,6 +114,7 @@ mod tests {
             user: Box::default(),
             wait: None,
             memory: None,
+            allocator: None,
         })
     }
 

@@ -9,6 +9,7 @@
 //! | [`unwind`] | gives BPF what it needs to walk stacks without frame pointers |
 //! | [`process`] | knows which processes there are and what lies in their memory |
 //! | [`identity`] | says who a process is: service, version, container, unit |
+//! | [`live`] | remembers which sampled objects processes hold |
 //! | [`aggregate`] | adds up equal stacks of a window |
 //! | [`symbolize`] | turns addresses into functions and lines |
 //! | [`wait`] | says what a thread waited for |
@@ -20,6 +21,7 @@
 //! are bounded, and what a stage drops it counts in [`metrics`].
 
 pub mod aggregate;
+pub mod allocators;
 pub mod capabilities;
 pub mod cli;
 pub mod collect;
@@ -30,12 +32,14 @@ pub mod http;
 pub mod identity;
 pub mod kernel;
 pub mod lifecycle;
+pub mod live;
 pub mod metrics;
 pub mod object;
 pub mod pipeline;
 pub mod process;
 pub mod profile;
 pub mod profiler;
+pub mod rotation;
 pub mod self_profile;
 pub mod session;
 pub mod size;
@@ -44,3 +48,4 @@ pub mod target;
 pub mod unwind;
 pub mod unwind_info;
 pub mod wait;
+pub mod windows;

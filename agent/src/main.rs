@@ -131,6 +131,8 @@ fn run(args: RunArgs) -> Result<Infallible> {
     };
     let waits = args.wait_config();
     let growth_period_bytes = args.growth_period_bytes();
+    let live = args.live_config();
+    let alloc_windows = args.alloc_windows();
     let mut export = ExportConfig::new(args.server, args.spool_dir);
     export.spool_max_bytes = args.spool_max_bytes;
     let exporter =
@@ -139,6 +141,8 @@ fn run(args: RunArgs) -> Result<Infallible> {
         cpu_rate_hz: args.kinds.contains(&Kind::Cpu).then_some(args.cpu_rate_hz),
         waits,
         growth_period_bytes,
+        live,
+        alloc_windows,
         kinds: args.kinds,
         window: args.window,
         host: host_name(args.host.as_deref()),

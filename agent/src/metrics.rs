@@ -107,6 +107,34 @@ metrics! {
     thinned_samples: Counter,
     /// Times that the waits that go on could not be listed.
     waiting_errors: Counter,
+    /// Windows on the allocators of processes that are open.
+    alloc_windows_open: Gauge,
+    /// Windows on the allocators of processes that were opened.
+    alloc_windows: Counter,
+    /// Times that windows were closed before their time, as they cost too much.
+    alloc_windows_stopped: Counter,
+    /// Windows that could not be opened, mostly as the process was gone.
+    alloc_windows_failed: Counter,
+    /// Programs without an allocator whose functions are known by name.
+    alloc_processes_without_allocator: Counter,
+    /// Samples of allocations that were left out, as one function of an allocator had called another.
+    alloc_nested_samples: Counter,
+    /// How long windows were open.
+    alloc_window_open_seconds: SecondsCounter,
+    /// What windows have cost the processes that they were open on, by the runs that were timed.
+    alloc_window_cost_seconds: SecondsCounter,
+    /// Processes whose live heaps are seen.
+    live_processes: Gauge,
+    /// Files of the library that could not be attached to.
+    live_attach_failures: Counter,
+    /// Sampled objects on live heaps that are there.
+    live_objects: Gauge,
+    /// Memory for them.
+    live_bytes: Gauge,
+    /// Sampled objects that are missing in what processes hold, as there was no room for them.
+    live_refused: Counter,
+    /// Ends of objects that were allocated before anybody looked, or refused.
+    live_unknown_ends: Counter,
     /// Process and mapping records that perf could not deliver.
     sideband_lost: Counter,
     /// Stacks that reach their outermost frame.
@@ -283,6 +311,13 @@ impl Metrics {
         let labels = ProgramLabels { program: program.into() };
         let seconds = std::time::Duration::from_nanos(p99_ns).as_secs_f64();
         self.bpf_program_p99_seconds.get_or_create(&labels).set(seconds);
+    }
+
+    /// Mirrors how long windows were open and what they cost.
+    pub fn set_alloc_windows(&self, open_ns: u64, cost_ns: u64) {
+        let seconds = |ns| std::time::Duration::from_nanos(ns).as_secs_f64();
+        raise_seconds_to(&self.alloc_window_open_seconds, seconds(open_ns));
+        raise_seconds_to(&self.alloc_window_cost_seconds, seconds(cost_ns));
     }
 
     /// Mirrors time spent compiling unwind tables.

@@ -23,15 +23,20 @@ use everflame_proto::v1::{Batch, Label, ProfileRecord};
 use thiserror::Error;
 use tracing::{debug, info};
 
-use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, WaitConfig, Waker, brief};
+use crate::collect::{
+    AttachStats, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
+    brief,
+};
 use crate::export::Exporter;
 use crate::health::Health;
+use crate::live::LiveStats;
 use crate::metrics::{
     FrameLabels, KindLabels, Metrics, OutcomeLabels, QueueLabels, ReasonLabels, SideLabels,
     TruncationLabels, raise_to,
 };
 use crate::profile::{FrameStats, Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
+use crate::rotation::{RotationConfig, RotationStats};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, SymbolizeStats, Symbolizer};
 use crate::target::TargetFilter;
 use crate::unwind::UnwindConfig;
@@ -45,6 +50,11 @@ pub struct PipelineConfig {
     pub waits: Option<WaitConfig>,
     /// One sample in this much growth of a process's memory, in bytes; `None` takes none.
     pub growth_period_bytes: Option<u64>,
+    /// Windows on allocators, and one sample in this much that is allocated while they are open, in bytes;
+    /// `None` opens none.
+    pub alloc_windows: Option<(RotationConfig, u64)>,
+    /// How live heaps are followed; `None` is not at all.
+    pub live: Option<LiveConfig>,
     /// Which profiles are made of what is sampled.
     pub kinds: Vec<Kind>,
     /// Length of a window.
@@ -103,11 +113,18 @@ impl Pipeline {
             cpu_rate_hz: config.cpu_rate_hz,
             waits: config.waits,
             growth_period_bytes: config.growth_period_bytes,
+            window_period_bytes: config.alloc_windows.map(|(_, period_bytes)| period_bytes),
+            live: config.live,
             target_pid: None,
             unwind: config.unwind.clone(),
             program_form: None,
         };
-        let profiler = Profiler::start(&collect, TargetFilter::all())?;
+        let mut profiler = Profiler::start(&collect, TargetFilter::all())?;
+        let has_windows =
+            profiler.refused_programs().all(|(program, _)| program != Program::Allocation);
+        if let Some((rotation, _)) = config.alloc_windows.filter(|_| has_windows) {
+            profiler.rotate_windows(rotation);
+        }
         if let Some(clock) = profiler.clock() {
             metrics.set_sampling_source(match clock {
                 Clock::Cycles => "cycles",
@@ -189,6 +206,7 @@ fn sample(
         if let Ok(stats) = profiler.stats() {
             publish_collect(metrics, &profiler, &stats);
             publish_unwind(metrics, &profiler, &stats);
+            publish_live(metrics, &profiler.live_stats(), &stats.attached);
         }
         // The window that found no room goes first; meanwhile the present one grows. When
         // that is full too, sampling waits: the ring buffer overflows, and counts.
@@ -201,13 +219,16 @@ fn sample(
             };
         }
         if waiting.is_none() {
+            profiler.report_held();
             waiting = offer(sender, profiler.take_window(), metrics);
         }
         let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "windows" });
         depth.set(i64::from(waiting.is_some()));
     }
+    profiler.close_windows();
     profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
+    profiler.report_held();
     // Sampling ends with the profiler; the rest may wait for the next stage.
     let last = profiler.take_window();
     drop(profiler);
@@ -263,8 +284,8 @@ fn symbolize(
         let symbols = Symbols::resolve(&window, &mut symbolizer);
         symbolizer.trim();
         let of_kinds = [
-            (Kind::Cpu, window.samples - window.waits - window.locks - window.growth),
-            (Kind::Alloc, window.growth),
+            (Kind::Cpu, window.cpu_samples()),
+            (Kind::Alloc, window.growth + window.objects),
             (Kind::OffCpu, window.waits),
             (Kind::Lock, window.locks),
         ];
@@ -316,7 +337,13 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     let skipped = [
         ("idle", stats.cpu.idle),
         ("filtered", stats.cpu.filtered),
-        ("no_scratch", stats.cpu.no_scratch + stats.waits.no_scratch()),
+        (
+            "no_scratch",
+            stats.cpu.no_scratch
+                + stats.waits.no_scratch()
+                + stats.allocation.no_scratch
+                + stats.allocated.no_scratch,
+        ),
     ];
     for (reason, count) in skipped {
         raise_to(&metrics.skipped_samples.get_or_create_owned(&ReasonLabels { reason }), count);
@@ -334,6 +361,9 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         (Program::LockBegin, &waits.lock_begin),
         (Program::LockEnd, &waits.lock_end),
         (Program::Growth, &stats.growth),
+        (Program::Allocation, &stats.allocation),
+        (Program::Allocated, &stats.allocated),
+        (Program::Freed, &stats.freed),
     ];
     for (program, stats) in others.into_iter().filter(|(_, stats)| stats.runs > 0) {
         metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
@@ -347,9 +377,13 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         let lost = waits.of_locks().filter_map(|stats| stats.ring_full.get(cpu)).sum();
         metrics.set_lost_samples(Kind::Lock.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
     }
-    for (cpu, &lost) in stats.growth.ring_full.iter().enumerate() {
-        let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
-        metrics.set_lost_samples(Kind::Alloc.name(), cpu, lost);
+    for cpu in 0..stats.growth.ring_full.len() {
+        let of_kind = [&stats.growth, &stats.allocation, &stats.allocated, &stats.freed];
+        let lost = of_kind.iter().filter_map(|stats| stats.ring_full.get(cpu)).sum();
+        metrics.set_lost_samples(Kind::Alloc.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
+    }
+    if let Some(windows) = profiler.rotation_stats() {
+        publish_windows(metrics, &windows);
     }
     raise_to(&metrics.untracked_threads, waits.untracked());
     raise_to(&metrics.thinned_samples, waits.switch_in.thinned);
@@ -371,6 +405,25 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     depth.set(gauge(profiler.queue_depth() as u64));
 }
 
+fn publish_live(metrics: &Metrics, live: &LiveStats, attached: &AttachStats) {
+    metrics.live_processes.set(gauge(attached.processes as u64));
+    raise_to(&metrics.live_attach_failures, attached.failed);
+    metrics.live_objects.set(gauge(live.objects as u64));
+    metrics.live_bytes.set(gauge(live.bytes as u64));
+    raise_to(&metrics.live_refused, live.refused);
+    raise_to(&metrics.live_unknown_ends, live.unknown_ends);
+}
+
+fn publish_windows(metrics: &Metrics, windows: &RotationStats) {
+    metrics.alloc_windows_open.set(gauge(windows.open));
+    raise_to(&metrics.alloc_windows, windows.opened);
+    raise_to(&metrics.alloc_windows_stopped, windows.stopped_for_cost);
+    raise_to(&metrics.alloc_windows_failed, windows.failed);
+    raise_to(&metrics.alloc_processes_without_allocator, windows.without_allocator);
+    raise_to(&metrics.alloc_nested_samples, windows.nested);
+    metrics.set_alloc_windows(windows.open_ns, windows.cost_ns);
+}
+
 fn publish_unwind(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) {
     let unwind = &stats.unwind;
     if let Ok(run_times) = profiler.cpu_run_times() {
@@ -382,6 +435,7 @@ fn publish_unwind(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) 
     raise_to(&walks("no_table"), unwind.given_up);
     let refused = stats.cpu.stack_copies_refused
         + stats.waits.switch_in.stack_copies_refused
+        + stats.allocated.stack_copies_refused
         + profiler.unfinished_refused();
     raise_to(&walks("refused"), refused);
     metrics.unwind_tables.set(gauge(unwind.tables));

@@ -1,27 +1,36 @@
 //! Drives the collector and fills windows: what the agent and a recording have in common.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use everflame_agent_common::event::Kind;
 use everflame_agent_common::stats::Program;
-use everflame_agent_common::unwind::Stop;
+use everflame_agent_common::unwind::{Registers, Stop};
+use tracing::debug;
 
 use crate::aggregate::{Aggregator, ProcessWindow, Window};
+use crate::allocators::Allocators;
 use crate::collect::{
-    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample, Waker,
-    monotonic_ns, period_ns,
+    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, ProcessEvent,
+    Sample, StackCopy, Waker, monotonic_ns, period_ns,
 };
 use crate::identity::{ProcessIdentity, identify, identify_copy};
 use crate::kernel::WaitEnd;
+use crate::live::{LiveHeaps, LiveStats, ObjectId};
 use crate::process::{DataPlace, Mappings, Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
+use crate::rotation::{Rotation, RotationConfig, RotationStats, Turn};
 use crate::target::{Target, TargetFilter};
 use crate::unwind::Finished;
+use crate::windows::{WindowError, Windows};
 
 /// Samples wait in the ring buffer at most this long.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often it is looked whether a window costs too much.
+const WINDOW_POLL: Duration = Duration::from_millis(50);
 
 /// A process that ended is remembered this long, for samples that come late.
 const EXITED_GRACE_NS: u64 = 1_000_000_000;
@@ -58,9 +67,13 @@ pub struct Profiler {
     processes: ProcessTable,
     filter: TargetFilter,
     aggregator: Aggregator,
+    live: LiveHeaps,
+    windows: Windows,
+    rotation: Option<Rotation>,
     period_ns: u64,
     wait_period_ns: u64,
-    growth_period_bytes: u64,
+    /// Of growth, or of what is allocated in windows.
+    alloc_period_bytes: u64,
     /// Whether it matters what futexes are.
     locks: bool,
     window_start_ns: u64,
@@ -80,6 +93,8 @@ pub struct Profiler {
 struct Unfinished {
     sample: Sample,
     process: Process,
+    /// What it says the place of, if that is followed.
+    object: Option<ObjectId>,
 }
 
 /// Samples that wait for their stacks, at most.
@@ -94,9 +109,15 @@ impl Profiler {
             processes: ProcessTable::default(),
             filter,
             aggregator: Aggregator::default(),
+            live: LiveHeaps::default(),
+            windows: Windows::default(),
+            rotation: None,
             period_ns: config.cpu_rate_hz.map_or(0, period_ns),
             wait_period_ns: config.waits.map_or(0, |waits| waits.period_ns),
-            growth_period_bytes: config.growth_period_bytes.unwrap_or(0),
+            alloc_period_bytes: config
+                .growth_period_bytes
+                .or(config.window_period_bytes)
+                .unwrap_or(0),
             locks: config.waits.is_some_and(|waits| waits.locks),
             window_start_ns: monotonic_ns(),
             window_end_ns: None,
@@ -127,9 +148,11 @@ impl Profiler {
     /// Samples until `deadline`, until woken, or until the window is full.
     pub fn run_until(&mut self, deadline: Instant) -> Result<(), CollectError> {
         loop {
-            let next = deadline.min(Instant::now() + POLL_INTERVAL);
+            let poll = if self.windows.is_any_open() { WINDOW_POLL } else { POLL_INTERVAL };
+            let next = deadline.min(Instant::now() + poll);
             self.collector.wait(next)?;
             self.drain();
+            self.turn_windows()?;
             let woken = Instant::now() < next;
             if woken || self.aggregator.is_full() || Instant::now() >= deadline {
                 return Ok(());
@@ -142,6 +165,100 @@ impl Profiler {
         // What happened before belongs to the former target.
         self.drain();
         self.filter.retarget(target);
+    }
+
+    /// Opens a window on the allocators of a process: what it asks them for is sampled until
+    /// [`Self::close_windows`]. Tables that its stacks are walked with are waited for, but not beyond
+    /// `deadline`.
+    pub fn open_window(&mut self, pid: u32, deadline: Instant) -> Result<(), WindowError> {
+        // What has been mapped until now.
+        self.drain();
+        let mappings = Arc::clone(&self.processes.get_mut(pid).mappings);
+        let found = self.windows.find(pid, &mappings)?;
+        self.load_tables(&mappings, &found, deadline);
+        self.windows.open(pid, found, &self.collector)
+    }
+
+    /// Has windows open and close by themselves.
+    pub fn rotate_windows(&mut self, config: RotationConfig) {
+        self.rotation = Some(Rotation::new(config));
+    }
+
+    /// What has come of windows that open by themselves.
+    pub fn rotation_stats(&self) -> Option<RotationStats> {
+        let stats = self.rotation.as_ref()?.stats;
+        let open = self.windows.open_on() as u64;
+        Some(RotationStats { nested: self.windows.nested(), open, ..stats })
+    }
+
+    /// Opens or closes windows if it is time.
+    fn turn_windows(&mut self) -> Result<(), CollectError> {
+        let Some(mut rotation) = self.rotation.take() else { return Ok(()) };
+        let now = Instant::now();
+        match rotation.turn(now, &self.collector.allocation_stats()?) {
+            Turn::Wait => {}
+            Turn::Close => {
+                self.windows.close_all();
+                rotation.closed(now);
+            }
+            Turn::Open => self.open_windows(&mut rotation),
+        }
+        self.rotation = Some(rotation);
+        Ok(())
+    }
+
+    fn open_windows(&mut self, rotation: &mut Rotation) {
+        self.windows.forget_closed();
+        for (pid, generation) in rotation.candidates(self.processes.running()) {
+            if self.windows.open_on() >= rotation.processes() {
+                break;
+            }
+            rotation.took(pid);
+            // Nobody waits for tables here.
+            match self.open_window(pid, Instant::now()) {
+                Ok(()) => rotation.stats.opened += 1,
+                Err(WindowError::Allocators(_)) => rotation.has_none(pid, generation),
+                Err(WindowError::Collect(error)) => {
+                    rotation.stats.failed += 1;
+                    debug!(pid, error = &error as &dyn std::error::Error, "no window");
+                }
+            }
+        }
+        rotation.opened(Instant::now());
+    }
+
+    /// Has the tables loaded that walks from an allocator's functions need. Large ones are loaded when a stack
+    /// meets them, which here would be thousands at once.
+    fn load_tables(&mut self, mappings: &Arc<Mappings>, found: &Allocators, deadline: Instant) {
+        let starts = mappings.iter().map(|mapping| mapping.start_avma);
+        let mut asked = HashSet::new();
+        for avma in found.code.starts().chain(starts) {
+            self.next_unfinished += 1;
+            // A stack that ends with its first frame, as soon as the rule of that is known.
+            let registers = Registers { ip: avma, interrupted: 1, ..Registers::default() };
+            let stack_copy = Some(Box::new(StackCopy { registers, stack: Box::default() }));
+            if self.collector.walk(self.next_unfinished, stack_copy, vec![avma], mappings) {
+                asked.insert(self.next_unfinished);
+            }
+        }
+        while !asked.is_empty()
+            && let Some(finished) = self.collector.next_finished(deadline)
+        {
+            if !asked.remove(&finished.id) {
+                self.take_finished(finished);
+            }
+        }
+    }
+
+    /// Closes all windows.
+    pub fn close_windows(&mut self) {
+        self.windows.close_all_and_wait();
+        self.rotation = None;
+    }
+
+    /// Samples that were left out, as they were of allocators that call themselves.
+    pub fn nested_allocations(&self) -> u64 {
+        self.windows.nested()
     }
 
     /// Samples in the present window.
@@ -165,6 +282,36 @@ impl Profiler {
         self.take_finished_until(deadline);
     }
 
+    /// Adds to the present window what processes hold of their live heaps now. A state, not a sum: once,
+    /// before the window is taken.
+    pub fn report_held(&mut self) {
+        let Self { live, processes, aggregator, vanished, .. } = self;
+        let vanished = std::cell::RefCell::new(vanished);
+        let now_ns = monotonic_ns();
+        for (pid, generation) in live.programs() {
+            let Some(process) = processes.program_mut(pid, generation) else {
+                // Its end was lost, or it has become another program.
+                live.ended(pid);
+                continue;
+            };
+            let identify =
+                |process: &mut Process| identity_of(pid, process, &mut vanished.borrow_mut());
+            let held = live.held(pid, now_ns);
+            aggregator.add_held(pid, process, identify, held, |frame| live.range(frame));
+        }
+        live.collect();
+    }
+
+    /// What is known of live heaps.
+    pub fn live_stats(&self) -> LiveStats {
+        self.live.stats()
+    }
+
+    /// Whether a process has the library that its live heap is seen by, and is attached to.
+    pub fn is_attached_to(&self, pid: u32) -> bool {
+        self.collector.is_attached_to(pid)
+    }
+
     /// Ends the window and begins the next.
     pub fn take_window(&mut self) -> ClosedWindow {
         let waited_ns = self.window_end_ns.take().map_or(0, |end_ns| monotonic_ns() - end_ns);
@@ -181,7 +328,8 @@ impl Profiler {
             duration_ns: signed(duration_ns),
             cpu_period_ns: signed(self.period_ns),
             wait_period_ns: signed(self.wait_period_ns),
-            growth_period_bytes: signed(self.growth_period_bytes),
+            alloc_period_bytes: signed(self.alloc_period_bytes),
+            has_ages: self.filter.is_of_recording(),
         };
         let mut window = self.aggregator.take();
         self.identify_copies(&mut window);
@@ -244,8 +392,8 @@ impl Profiler {
         self.drain();
         self.window_end_ns = Some(monotonic_ns());
         self.take_finished_until(deadline);
-        for (_, Unfinished { sample, mut process }) in std::mem::take(&mut self.unfinished) {
-            self.add(sample, &mut process);
+        for (_, unfinished) in std::mem::take(&mut self.unfinished) {
+            self.add(unfinished);
         }
     }
 
@@ -276,28 +424,30 @@ impl Profiler {
                 self.unfinished.insert(id, unfinished);
             } else {
                 self.unfinished_refused += 1;
-                self.add(unfinished.sample, &mut unfinished.process);
+                self.add(unfinished);
             }
         }
     }
 
     fn take_finished(&mut self, finished: Finished) {
-        let Some(Unfinished { mut sample, mut process }) = self.unfinished.remove(&finished.id)
-        else {
-            return;
-        };
+        let Some(mut unfinished) = self.unfinished.remove(&finished.id) else { return };
         let mut frames = finished.frames;
         if finished.stop == Stop::Unmapped && frames.len() > 1 {
             // With all that is known of the process now, this was no code.
             frames.pop();
         }
-        sample.user = frames.into();
-        sample.user_stop = finished.stop;
-        self.add(sample, &mut process);
+        unfinished.sample.user = frames.into();
+        unfinished.sample.user_stop = finished.stop;
+        self.add(unfinished);
     }
 
-    fn add(&mut self, sample: Sample, process: &mut Process) {
-        add(&mut self.aggregator, sample, process, &mut self.vanished, self.locks);
+    fn add(&mut self, unfinished: Unfinished) {
+        let Unfinished { sample, mut process, object } = unfinished;
+        if sample.allocation.is_some() && self.windows.is_nested(sample.pid, &sample.user) {
+            return;
+        }
+        let Self { aggregator, live, vanished, locks, .. } = self;
+        add((aggregator, live), sample, object, &mut process, vanished, *locks);
     }
 
     fn drain_collector(&mut self) {
@@ -306,6 +456,8 @@ impl Profiler {
             processes,
             filter,
             aggregator,
+            live,
+            windows,
             vanished,
             locks,
             arrived,
@@ -315,12 +467,25 @@ impl Profiler {
         collector.drain(|time_ns, event| match event {
             Event::Process(event) => {
                 filter.observe(&event);
+                let change = HeapChange::of(&event);
                 processes.apply(time_ns, event);
+                change.apply(live, processes, filter);
+            }
+            Event::Sample(sample) if sample.kind == Kind::Freed => {
+                let program = (sample.pid, processes.get_mut(sample.pid).generation);
+                let address = sample.allocated.map_or(0, |freed| freed.address);
+                live.freed(program, address);
             }
             Event::Sample(mut sample) => {
                 if !filter.admits(&sample, processes.get_mut(sample.pid)) {
                     return;
                 }
+                let program = (sample.pid, processes.get_mut(sample.pid).generation);
+                let object = match &sample.allocated {
+                    Some(again) if again.is_restored() => return live.restored(program, again),
+                    Some(allocated) => live.allocated(program, time_ns, allocated),
+                    None => None,
+                };
                 identify_as_copy(sample.pid, processes, vanished);
                 let process = processes.get_mut(sample.pid);
                 cut_stale(&mut sample, &process.mappings);
@@ -328,10 +493,12 @@ impl Profiler {
                     // Before the process can be gone.
                     identity_of(sample.pid, process, vanished);
                     *next_unfinished += 1;
-                    let unfinished = Unfinished { sample, process: process.clone() };
+                    let unfinished = Unfinished { sample, process: process.clone(), object };
                     arrived.push((*next_unfinished, unfinished));
-                } else {
-                    add(aggregator, sample, process, vanished, *locks);
+                } else if sample.allocation.is_none()
+                    || !windows.is_nested(sample.pid, &sample.user)
+                {
+                    add((aggregator, live), sample, object, process, vanished, *locks);
                 }
             }
         });
@@ -344,20 +511,76 @@ impl Profiler {
     }
 }
 
-/// Adds a sample to the window, with what /proc says of its process.
+/// Adds a sample to the window, with what /proc says of its process; and to the object that it is about,
+/// if it is about one.
 fn add(
-    aggregator: &mut Aggregator,
+    (aggregator, live): (&mut Aggregator, &mut LiveHeaps),
     sample: Sample,
+    object: Option<ObjectId>,
     process: &mut Process,
     vanished: &mut u64,
     locks: bool,
 ) {
     let pid = sample.pid;
     let identify = |process: &mut Process| identity_of(pid, process, vanished);
+    if let Some(allocated) = sample.allocated {
+        let (stack, ranges) = aggregator.add_allocated(&sample, &allocated, process, identify);
+        if let Some(object) = object {
+            live.set_stack(object, &stack, ranges);
+        }
+        return;
+    }
     let locate = |process: &mut Process, avma: u64| -> Option<DataPlace> {
         locks.then(|| process.data_place(pid, avma, monotonic_ns())).flatten()
     };
     aggregator.add(sample, process, identify, locate);
+}
+
+/// What an event means for what processes hold.
+enum HeapChange {
+    None,
+    /// A process has become a copy of another.
+    Copied {
+        pid: u32,
+        parent: u32,
+    },
+    /// A process holds nothing any more.
+    Gone {
+        pid: u32,
+    },
+}
+
+impl HeapChange {
+    fn of(event: &ProcessEvent) -> Self {
+        match *event {
+            ProcessEvent::Fork { pid, parent } => Self::Copied { pid, parent },
+            ProcessEvent::Comm { pid, exec: true, .. } | ProcessEvent::Exit { pid } => {
+                Self::Gone { pid }
+            }
+            _ => Self::None,
+        }
+    }
+
+    /// To be called when the event has been applied to `processes`.
+    fn apply(self, live: &mut LiveHeaps, processes: &mut ProcessTable, filter: &TargetFilter) {
+        match self {
+            Self::None => {}
+            // What a recording is about has ended, and so will the recording: it shows what was left.
+            Self::Gone { pid } if filter.root() == Some(pid) => {}
+            Self::Gone { pid } => {
+                if live.has(pid) && !has_other_threads(pid) {
+                    live.ended(pid);
+                }
+            }
+            Self::Copied { pid, parent } => {
+                live.ended(pid);
+                if live.has(parent) && filter.includes_copies() {
+                    let mut program = |pid| (pid, processes.get_mut(pid).generation);
+                    live.forked(program(pid), program(parent));
+                }
+            }
+        }
+    }
 }
 
 /// Cuts off what a walk may have got wrong. When code is mapped, it takes some milliseconds

@@ -15,19 +15,22 @@ use everflame_profile::kind::Kind;
 use everflame_profile::{MergeError, Merger, pprof};
 use thiserror::Error;
 
-use crate::collect::{CollectConfig, CollectError, CollectStats, WaitConfig, Waker};
+use crate::collect::{CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker};
+use crate::live::LiveStats;
 use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
 use crate::target::TargetFilter;
+use crate::windows::WindowError;
 
+pub use crate::collect::AllocMode;
 pub use crate::target::Target;
 
 /// Memory for symbols while a recording is finished.
 const RECORDING_SYMBOL_BYTES: usize = 1 << 30;
 
-/// How much growth of memory a sample stands for, unless somebody says otherwise.
-pub const DEFAULT_GROWTH_PERIOD_BYTES: u64 = 512 << 10;
+/// How much memory a sample stands for, unless somebody says otherwise.
+pub const DEFAULT_ALLOC_PERIOD_BYTES: u64 = 512 << 10;
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -36,8 +39,12 @@ pub struct SessionConfig {
     pub kind: Kind,
     /// CPU samples a second on each CPU.
     pub rate_hz: u64,
-    /// One sample in this much growth of a process's memory, in bytes.
-    pub growth_period_bytes: u64,
+    /// How allocations are seen.
+    pub alloc_mode: AllocMode,
+    /// One sample in this much memory, in bytes; but not in mode `live`.
+    pub alloc_period_bytes: u64,
+    /// The same in mode `live`; `None` leaves it as processes have it.
+    pub live_period_bytes: Option<u64>,
     /// Whose.
     pub target: Target,
 }
@@ -53,9 +60,27 @@ pub enum SessionError {
         /// What was asked for.
         kind: Kind,
     },
+    /// The live heap of the process cannot be seen.
+    #[error(
+        "process {pid} has not loaded libeverflame_alloc.so, without which its live heap cannot be \
+         seen; start it with LD_PRELOAD=/path/to/libeverflame_alloc.so (docs/live-heap.md)"
+    )]
+    NotPreloaded {
+        /// What was asked for.
+        pid: u32,
+    },
     /// The kernel does not let us.
     #[error(transparent)]
     Collect(#[from] CollectError),
+    /// The process's allocators cannot be seen.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+    /// The mode is about one process.
+    #[error("allocations are recorded in mode `{}` of one process; say which", .mode.name())]
+    NoProcess {
+        /// What was asked for.
+        mode: AllocMode,
+    },
     /// The thread could not be started or did not survive.
     #[error("the sampling thread failed")]
     Thread {
@@ -109,6 +134,7 @@ struct Shared {
 struct Outcome {
     windows: Vec<ClosedWindow>,
     stats: CollectStats,
+    live: LiveStats,
 }
 
 impl Session {
@@ -118,15 +144,32 @@ impl Session {
             Target::Pid(pid) => Some(pid),
             _ => None,
         };
+        let is_live = config.kind == Kind::Alloc && config.alloc_mode == AllocMode::Live;
         let collect = match config.kind {
             Kind::Cpu => CollectConfig::at_rate(config.rate_hz),
             Kind::OffCpu => CollectConfig::of_waits(WaitConfig::all()),
             Kind::Lock => CollectConfig::of_waits(WaitConfig { locks: true, ..WaitConfig::all() }),
-            Kind::Alloc => CollectConfig::of_growth(config.growth_period_bytes),
+            Kind::Alloc => match config.alloc_mode {
+                AllocMode::Faults => CollectConfig::of_growth(config.alloc_period_bytes),
+                AllocMode::Window => CollectConfig::of_windows(config.alloc_period_bytes),
+                AllocMode::Live => CollectConfig::of_live_heaps(LiveConfig {
+                    period_bytes: config.live_period_bytes,
+                }),
+            },
             kind => return Err(SessionError::Kind { kind }),
         };
         let collect = CollectConfig { target_pid, ..collect };
-        let profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
+        let mut profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
+        if let Some(pid) = target_pid.filter(|_| is_live)
+            && !profiler.is_attached_to(pid)
+        {
+            return Err(SessionError::NotPreloaded { pid });
+        }
+        if collect.window_period_bytes.is_some() {
+            let mode = config.alloc_mode;
+            let pid = target_pid.ok_or(SessionError::NoProcess { mode })?;
+            profiler.open_window(pid, Instant::now() + SETTLE_TIME)?;
+        }
         let waker = profiler.waker().map_err(|source| CollectError::Wait { source })?;
         let shared = Arc::new(Shared::default());
         let (retarget, targets) = channel();
@@ -193,6 +236,7 @@ impl Session {
         }
         let lost = outcome.stats.lost();
         let mut notes = notes(&outcome.stats, symbolizer.kernel_status());
+        notes.extend(live_notes(&outcome.stats, &outcome.live));
         notes.extend(truncation_note(&outcome.windows));
         Ok(Recording { profile, samples, lost, notes })
     }
@@ -223,11 +267,14 @@ fn sample(
             windows.push(closed);
         }
     }
+    profiler.close_windows();
     profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
     let stats = profiler.stats()?;
+    let live = profiler.live_stats();
+    profiler.report_held();
     windows.push(profiler.take_window());
-    Ok(Outcome { windows, stats })
+    Ok(Outcome { windows, stats, live })
 }
 
 /// Says how many user stacks end early and why, when that is more than one in a hundred.
@@ -254,6 +301,25 @@ fn truncation_note(windows: &[ClosedWindow]) -> Option<String> {
         "{truncated} of {stacks} user stacks end before their outermost frame: {}",
         reasons.join(", ")
     ))
+}
+
+/// What is missing in live heaps, or is in them and should not be.
+fn live_notes(stats: &CollectStats, live: &LiveStats) -> Vec<String> {
+    let mut notes = Vec::new();
+    if stats.freed.lost() > 0 {
+        notes.push(format!(
+            "as many as {} sampled objects look held that were freed; a longer --alloc-period helps",
+            stats.freed.lost()
+        ));
+    }
+    if live.refused > 0 {
+        notes.push(format!(
+            "{} sampled objects are missing in what is held, as there was no room for them; a \
+             longer --alloc-period helps",
+            live.refused
+        ));
+    }
+    notes
 }
 
 fn notes(stats: &CollectStats, kernel: KernelStatus) -> Vec<String> {

@@ -81,6 +81,24 @@ impl TargetFilter {
         }
     }
 
+    /// Whether this is for a recording that ends.
+    pub fn is_of_recording(&self) -> bool {
+        self.parents.is_some()
+    }
+
+    /// Whether copies of a process that is wanted are, too.
+    pub fn includes_copies(&self) -> bool {
+        !matches!(self.target, Target::Pid(_))
+    }
+
+    /// The process that it is all about, if it is about one.
+    pub fn root(&self) -> Option<u32> {
+        match self.target {
+            Target::Pid(pid) | Target::Tree(pid) => Some(pid),
+            Target::All | Target::Comm(_) => None,
+        }
+    }
+
     /// Whether a sample of this process is wanted.
     pub fn admits(&self, sample: &Sample, process: &Process) -> bool {
         match &self.target {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use everflame_agent::session::AllocMode;
 use everflame_agent::size::parse_sampling_period;
 use everflame_profile::Kind;
 
@@ -70,6 +71,21 @@ WAIT is what threads waited, all together. Of a holder it is the waiting of othe
 releases of the lock ended. A lock without an address is one whose waiters sleep on words of
 their own: it has the name of the function that wants it.";
 
+const LEAKS_EXAMPLES: &str = "\
+Examples:
+  everflame leaks --pid 4711                           what it holds of a minute's allocations
+  everflame leaks --pid 4711 --duration 10m --sort age
+  everflame leaks --pid 4711 --format json
+  everflame leaks -- env LD_PRELOAD=/path/to/libeverflame_alloc.so ./batch
+      what it holds when it ends, but for what it allocates in its first milliseconds
+  everflame leaks heap.pb.gz                           of everflame record --kind alloc --mode live
+
+The process must have been started with the library that samples its allocations:
+LD_PRELOAD=/path/to/libeverflame_alloc.so my-service. What is shown is an estimate from a sample
+of all objects; it includes caches and requests that are being served. A leak grows with
+--duration, and its OLDEST is about as old as the recording. What had been allocated before is
+not shown.";
+
 const ROOT_HELP: &str = "\
 Examples:
   everflame record -o host.svg                         profile this host, here and now
@@ -94,6 +110,7 @@ pub(crate) enum Command {
     Flame(FlameArgs),
     Diff(DiffArgs),
     Locks(LocksArgs),
+    Leaks(LeaksArgs),
     Services(ServicesArgs),
 }
 
@@ -122,9 +139,14 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "N", default_value_t = 97, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) rate_hz: u64,
 
-    /// Of kind alloc: one sample in this much that a process's memory grows by
-    #[arg(long, value_name = "SIZE", default_value = "512KiB", value_parser = parse_sampling_period)]
-    pub(crate) alloc_period: u64,
+    /// Of kind alloc: how allocations are seen
+    #[arg(long, value_enum, default_value_t = AllocModeArg::Faults)]
+    pub(crate) mode: AllocModeArg,
+
+    /// Of kind alloc: one sample in this much memory [default: 512KiB; in mode live, as processes
+    /// have it]
+    #[arg(long, value_name = "SIZE", value_parser = parse_sampling_period)]
+    pub(crate) alloc_period: Option<u64>,
 
     /// Of kind lock: whose stacks
     #[arg(long, value_enum, default_value_t = LockSide::Joined)]
@@ -137,6 +159,27 @@ pub(crate) struct RecordArgs {
     /// A program to start; it and its children are recorded
     #[arg(last = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// How allocations are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AllocModeArg {
+    /// By what processes' memory grows by; costs next to nothing
+    Faults,
+    /// By probes on the allocator of one process (--pid), which slow down each call by a microsecond
+    Window,
+    /// By a library within processes, which also sees what is freed
+    Live,
+}
+
+impl From<AllocModeArg> for AllocMode {
+    fn from(mode: AllocModeArg) -> Self {
+        match mode {
+            AllocModeArg::Faults => Self::Faults,
+            AllocModeArg::Window => Self::Window,
+            AllocModeArg::Live => Self::Live,
+        }
+    }
 }
 
 /// Which stacks of waits for locks.
@@ -206,6 +249,58 @@ pub(crate) struct LocksArgs {
     /// A program to start; it and its children are watched
     #[arg(last = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Show which memory was allocated while one watched, and is held still
+#[derive(Debug, Args)]
+#[command(after_help = LEAKS_EXAMPLES)]
+#[command(group = ArgGroup::new("target").args(["pid", "command", "files"]).required(true))]
+pub(crate) struct LeaksArgs {
+    /// pprof files of kind alloc, mode live, instead of a process
+    #[arg(value_name = "FILE", conflicts_with_all = ["duration", "alloc_period"])]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// How long to watch; 60s unless there is a COMMAND, which is watched until it ends
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
+
+    /// The process with this id
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+
+    /// One sample in this much memory [default: as the process has it, 512KiB unless
+    /// EVERFLAME_ALLOC_PERIOD was set when it started]
+    #[arg(long, value_name = "SIZE", value_parser = parse_sampling_period)]
+    pub(crate) alloc_period: Option<u64>,
+
+    /// What comes first
+    #[arg(long, value_enum, default_value_t = LeaksSort::Bytes)]
+    pub(crate) sort: LeaksSort,
+
+    /// The most stacks to show; 0 is all [default: 10 in tables, else all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+
+    /// What to write [default: what --output ends in, else a table]
+    #[arg(long, value_parser = one_of(command::leaks::FORMATS))]
+    pub(crate) format: Option<Format>,
+
+    /// Where to, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// A program to start; it and its children are watched
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How stacks that hold memory are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LeaksSort {
+    /// The stack that holds most bytes; of equal ones the one with the oldest object
+    Bytes,
+    /// The stack with the oldest object
+    Age,
 }
 
 /// Show the functions that cost the most

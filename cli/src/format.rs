@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::failure::Failure;
 
@@ -85,11 +85,18 @@ impl Format {
     }
 }
 
+/// What other tools call a table.
+const TEXT: &str = "text";
+
 /// Takes the forms that a command writes, and no others.
 pub(crate) fn one_of(known: &'static [Format]) -> impl TypedValueParser<Value = Format> {
-    let names = known.iter().map(|format| format.name());
-    PossibleValuesParser::new(names).try_map(|name| {
+    let values = known.iter().map(|format| match format {
+        Format::Table => PossibleValue::new(format.name()).alias(TEXT),
+        _ => PossibleValue::new(format.name()),
+    });
+    PossibleValuesParser::new(values).try_map(|name| {
         // clap has checked that it is one of them.
+        let name = if name == TEXT { Format::Table.name() } else { &name };
         known.iter().copied().find(|format| format.name() == name).ok_or("unknown format")
     })
 }

@@ -13,7 +13,7 @@
 //!   check it;
 //! - [`merge`] sums profiles into one;
 //! - [`select`] picks the sample type to look at;
-//! - [`top`], [`flame`], [`diff`], [`fold`] and [`locks`](mod@locks) answer questions about it.
+//! - [`top`], [`flame`], [`diff`], [`fold`], [`locks`](mod@locks) and [`leaks`](mod@leaks) answer questions about it.
 //!
 //! Sums saturate instead of overflowing, here and everywhere else in this crate.
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ pub mod fold;
 mod frames;
 mod ids;
 pub mod kind;
+pub mod leaks;
 mod lock_site;
 pub mod locks;
 pub mod merge;
@@ -47,6 +48,7 @@ pub use self::encode::encode_gz;
 pub use self::flame::{FlameNode, FlameTree, flame};
 pub use self::fold::fold;
 pub use self::kind::{Kind, UnknownKind};
+pub use self::leaks::{HeldStack, LeakReport, leaks};
 pub use self::locks::{HolderTotals, LockReport, LockTotals, WaiterTotals, locks};
 pub use self::merge::{MergeError, Merger};
 pub use self::select::{SelectError, retain_labelled, sample_type_index};

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod alloc;
 mod failures;
 mod locks;
 mod memory;

@@ -7,6 +7,7 @@
 
 use std::io::Write as _;
 
+pub mod allocations;
 pub mod busy;
 pub mod cost;
 pub mod profile;

@@ -14,8 +14,10 @@ pub struct Sample {
     pub stack: Vec<String>,
     /// Samples.
     pub count: i64,
-    /// Nanoseconds.
+    /// Nanoseconds, or bytes.
     pub value: i64,
+    /// All values, in the order of the profile's sample types.
+    pub values: Vec<i64>,
     /// Labels.
     pub labels: Vec<(String, String)>,
 }
@@ -69,6 +71,7 @@ pub fn samples(profile: &pprof::Profile) -> Vec<Sample> {
             stack: sample.location_id.iter().flat_map(frames).collect(),
             count: sample.value[0],
             value: sample.value[1],
+            values: sample.value.clone(),
             labels: sample.label.iter().map(label).collect(),
         })
         .collect()

@@ -27,6 +27,45 @@ pub fn go_workload(name: &str) -> PathBuf {
     })
 }
 
+/// The program of `tests/workloads/NAME.rs`.
+pub fn rustc_workload(name: &str) -> PathBuf {
+    once(&format!("rustc-{name}"), |output| {
+        let mut rustc = Command::new("rustc");
+        rustc.args(["--edition", "2024", "-O", "-g"]).arg(source(&format!("{name}.rs")));
+        run(rustc.arg("-o").arg(output), "rustc")
+    })
+}
+
+/// The program of `tests/workloads/NAME.cpp`.
+pub fn cxx_workload(name: &str) -> PathBuf {
+    once(&format!("cxx-{name}"), |output| {
+        let mut cxx = Command::new("c++");
+        cxx.args([
+            "-O2",
+            "-g",
+            "-std=c++17",
+            "-fomit-frame-pointer",
+            "-fno-optimize-sibling-calls",
+        ]);
+        run(cxx.arg(source(&format!("{name}.cpp"))).arg("-o").arg(output), "c++");
+    })
+}
+
+/// The program BIN of the package in `tests/workloads/NAME`. What it needs is compiled once and kept, as that
+/// may take a minute.
+pub fn rust_workload(name: &str, bin: &str) -> PathBuf {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().expect("no compilation has panicked");
+    let test = std::env::current_exe().expect("the path of the test");
+    let target = test.ancestors().nth(3).expect("a test lies in target/PROFILE/deps");
+    let target_dir = target.join("tmp").join(format!("workload-{name}"));
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--locked", "--manifest-path"]);
+    cargo.arg(source(name).join("Cargo.toml")).arg("--target-dir").arg(&target_dir);
+    run(&mut cargo, "cargo");
+    target_dir.join("release").join(bin)
+}
+
 /// The directory with the class of `tests/workloads/NAME.java`.
 pub fn java_workload(name: &str) -> PathBuf {
     once(&format!("java-{name}"), |output| {

@@ -1,6 +1,8 @@
 //! Every map and global that the programs share with the agent.
 
 #[cfg(not(feature = "old-kernels"))]
+mod allocations;
+#[cfg(not(feature = "old-kernels"))]
 mod tasks;
 #[cfg(not(feature = "old-kernels"))]
 mod waits;
@@ -18,6 +20,8 @@ use everflame_agent_common::{
     unwind::page::{Layout, Page, Shard, shard},
 };
 
+#[cfg(not(feature = "old-kernels"))]
+pub use self::allocations::*;
 #[cfg(not(feature = "old-kernels"))]
 pub use self::tasks::*;
 #[cfg(not(feature = "old-kernels"))]
@@ -56,6 +60,7 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     mm_pages_stride: 0,
     page_bytes: 0,
     unused: 0,
+    window_period_bytes: 0,
 });
 
 /// Samples on their way to the agent, which sets the real size.

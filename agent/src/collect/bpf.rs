@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use super::growth;
 use super::host::max_processes;
+use super::uprobes::UprobeProgram;
 use super::waits::{WaitConfig, WaitPrograms};
 use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
 
@@ -146,6 +147,8 @@ pub(super) struct Bpf {
     waits: Option<Result<WaitPrograms, BpfError>>,
     /// Likewise.
     growth: Option<Result<(), BpfError>>,
+    /// Those that were asked for.
+    uprobes: Vec<(Program, Result<UprobeProgram, BpfError>)>,
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -207,17 +210,23 @@ pub(super) fn require_btf() -> Result<(), BpfError> {
 
 impl Bpf {
     /// Loads the object with these settings and a ring buffer of `ring_bytes`, which must be
-    /// a power of two and a multiple of the page size.
+    /// a power of two and a multiple of the page size. Of programs for uprobes those that are asked for,
+    /// by their names in the object.
     pub(super) fn load(
         config: Config,
         form: ProgramForm,
         ring_bytes: u32,
         waits: Option<WaitConfig>,
+        uprobes: &[(Program, &'static str)],
     ) -> Result<Self, BpfError> {
         lift_memlock_limit();
         let config = config.to_bytes();
         let max_processes = max_processes();
         let has_locks = waits.is_some_and(|waits| waits.locks);
+        let object = match form {
+            ProgramForm::Recent => RECENT,
+            ProgramForm::Old => OLD,
+        };
         let mut ebpf = EbpfLoader::new()
             // Task storage is for the programs alone.
             .allow_unsupported_maps()
@@ -225,10 +234,7 @@ impl Bpf {
             .map_max_entries("EVENTS", ring_bytes)
             .map_max_entries("PROCESSES", max_processes)
             .map_max_entries("LOCKS", if has_locks { MAX_LOCKS } else { 1 })
-            .load(match form {
-                ProgramForm::Recent => RECENT,
-                ProgramForm::Old => OLD,
-            })
+            .load(object)
             .map_err(object_error)?;
         let program: &mut PerfEvent = ebpf
             .program_mut(CPU_SAMPLE)
@@ -237,6 +243,11 @@ impl Bpf {
         program.load().map_err(|source| BpfError::Program { program: CPU_SAMPLE, source })?;
         let exec_error = attach_exec(&mut ebpf).err();
         let waits = waits.map(|waits| WaitPrograms::load(&mut ebpf, waits));
+        // While it has all of its maps.
+        let uprobes = uprobes
+            .iter()
+            .map(|(program, name)| (*program, UprobeProgram::load(&mut ebpf, object, name)))
+            .collect();
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
             .map_err(|source| BpfError::Map { map: "EVENTS", source })?;
@@ -260,6 +271,7 @@ impl Bpf {
             exec_error,
             waits,
             growth: None,
+            uprobes,
             unwind: Some(unwind),
             run_times,
             events,
@@ -306,7 +318,30 @@ impl Bpf {
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
         let growth = self.growth.as_ref().and_then(|growth| growth.as_ref().err());
         let growth = growth.map(|error| (Program::Growth, error));
-        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth)
+        let uprobes = self.uprobes.iter();
+        let uprobes =
+            uprobes.filter_map(|(program, loaded)| Some((*program, loaded.as_ref().err()?)));
+        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth).chain(uprobes)
+    }
+
+    /// A program for uprobes, if it was asked for and the kernel takes it.
+    pub(super) fn uprobe_program(&self, program: Program) -> Option<&UprobeProgram> {
+        self.uprobes.iter().find(|(known, _)| *known == program)?.1.as_ref().ok()
+    }
+
+    /// Hands such a program out, to whoever attaches it.
+    pub(super) fn take_uprobe_program(&mut self, program: Program) -> Option<UprobeProgram> {
+        let is_it = |(known, loaded): &(Program, Result<_, _>)| *known == program && loaded.is_ok();
+        let at = self.uprobes.iter().position(is_it)?;
+        self.uprobes.swap_remove(at).1.ok()
+    }
+
+    /// Fails if such a program was asked for and the kernel refuses it.
+    pub(super) fn require_uprobes(&mut self) -> Result<(), BpfError> {
+        match self.uprobes.iter().position(|(_, loaded)| loaded.is_err()) {
+            Some(at) => self.uprobes.swap_remove(at).1.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Loads the program that samples growth of memory.

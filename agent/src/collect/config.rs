@@ -1,8 +1,32 @@
 //! What can be asked of a collector.
 
 use super::bpf::ProgramForm;
+use super::live::LiveConfig;
 use super::waits::WaitConfig;
 use crate::unwind::UnwindConfig;
+
+/// How kind `alloc` finds out who gets memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllocMode {
+    /// By the pages that processes get from the kernel.
+    #[default]
+    Faults,
+    /// By probes on the allocator's functions, in windows of time.
+    Window,
+    /// By a library within the process, which also knows what is freed.
+    Live,
+}
+
+impl AllocMode {
+    /// What it is called on command lines and in profiles.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Faults => "faults",
+            Self::Window => "window",
+            Self::Live => "live",
+        }
+    }
+}
 
 /// What to collect.
 #[derive(Clone, Debug)]
@@ -13,6 +37,11 @@ pub struct CollectConfig {
     pub waits: Option<WaitConfig>,
     /// One sample in this much growth of a process's memory, in bytes, less than 2^32; `None` is none.
     pub growth_period_bytes: Option<u64>,
+    /// One sample in this much that processes allocate while a window is open on them, in bytes; `None` is
+    /// none.
+    pub window_period_bytes: Option<u64>,
+    /// How live heaps are followed; `None` is not at all.
+    pub live: Option<LiveConfig>,
     /// Sample this process only.
     pub target_pid: Option<u32>,
     /// How stacks without frame pointers are walked.
@@ -22,12 +51,19 @@ pub struct CollectConfig {
 }
 
 impl CollectConfig {
+    /// Whether there is nothing to go on with if there are no uprobes.
+    pub(super) fn is_of_uprobes_alone(&self) -> bool {
+        self.cpu_rate_hz.is_none() && self.waits.is_none() && self.growth_period_bytes.is_none()
+    }
+
     /// CPU time of all processes, with defaults for what is not said.
     pub fn at_rate(cpu_rate_hz: u64) -> Self {
         Self {
             cpu_rate_hz: Some(cpu_rate_hz),
             waits: None,
             growth_period_bytes: None,
+            window_period_bytes: None,
+            live: None,
             target_pid: None,
             unwind: UnwindConfig::default(),
             program_form: None,
@@ -37,6 +73,17 @@ impl CollectConfig {
     /// Growth of all processes' memory and nothing else, with defaults for what is not said.
     pub fn of_growth(period_bytes: u64) -> Self {
         Self { cpu_rate_hz: None, growth_period_bytes: Some(period_bytes), ..Self::at_rate(0) }
+    }
+
+    /// What processes allocate in windows, and nothing else, with defaults for what is not said.
+    pub fn of_windows(period_bytes: u64) -> Self {
+        Self { cpu_rate_hz: None, window_period_bytes: Some(period_bytes), ..Self::at_rate(0) }
+    }
+
+    /// Live heaps of all processes that have the library, and nothing else, with defaults for what is not
+    /// said.
+    pub fn of_live_heaps(live: LiveConfig) -> Self {
+        Self { cpu_rate_hz: None, live: Some(live), ..Self::at_rate(0) }
     }
 
     /// Waits of all processes and nothing else, with defaults for what is not said.

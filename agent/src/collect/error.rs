@@ -7,6 +7,7 @@ use thiserror::Error;
 use super::bpf::BpfError;
 use super::cpu::CpuError;
 use super::sideband::SidebandError;
+use super::uprobes::UprobeError;
 use crate::unwind::{UnwindError, UnwinderEnded};
 
 /// Why nothing can be collected.
@@ -21,6 +22,9 @@ pub enum CollectError {
     /// Processes cannot be followed.
     #[error(transparent)]
     Sideband(#[from] SidebandError),
+    /// Functions of programs cannot be probed.
+    #[error(transparent)]
+    Uprobe(#[from] UprobeError),
     /// Stacks cannot be walked.
     #[error(transparent)]
     Unwind(#[from] UnwindError),

@@ -2,8 +2,10 @@
 
 use std::cmp::Ordering;
 
+use everflame_agent_common::allocation::Allocation;
 use everflame_agent_common::event::{self, Kind, SampleHeader};
 use everflame_agent_common::growth::Backing;
+use everflame_agent_common::live::Allocated;
 use everflame_agent_common::lock::Release;
 use everflame_agent_common::unwind::{Registers, Stop};
 use everflame_agent_common::wait::Wait;
@@ -23,6 +25,10 @@ pub struct Sample {
     pub wait: Option<Wait>,
     /// Of growth: of what.
     pub memory: Option<Backing>,
+    /// Of allocations: how many bytes, and whose.
+    pub allocation: Option<Allocation>,
+    /// Of objects on a live heap: which one. When one is freed, only its address is known.
+    pub allocated: Option<Allocated>,
     /// Of releases of locks: which, and when.
     pub release: Option<Release>,
     /// Process id in the initial pid namespace.
@@ -63,8 +69,13 @@ impl Sample {
         let header = SampleHeader::read(record)?;
         let (kernel, user) = header.stacks(record)?;
         let kind = Kind::from_u16(header.kind)?;
+        let allocation = match kind {
+            Kind::Allocation => Some(Allocation::read(header.value, &header.detail)?),
+            _ => None,
+        };
         let sample = Self {
             kind,
+            allocation,
             value: header.value,
             count: header.count,
             wait: matches!(kind, Kind::OffCpu | Kind::Waiting | Kind::Spinning)
@@ -73,6 +84,8 @@ impl Sample {
                 Kind::Growth => Backing::from_index(header.detail[0]),
                 _ => None,
             },
+            allocated: matches!(kind, Kind::Allocated | Kind::Freed)
+                .then(|| Allocated::from_detail(&header.detail)),
             release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,

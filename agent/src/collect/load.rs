@@ -3,12 +3,14 @@
 use std::ops::RangeInclusive;
 
 use everflame_agent_common::config::Config;
+use everflame_agent_common::stats::Program;
 use everflame_agent_common::wait::Thinning;
 use tracing::{info, warn};
 
 use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
 use super::cpu::{Clock, period_ns};
 use super::host::max_kernel_frames;
+use super::live;
 use super::{CollectConfig, WaitConfig, brief};
 use crate::kernel::{
     Feature, KernelFeatures, Unwinder, cpu_time_offset, memory_location, pt_regs_location,
@@ -57,7 +59,15 @@ pub(super) fn load(
     let waits = config.waits.map(|waits| prepare_waits(&mut settings, &features, waits));
     let can_wait = waits.as_ref().and_then(|waits| waits.as_ref().ok()).copied();
     let growth = config.growth_period_bytes.map(|period| prepare_growth(&mut settings, period));
-    let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait)?;
+    let mut uprobes = Vec::new();
+    if let Some(period_bytes) = config.window_period_bytes {
+        settings.window_period_bytes = period_bytes;
+        uprobes.push((Program::Allocation, "allocation"));
+    }
+    if config.live.is_some() {
+        uprobes.extend(live::PROGRAMS);
+    }
+    let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait, &uprobes)?;
     match growth {
         Some(Ok(())) if form == ProgramForm::Recent => bpf.load_growth(),
         Some(Ok(())) => bpf.do_without_growth(BpfError::Missing { name: "growth" }),

@@ -28,6 +28,8 @@ fn without(program: Program) -> &'static str {
         Program::Waking => Feature::SchedWaking.without(),
         Program::LockBegin | Program::LockEnd => Feature::LockContention.without(),
         Program::Growth => "growth of memory is not seen",
+        Program::Allocation => "there are no windows on allocators",
+        Program::Allocated | Program::Freed => "live heaps are not seen",
     }
 }
 

@@ -11,14 +11,17 @@ mod error;
 mod event;
 mod growth;
 mod host;
+mod live;
 mod load;
 mod lost;
 mod order;
 mod sideband;
+mod uprobes;
 mod waits;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,13 +36,15 @@ use rustix::fd::AsRawFd as _;
 use tracing::{debug, info, warn};
 
 pub use bpf::{BpfError, ProgramForm, ProgramStats, UnwindMaps};
-pub use config::CollectConfig;
+pub use config::{AllocMode, CollectConfig};
 pub use cpu::{Clock, CpuError, period_ns};
 pub use error::CollectError;
 pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
+pub use live::{AttachStats, LiveConfig};
 pub(crate) use lost::brief;
 pub use sideband::SidebandError;
+pub use uprobes::{Site, UprobeError, Uprobes};
 pub use waits::{WaitConfig, WaitStats};
 
 use crate::kernel::WaitEnd;
@@ -47,7 +52,8 @@ use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
 use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
-use host::{is_initial_pid_namespace, online_cpus, ring_bytes};
+use host::{RING_BYTES_FOR_WINDOWS, is_initial_pid_namespace, online_cpus, ring_bytes};
+use live::{LiveAttachments, LivePrograms};
 use load::load;
 use order::Ordering;
 use sideband::Sideband;
@@ -66,6 +72,13 @@ const STALL_INTERVAL: Duration = Duration::from_secs(5);
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);
 
+/// So many events are handed on before the ring buffer is looked at again.
+const EVENTS_AT_ONCE: usize = 256;
+
+/// While more events than this wait for their turn, the ring buffer is left alone. A sample takes some
+/// hundred bytes.
+const MAX_WAITING: usize = 64 * 1024;
+
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
 const RING: u64 = u64::MAX - 1;
@@ -81,6 +94,14 @@ pub struct CollectStats {
     pub waits: WaitStats,
     /// Those of the program that samples growth of memory.
     pub growth: ProgramStats,
+    /// Those of the program that samples what is asked of allocators.
+    pub allocation: ProgramStats,
+    /// Those of the program that samples objects on live heaps.
+    pub allocated: ProgramStats,
+    /// Those of the program that notes when these are freed.
+    pub freed: ProgramStats,
+    /// Which live heaps are seen.
+    pub attached: AttachStats,
     /// Process records that the kernel dropped.
     pub sideband_lost: u64,
     /// Records of either kind that could not be parsed.
@@ -100,7 +121,12 @@ pub struct CollectStats {
 impl CollectStats {
     /// Samples that the ring buffer had no room for.
     pub fn lost(&self) -> u64 {
-        self.cpu.lost() + self.waits.lost() + self.growth.lost()
+        self.cpu.lost()
+            + self.waits.lost()
+            + self.growth.lost()
+            + self.allocation.lost()
+            + self.allocated.lost()
+            + self.freed.lost()
     }
 }
 
@@ -120,6 +146,7 @@ impl Waker {
 pub struct Collector {
     bpf: Bpf,
     cpu: Option<CpuEvents>,
+    live: Option<LiveAttachments>,
     sideband: Sideband,
     unwinder: Unwinder,
     objects: ObjectCache,
@@ -146,9 +173,18 @@ impl Collector {
             return Err(CollectError::PidNamespace);
         }
         let cpus = online_cpus()?;
-        let ring_bytes = ring_bytes(cpus.len());
+        let is_window_alone = config.window_period_bytes.is_some() && config.cpu_rate_hz.is_none();
+        let ring_bytes = if is_window_alone {
+            RING_BYTES_FOR_WINDOWS
+        } else {
+            ring_bytes(cpus.len(), config.live.is_some())
+        };
         let cpu = config.cpu_rate_hz.map(|rate_hz| CpuEvents::new(rate_hz, &cpus)).transpose()?;
         let mut bpf = load(config, cpu.as_ref().map(CpuEvents::clock), ring_bytes)?;
+        let live = config.live.and_then(|live| {
+            let programs = LivePrograms::take(&mut bpf)?;
+            Some(LiveAttachments::new(programs, live, config.target_pid))
+        });
         let maps = bpf.take_unwind_maps().ok_or(BpfError::Missing { name: "CHUNKS" })?;
         let unwinder = Unwinder::start(maps, &config.unwind)?;
         // Before the first sample, so that none comes from a process that is not known.
@@ -160,6 +196,7 @@ impl Collector {
         let mut collector = Self {
             bpf,
             cpu,
+            live,
             sideband,
             unwinder,
             objects: ObjectCache::default(),
@@ -185,8 +222,12 @@ impl Collector {
         }
         // If nothing else is asked for, there is nothing to go on with.
         collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
-        let is_all = config.cpu_rate_hz.is_none() && config.waits.is_none();
+        let is_all =
+            config.cpu_rate_hz.is_none() && config.waits.is_none() && config.live.is_none();
         collector.bpf.start_growth(is_all)?;
+        if config.is_of_uprobes_alone() {
+            collector.bpf.require_uprobes()?;
+        }
         for (program, error) in collector.bpf.refused() {
             lost::warn(program, error);
         }
@@ -206,6 +247,11 @@ impl Collector {
     /// How the ends of waits are seen; `None` if they are not followed.
     pub fn wait_end(&self) -> Option<WaitEnd> {
         self.bpf.wait_end()
+    }
+
+    /// Whether a process has the library that live heaps are seen by, and its objects are seen.
+    pub fn is_attached_to(&self, pid: u32) -> bool {
+        self.live.as_ref().is_some_and(|live| live.is_attached_to(pid))
     }
 
     /// Has waits that go on reported up to now, as samples of the next [`Self::drain`].
@@ -258,6 +304,26 @@ impl Collector {
         self.last_drain_ns = horizon_ns;
         #[cfg(feature = "debug-log")]
         self.bpf.flush_log();
+        self.read_samples();
+        if let Some(live) = &mut self.live {
+            live.tend();
+        }
+        // After the samples: see `order`.
+        self.drain_sideband();
+        self.reseed_after_loss();
+        let mut handed = 0usize;
+        while let Some((time_ns, event)) = self.ordering.pop_until(horizon_ns) {
+            each(time_ns, event);
+            handed += 1;
+            // What is sampled meanwhile has its turn later, but must not wait where there is little room.
+            if handed.is_multiple_of(EVENTS_AT_ONCE) && self.ordering.len() < MAX_WAITING {
+                self.read_samples();
+            }
+        }
+    }
+
+    /// Takes what there is out of the ring buffer.
+    fn read_samples(&mut self) {
         let events = self.bpf.events_mut();
         while let Some(record) = events.next() {
             match Sample::read(&record) {
@@ -269,12 +335,6 @@ impl Collector {
                 }
                 None => self.unreadable += 1,
             }
-        }
-        // After the samples: see `order`.
-        self.drain_sideband();
-        self.reseed_after_loss();
-        while let Some((time_ns, event)) = self.ordering.pop_until(horizon_ns) {
-            each(time_ns, event);
         }
     }
 
@@ -295,6 +355,10 @@ impl Collector {
                 waiting_errors: self.waiting_errors,
             },
             growth: self.bpf.program_stats(Program::Growth)?,
+            allocation: self.bpf.program_stats(Program::Allocation)?,
+            allocated: self.bpf.program_stats(Program::Allocated)?,
+            freed: self.bpf.program_stats(Program::Freed)?,
+            attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,
@@ -310,6 +374,24 @@ impl Collector {
         self.bpf.refused()
     }
 
+    /// What the program that samples allocations has counted.
+    pub fn allocation_stats(&self) -> Result<ProgramStats, CollectError> {
+        Ok(self.bpf.program_stats(Program::Allocation)?)
+    }
+
+    /// Attaches the program that samples what is asked of allocators to their functions: places in a
+    /// file, in one process.
+    pub fn probe_allocations(
+        &self,
+        file: &Path,
+        sites: &[Site],
+        pid: u32,
+    ) -> Result<Uprobes, CollectError> {
+        let program = self.bpf.uprobe_program(Program::Allocation);
+        let program = program.ok_or(BpfError::Missing { name: Program::Allocation.name() })?;
+        Ok(program.attach(file, sites, Some(pid))?)
+    }
+
     /// How long timed runs of the CPU sampler took: upper bounds in nanoseconds, and how
     /// many runs lie below each but not below the one before.
     pub fn cpu_run_times(&self) -> Result<Vec<(u64, u64)>, CollectError> {
@@ -319,11 +401,23 @@ impl Collector {
     /// Has the rest of a sample's stack walked, which is then among [`Self::finished`] under
     /// this number. False if that is not possible.
     pub fn finish(&self, id: u64, sample: &mut Sample, mappings: &Arc<Mappings>) -> bool {
-        let Some(copy) = sample.stack_copy.take() else { return false };
+        let copy = sample.stack_copy.take();
+        self.walk(id, copy, sample.user.to_vec(), mappings)
+    }
+
+    /// Has a stack walked from a copy of it on; `frames` are those that are known.
+    pub fn walk(
+        &self,
+        id: u64,
+        copy: Option<Box<StackCopy>>,
+        frames: Vec<u64>,
+        mappings: &Arc<Mappings>,
+    ) -> bool {
+        let Some(copy) = copy else { return false };
         let unfinished = Unfinished {
             id,
             mappings: Arc::clone(mappings),
-            frames: sample.user.to_vec(),
+            frames,
             stack_start: copy.registers.sp.wrapping_sub(STACK_COPY_BELOW),
             registers: copy.registers,
             stack: copy.stack,
@@ -360,7 +454,7 @@ impl Collector {
             if let Some(process) = seed(pid, &mut self.objects) {
                 processes += 1;
                 let event = ProcessEvent::Seed(process);
-                self.tell_unwinder(time_ns, &event);
+                self.tell_others(time_ns, &event);
                 self.ordering.push(time_ns, Event::Process(event));
             }
             self.drain_sideband();
@@ -385,16 +479,22 @@ impl Collector {
         // The unwinder is told at once, so here is where records of several CPUs come in order.
         events.sort_by_key(|(time_ns, _)| *time_ns);
         for (time_ns, event) in events {
-            self.tell_unwinder(time_ns, &event);
+            self.tell_others(time_ns, &event);
             self.ordering.push(time_ns, Event::Process(event));
         }
     }
 
-    fn tell_unwinder(&mut self, time_ns: u64, event: &ProcessEvent) {
+    /// Tells of an event those that cannot wait for its turn.
+    fn tell_others(&mut self, time_ns: u64, event: &ProcessEvent) {
+        let attached = self.live.as_mut().and_then(|live| live.observe(event));
         match self.unwinder.observe(time_ns, event) {
             Ok(true) => {}
             Ok(false) => self.unwinder_missed += 1,
             Err(UnwinderEnded) => self.unwinder_ended = true,
+        }
+        if let Some(pid) = attached {
+            // If there is no room for this, its first samples ask for what they need.
+            let _ = self.unwinder.prepare(pid);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Fed by the collector in order of time; answers for each sample which process it belongs
 //! to and which file each address comes from.
 
+mod allocator;
 mod data;
 mod jit;
 mod mappings;
@@ -10,6 +11,7 @@ mod objects;
 mod seed;
 mod table;
 
+pub use allocator::allocator;
 pub use data::DataPlace;
 pub use mappings::{Backing, Insertion, MappedMemory, Mapping, Mappings};
 pub use objects::{ObjectCache, ObjectStats, kernel_build_id};

@@ -158,6 +158,14 @@ impl ProcessTable {
         self.by_pid.get_mut(&pid).filter(|process| process.generation == generation)
     }
 
+    /// Programs that run and are not the kernel's, by their process ids.
+    pub fn running(&self) -> impl Iterator<Item = (u32, Generation)> + '_ {
+        let running = self.by_pid.iter().filter(|(_, process)| {
+            process.exited_ns.is_none() && !process.kernel_thread && !process.mappings.is_empty()
+        });
+        running.map(|(pid, process)| (*pid, process.generation))
+    }
+
     /// The process that this one is a copy of, if both are still what they were then.
     pub fn original_mut(&mut self, pid: u32) -> Option<(u32, &mut Process)> {
         let (pid, generation) = self.by_pid.get(&pid)?.original?;

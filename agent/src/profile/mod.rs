@@ -6,7 +6,9 @@
 //! generated code stay as they are. Frames that have no symbol keep mapping, build id and
 //! address, to be resolved later.
 
+mod heap;
 mod locks;
+mod memory;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -44,8 +46,11 @@ pub struct WindowTime {
     pub cpu_period_ns: i64,
     /// How much waiting a sample stands for, in nanoseconds.
     pub wait_period_ns: i64,
-    /// How much growth of memory a sample stands for, in bytes.
-    pub growth_period_bytes: i64,
+    /// How much memory a sample stands for, in bytes.
+    pub alloc_period_bytes: i64,
+    /// Whether samples of live heaps say how old their oldest object is. That makes the same stack another
+    /// sample in each window, so it is for recordings.
+    pub has_ages: bool,
 }
 
 /// The profile of one process.
@@ -88,19 +93,18 @@ impl Symbols {
     pub fn resolve(window: &Window, symbolizer: &mut Symbolizer) -> Self {
         let mut symbols = Self::default();
         let mut user: Vec<Vec<u64>> = vec![Vec::new(); window.ranges.len()];
-        for key in window.processes.iter().flat_map(|process| process.stacks.keys()) {
+        for key in window.processes.iter().flat_map(ProcessWindow::keys) {
             for &address in &key.kernel {
                 symbols.kernel.entry(address).or_insert_with(|| Arc::from([]));
             }
-            for &frame in &key.user {
-                let addresses = usize::try_from(frame.range).ok().and_then(|i| user.get_mut(i));
-                if let std::collections::hash_map::Entry::Vacant(entry) = symbols.user.entry(frame)
-                {
-                    entry.insert(Arc::from([]));
-                    match addresses {
-                        Some(addresses) => addresses.push(frame.address),
-                        None => symbols.stats.unmapped += 1,
-                    }
+        }
+        for &frame in window.processes.iter().flat_map(ProcessWindow::frames) {
+            let addresses = usize::try_from(frame.range).ok().and_then(|i| user.get_mut(i));
+            if let std::collections::hash_map::Entry::Vacant(entry) = symbols.user.entry(frame) {
+                entry.insert(Arc::from([]));
+                match addresses {
+                    Some(addresses) => addresses.push(frame.address),
+                    None => symbols.stats.unmapped += 1,
                 }
             }
         }
@@ -164,11 +168,8 @@ fn tally((resolved, unresolved): &mut (u64, u64), lines: &[Line]) {
 }
 
 /// Kinds of samples that are profiles as they are.
-const PLAIN: [(Kind, ProfileKind); 3] = [
-    (Kind::Cpu, ProfileKind::Cpu),
-    (Kind::OffCpu, ProfileKind::OffCpu),
-    (Kind::Growth, ProfileKind::Alloc),
-];
+const PLAIN: [(Kind, ProfileKind); 2] =
+    [(Kind::Cpu, ProfileKind::Cpu), (Kind::OffCpu, ProfileKind::OffCpu)];
 
 /// Builds the profiles of all processes in a window, of these kinds.
 pub fn build<'a>(
@@ -182,9 +183,13 @@ pub fn build<'a>(
             .into_iter()
             .filter(|(_, kind)| kinds.contains(kind))
             .filter_map(move |kinds| profile(kinds, process, window, symbols, time));
+        let memory = kinds.contains(&ProfileKind::Alloc);
+        let memory = memory.then(|| memory::profile(process, window, symbols, time)).flatten();
         let locks = kinds.contains(&ProfileKind::Lock);
         let locks = locks.then(|| locks::profiles(process, window, symbols, time));
-        plain.chain(locks.into_iter().flatten())
+        let heap = kinds.contains(&ProfileKind::Alloc);
+        let heap = heap.then(|| heap::profile(process, window, symbols, time)).flatten();
+        plain.chain(memory).chain(heap).chain(locks.into_iter().flatten())
     })
 }
 
@@ -241,12 +246,22 @@ impl<'a> Assembly<'a> {
         symbols: &'a Symbols,
         time: WindowTime,
     ) -> Self {
-        let value = kind.default_sample_type();
+        Self::showing(kind.default_sample_type(), kind, ranges, symbols, time)
+    }
+
+    /// As [`Self::new`], with another sample type that is shown unless somebody asks for one.
+    fn showing(
+        value: &str,
+        kind: ProfileKind,
+        ranges: &'a [MappedRange],
+        symbols: &'a Symbols,
+        time: WindowTime,
+    ) -> Self {
         let mut builder = ProfileBuilder::new(kind.sample_types(), value);
         builder.set_time(time.start_unix_ns, time.duration_ns);
         let (unit, period) = match kind {
             ProfileKind::Cpu => ("nanoseconds", time.cpu_period_ns),
-            ProfileKind::Alloc => ("bytes", time.growth_period_bytes),
+            ProfileKind::Alloc => ("bytes", time.alloc_period_bytes),
             _ => ("nanoseconds", time.wait_period_ns),
         };
         builder.set_period(value, unit, period);
@@ -265,7 +280,7 @@ impl<'a> Assembly<'a> {
     /// pprof takes the first mapping for the main executable.
     fn main_executable(&mut self, process: &ProcessWindow) {
         let Some(main) = &process.main_object else { return };
-        let used = process.stacks.keys().flat_map(|key| &key.user).find(|frame| {
+        let used = process.frames().find(|frame| {
             self.range(frame.range).is_some_and(|range| Arc::ptr_eq(&range.object, main))
         });
         match used {
@@ -283,18 +298,12 @@ impl<'a> Assembly<'a> {
     fn add(&mut self, key: &StackKey, totals: Totals, is_kernel_thread: bool) {
         let stack = self.stack(key);
         let thread = key.thread_name.to_string_lossy();
-        // Of growth it is not known what of it is given back.
-        let values = [totals.count, totals.value, 0, 0]
-            .map(|value| i64::try_from(value).unwrap_or(i64::MAX));
-        let values = if key.memory.is_some() { &values[..] } else { &values[..2] };
+        let values =
+            [totals.count, totals.value].map(|value| i64::try_from(value).unwrap_or(i64::MAX));
         let mut labels = vec![
             ("tid", LabelValue::Num(i64::from(key.tid), "")),
             ("thread", LabelValue::Str(&thread)),
         ];
-        if let Some(memory) = key.memory {
-            labels.push(("mode", LabelValue::Str("faults")));
-            labels.push(("memory", LabelValue::Str(memory.name())));
-        }
         match key.wait {
             None if key.kind != Kind::Cpu => {}
             None => labels.push(("cpu", LabelValue::Num(i64::from(key.cpu), ""))),
@@ -308,14 +317,16 @@ impl<'a> Assembly<'a> {
                 }
             }
         }
-        self.builder.sample(&stack, values, &labels);
+        self.builder.sample(&stack, &values, &labels);
     }
 
     /// The frames of a stack, leaf first, but for those by which our programs came to run.
     fn stack(&mut self, key: &StackKey) -> Vec<LocationId> {
         let skipped = match key.kind {
-            Kind::Cpu => 0,
+            Kind::Cpu | Kind::Allocated | Kind::Freed => 0,
             Kind::OffCpu | Kind::Waiting => scheduler_frames(self.kernel_names(key)),
+            // No kernel stack is taken.
+            Kind::Allocation => 0,
             Kind::Release | Kind::Spinning | Kind::Growth => {
                 tracepoint_frames(self.kernel_names(key))
             }

@@ -79,6 +79,14 @@ impl Segments {
         })
     }
 
+    /// Where in the file the byte at an address (svma) is.
+    pub(super) fn offset_of(&self, address: u64) -> Option<u64> {
+        self.0.iter().find_map(|segment| {
+            let within = address.checked_sub(segment.address)?;
+            (within < segment.file_size).then(|| segment.offset.wrapping_add(within))
+        })
+    }
+
     /// Whether all addresses from `start` to before `end` are in one segment, be it in the
     /// part that the file has nothing for (.bss).
     pub(super) fn contain(&self, start: u64, end: u64) -> bool {

@@ -34,6 +34,7 @@ mod kallsyms;
 mod kernel;
 mod line;
 mod name_file;
+mod named_functions;
 mod perf_map;
 mod stats;
 mod symbol_table;
@@ -45,6 +46,7 @@ use std::sync::Arc;
 pub use self::kernel::KernelStatus;
 pub(crate) use self::line::demangle;
 pub use self::line::{Function, Line};
+pub(crate) use self::named_functions::{NamedFunction, NamedFunctionsError, named_functions};
 pub use self::stats::SymbolizeStats;
 pub(crate) use self::vdso::read as vdso_image;
 

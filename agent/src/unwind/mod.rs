@@ -153,6 +153,15 @@ impl Unwinder {
         self.send(Message::Process { time_ns, event: event.clone() })
     }
 
+    /// Has the tables of a process made that ran before the agent did, as it is about to be sampled. False if
+    /// there was no room for that.
+    ///
+    /// # Errors
+    /// When the worker has ended.
+    pub fn prepare(&self, pid: u32) -> Result<bool, UnwinderEnded> {
+        self.send(Message::Prepare { pid })
+    }
+
     /// Asks for the rest of a stack; it comes by [`Self::finished`]. False if there was no
     /// room for it.
     ///

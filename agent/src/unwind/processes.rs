@@ -189,6 +189,16 @@ impl Processes {
         }
     }
 
+    /// Has the tables of a process asked for, as of one that has just started.
+    pub(super) fn prepare(&mut self, pid: u32) {
+        if let Some(process) = self.by_pid.get_mut(&pid)
+            && !process.is_new
+        {
+            process.is_new = true;
+            self.changed.insert(pid);
+        }
+    }
+
     /// Marks processes whose layouts wait for the rules of this file.
     pub(super) fn mark(&mut self, key: Key) {
         let concerned = self.by_pid.iter().filter(|(_, process)| {

@@ -45,6 +45,11 @@ pub(super) enum Message {
         /// What.
         event: ProcessEvent,
     },
+    /// A process is about to be sampled.
+    Prepare {
+        /// Its id.
+        pid: u32,
+    },
     /// A stack is to be finished.
     Finish(Box<Unfinished>),
     /// The compiler is done with a file.
@@ -109,6 +114,7 @@ impl Worker {
             for message in first.into_iter().chain(inbox.try_iter().take(BATCH)) {
                 match message {
                     Message::Process { time_ns, event } => self.process(time_ns, event),
+                    Message::Prepare { pid } => self.processes.prepare(pid),
                     Message::Finish(stack) => self.finish(Instant::now(), stack),
                     Message::Compiled(compiled) => {
                         let key = compiled.key;

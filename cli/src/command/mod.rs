@@ -3,6 +3,7 @@
 
 pub(crate) mod diff;
 pub(crate) mod flame;
+pub(crate) mod leaks;
 pub(crate) mod locks;
 mod progress;
 pub(crate) mod record;
@@ -33,6 +34,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Flame(args) => flame::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Locks(args) => locks::run(args),
+        Command::Leaks(args) => leaks::run(args),
         Command::Services(args) => services::run(args),
     }
 }

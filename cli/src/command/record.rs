@@ -14,14 +14,15 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
 use everflame_agent::session::{
-    DEFAULT_GROWTH_PERIOD_BYTES, Progress, Recording, Session, SessionConfig, SessionError, Target,
+    AllocMode, DEFAULT_ALLOC_PERIOD_BYTES, Progress, Recording, Session, SessionConfig,
+    SessionError, Target,
 };
 use everflame_profile::{Kind, encode_gz, retain_labelled, sample_type_index};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::ProgressLine;
 use super::subject::{Subject, SubjectError};
-use crate::args::{LockSide, RecordArgs};
+use crate::args::{AllocModeArg, LockSide, RecordArgs};
 use crate::failure::{ExitStatus, Failure, say};
 use crate::format::Format;
 use crate::output::Destination;
@@ -53,7 +54,9 @@ impl RecordError {
     pub(crate) fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Subject(error) => error.exit_status(),
-            Self::Session { source: SessionError::Kind { .. } } => ExitStatus::Usage,
+            Self::Session {
+                source: SessionError::Kind { .. } | SessionError::NoProcess { .. },
+            } => ExitStatus::Usage,
             Self::Session { source } if is_permission(source) => ExitStatus::Permission,
             Self::Session { .. } => ExitStatus::Unavailable,
             Self::Signals { .. } => ExitStatus::Internal,
@@ -107,18 +110,27 @@ impl Request {
             (None, None) if !command.is_empty() => Target::Tree(std::process::id()),
             (None, None) => Target::All,
         };
-        let growth_period_bytes = DEFAULT_GROWTH_PERIOD_BYTES;
-        let config = SessionConfig { kind, rate_hz, growth_period_bytes, target };
+        let config = SessionConfig {
+            kind,
+            rate_hz,
+            alloc_mode: AllocMode::default(),
+            alloc_period_bytes: DEFAULT_ALLOC_PERIOD_BYTES,
+            live_period_bytes: None,
+            target,
+        };
         Self { config, duration, command }
     }
 }
 
 pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
+    check_mode(&args)?;
     let format = output_format(&args.output)?;
     let destination = Destination::new(Some(&args.output), format == Format::Pprof)?;
     let target = (args.pid, args.comm);
     let mut request = Request::new(args.kind, args.rate_hz, target, args.duration, args.command);
-    request.config.growth_period_bytes = args.alloc_period;
+    request.config.alloc_mode = args.mode.into();
+    request.config.alloc_period_bytes = args.alloc_period.unwrap_or(DEFAULT_ALLOC_PERIOD_BYTES);
+    request.config.live_period_bytes = args.alloc_period;
     let (mut recording, took) = capture(request)?;
     let side = args.side.to_possible_value();
     if args.kind == Kind::Lock
@@ -131,6 +143,11 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
         let missed = match args.kind {
             Kind::Lock => "did not wait for locks",
             Kind::OffCpu => "did not wait",
+            Kind::Alloc if args.mode == AllocModeArg::Live => {
+                "allocated nothing that was sampled, or has not loaded libeverflame_alloc.so \
+                 (LD_PRELOAD; see docs/live-heap.md)"
+            }
+            Kind::Alloc if args.mode == AllocModeArg::Window => "did not allocate",
             Kind::Alloc => "did not grow by as much as a sample stands for",
             _ => "did not use the cpu",
         };
@@ -147,6 +164,24 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
         _ => encode_gz(&recording.profile),
     })?;
     summary(&args.output, &recording, took);
+    Ok(())
+}
+
+/// Refuses what a mode of kind alloc cannot do.
+fn check_mode(args: &RecordArgs) -> Result<(), Failure> {
+    let mode = AllocMode::from(args.mode);
+    if mode == AllocMode::Faults {
+        return Ok(());
+    }
+    let name = mode.name();
+    if args.kind != Kind::Alloc {
+        return Err(Failure::usage(format!("--mode {name} is of --kind alloc")));
+    }
+    if mode == AllocMode::Window && args.pid.is_none() {
+        return Err(Failure::usage(format!(
+            "--mode {name} looks into one process that runs: say which by --pid"
+        )));
+    }
     Ok(())
 }
 

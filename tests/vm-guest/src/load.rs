@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use everflame_agent::collect::{CollectConfig, Collector, ProgramForm, WaitConfig};
 use everflame_agent::kernel::{KernelFeatures, Unwinder};
-use everflame_agent::session::{Session, SessionConfig, Target};
+use everflame_agent::session::{AllocMode, Session, SessionConfig, Target};
 use everflame_profile::{Kind, fold};
 
 use crate::recording::RATE_HZ;
@@ -53,7 +53,8 @@ pub(crate) fn check_waits() -> Result<String> {
     let session = SessionConfig {
         kind: Kind::OffCpu,
         rate_hz: RATE_HZ,
-        growth_period_bytes: 1 << 20,
+        alloc_mode: AllocMode::default(),
+        alloc_period_bytes: 1 << 20,
         target: Target::All,
     };
     let session = Session::start(session)?;

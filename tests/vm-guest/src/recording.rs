@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use everflame_agent::session::{Session, SessionConfig, Target};
+use everflame_agent::session::{AllocMode, Session, SessionConfig, Target};
 use everflame_profile::{Kind, fold};
 
 use crate::chain::{DEPTH, WORKLOADS};
@@ -32,7 +32,8 @@ pub(crate) fn record() -> Result<Recorded> {
     let config = SessionConfig {
         kind: Kind::Cpu,
         rate_hz: RATE_HZ,
-        growth_period_bytes: 1 << 20,
+        alloc_mode: AllocMode::default(),
+        alloc_period_bytes: 1 << 20,
         target: Target::All,
     };
     let session = Session::start(config)?;

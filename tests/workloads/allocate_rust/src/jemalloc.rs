@@ -1,0 +1,6 @@
+//! By jemalloc, which is linked in.
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+include!("work.rs");

@@ -1,0 +1,3 @@
+//! By the C library's allocator.
+
+include!("work.rs");
