@@ -40,6 +40,9 @@ pub enum Kind {
     /// A process has got more memory; [`SampleHeader::value`] is bytes, `count` pages, the first word
     /// of the detail a [`Backing`](crate::growth::Backing).
     Growth = 6,
+    /// The kernel ends a process for want of memory. A header alone, about that process, which is
+    /// mostly not the current one. `pid` is 0 where the kernel tells no more than a thread's id.
+    OomVictim = 7,
 }
 
 impl Kind {
@@ -52,6 +55,7 @@ impl Kind {
             4 => Some(Self::Release),
             5 => Some(Self::Spinning),
             6 => Some(Self::Growth),
+            7 => Some(Self::OomVictim),
             _ => None,
         }
     }

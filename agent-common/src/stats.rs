@@ -29,11 +29,13 @@ pub enum Program {
     NewTask = 8,
     /// Samples growth of memory.
     Growth = 9,
+    /// Tells of processes that the kernel ends for want of memory.
+    OomVictim = 10,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -44,6 +46,7 @@ impl Program {
         Self::LockEnd,
         Self::NewTask,
         Self::Growth,
+        Self::OomVictim,
     ];
 
     /// The name used in metrics and messages.
@@ -59,6 +62,7 @@ impl Program {
             Self::LockEnd => "lock_end",
             Self::NewTask => "new_task",
             Self::Growth => "growth",
+            Self::OomVictim => "oom_victim",
         }
     }
 }

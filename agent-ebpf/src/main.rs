@@ -19,6 +19,8 @@ mod last_walk;
 #[cfg(not(feature = "old-kernels"))]
 mod lock;
 mod maps;
+#[cfg(not(feature = "old-kernels"))]
+mod oom;
 mod registers;
 mod sample;
 mod stats;

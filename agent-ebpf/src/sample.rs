@@ -206,19 +206,44 @@ impl Scratch {
         } else {
             BPF_RB_NO_WAKEUP
         };
-        let submitting = SUBMITTING.get_ptr_mut(0);
-        // SAFETY: this CPU's. What interrupts this leaves it as it was.
-        if let Some(submitting) = submitting {
-            unsafe { *submitting += 1 };
-        }
-        let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
-        // SAFETY: as above.
-        if let Some(submitting) = submitting {
-            unsafe { *submitting -= 1 };
-        }
-        match written {
-            Ok(()) => stats::count(program, Counter::Samples),
-            Err(_) => stats::count(program, Counter::RingFull),
-        }
+        hand_over(program, record, wakeup);
+    }
+}
+
+/// Tells the agent of a process, at once.
+#[inline(always)]
+pub fn announce(program: Program, kind: Kind, pid: u32, tid: u32) {
+    let header = SampleHeader {
+        time_ns: stats::now_ns(),
+        pid,
+        tid,
+        kind: kind as u16,
+        kernel_stop: Stop::Absent as u8,
+        user_stop: Stop::Absent as u8,
+        ..SampleHeader::default()
+    };
+    // SAFETY: as many bytes as it has, and none of them padding.
+    let record = unsafe {
+        core::slice::from_raw_parts((&raw const header).cast::<u8>(), SampleHeader::SIZE)
+    };
+    hand_over(program, record, BPF_RB_FORCE_WAKEUP);
+}
+
+/// Writes a record to the ring buffer, or counts it as lost.
+#[inline(always)]
+fn hand_over(program: Program, record: &[u8], wakeup: u32) {
+    let submitting = SUBMITTING.get_ptr_mut(0);
+    // SAFETY: this CPU's. What interrupts this leaves it as it was.
+    if let Some(submitting) = submitting {
+        unsafe { *submitting += 1 };
+    }
+    let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
+    // SAFETY: as above.
+    if let Some(submitting) = submitting {
+        unsafe { *submitting -= 1 };
+    }
+    match written {
+        Ok(()) => stats::count(program, Counter::Samples),
+        Err(_) => stats::count(program, Counter::RingFull),
     }
 }

@@ -57,7 +57,7 @@ pub struct MappedRange {
 pub struct StackKey {
     /// The profile.
     pub kind: Kind,
-    /// Thread id.
+    /// Thread id; 0 for what is summed over threads.
     pub tid: u32,
     /// The thread's name.
     pub thread_name: ThreadName,
@@ -196,6 +196,11 @@ pub struct Window {
 }
 
 impl Window {
+    /// What one process has, apart from what was sampled when.
+    pub fn of_process(process: ProcessWindow, ranges: Vec<MappedRange>) -> Self {
+        Self { processes: vec![process], ranges, ..Self::default() }
+    }
+
     /// Whether it should be closed before its time.
     pub fn is_full(&self) -> bool {
         self.stack_bytes >= MAX_STACK_BYTES
@@ -297,6 +302,11 @@ impl Aggregator {
     /// Whether the window should be closed before its time.
     pub fn is_full(&self) -> bool {
         self.window.is_full()
+    }
+
+    /// The window as it is now.
+    pub fn window(&self) -> &Window {
+        &self.window
     }
 
     /// Samples in the window.

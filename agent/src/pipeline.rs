@@ -8,6 +8,7 @@
 //! Between the first two there is room for one window. While the second is busy the first
 //! goes on filling its present window, which grows longer instead of being dropped.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,7 @@ use everflame_profile::encode_gz;
 use everflame_profile::kind::Kind;
 use everflame_proto::v1::{Batch, Label, ProfileRecord};
 use thiserror::Error;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::collect::{Clock, CollectConfig, CollectError, CollectStats, WaitConfig, Waker, brief};
 use crate::export::Exporter;
@@ -80,6 +81,12 @@ const WAITING_TIME: Duration = Duration::from_millis(200);
 /// How long the last window waits for stacks that are being finished.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
+/// How soon a profile that found no room is offered again.
+const URGENT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Profiles of processes that end for want of memory, waiting for the next stage.
+const MAX_URGENT: usize = 64;
+
 /// A running agent. Its threads are called [`Pipeline::THREADS`] in `health`, which hears
 /// of their end.
 #[derive(Debug)]
@@ -103,6 +110,7 @@ impl Pipeline {
             cpu_rate_hz: config.cpu_rate_hz,
             waits: config.waits,
             growth_period_bytes: config.growth_period_bytes,
+            oom_victims: config.growth_period_bytes.is_some(),
             target_pid: None,
             unwind: config.unwind.clone(),
             program_form: None,
@@ -175,12 +183,17 @@ fn sample(
 ) -> Result<(), CollectError> {
     let mut deadline = Instant::now() + window;
     let mut waiting: Option<ClosedWindow> = None;
+    let mut urgent = VecDeque::new();
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
-        result = profiler.run_until(deadline);
+        let next = if urgent.is_empty() { deadline } else { Instant::now() + URGENT_INTERVAL };
+        result = profiler.run_until(next.min(deadline));
         if result.is_err() {
             break;
         }
+        // They do not wait for the window.
+        take_victims(&mut profiler, &mut urgent, metrics);
+        offer_urgent(sender, &mut urgent);
         if Instant::now() < deadline && !profiler.is_full() {
             continue;
         }
@@ -211,10 +224,38 @@ fn sample(
     // Sampling ends with the profiler; the rest may wait for the next stage.
     let last = profiler.take_window();
     drop(profiler);
-    for closed in waiting.into_iter().chain([last]) {
+    for closed in urgent.into_iter().chain(waiting).chain([last]) {
         hand_over(sender, closed, metrics);
     }
     result
+}
+
+/// Takes note of processes that end for want of memory.
+fn take_victims(profiler: &mut Profiler, urgent: &mut VecDeque<ClosedWindow>, metrics: &Metrics) {
+    let (profiles, victims) = profiler.take_victims();
+    metrics.oom_victims.inc_by(victims as u64);
+    for closed in profiles {
+        if urgent.len() == MAX_URGENT {
+            metrics.windows_dropped.inc();
+            continue;
+        }
+        for process in &closed.window.processes {
+            warn!(pid = process.pid, name = process.name, "out of memory: the kernel ends it");
+        }
+        urgent.push_back(closed);
+    }
+}
+
+/// Hands on as many as there is room for.
+fn offer_urgent(sender: &SyncSender<ClosedWindow>, urgent: &mut VecDeque<ClosedWindow>) {
+    while let Some(closed) = urgent.pop_front() {
+        if let Err(TrySendError::Full(closed) | TrySendError::Disconnected(closed)) =
+            sender.try_send(closed)
+        {
+            urgent.push_front(closed);
+            return;
+        }
+    }
 }
 
 /// Waits for the next stage to have room.
@@ -259,9 +300,11 @@ fn symbolize(
             tracing::warn!("{problem}");
         }
     }
-    for ClosedWindow { window, time } in windows {
+    for ClosedWindow { window, time, is_oom } in windows {
         let symbols = Symbols::resolve(&window, &mut symbolizer);
-        symbolizer.trim();
+        if !is_oom {
+            symbolizer.trim();
+        }
         let of_kinds = [
             (Kind::Cpu, window.samples - window.waits - window.locks - window.growth),
             (Kind::Alloc, window.growth),
@@ -278,13 +321,17 @@ fn symbolize(
         let profiles: Vec<ProfileRecord> = build(&window, &symbols, time, &config.kinds)
             .map(|process| ProfileRecord {
                 kind: process.kind.name().to_owned(),
-                labels: labels(process.labels, &config.labels),
+                labels: labels(process.labels, is_oom, &config.labels),
                 pprof_gz: encode_gz(&process.profile).into(),
             })
             .collect();
-        debug!(samples = window.samples, profiles = profiles.len(), "window finished");
-        metrics.windows.inc();
-        health.window_finished();
+        if is_oom {
+            metrics.oom_profiles.inc_by(profiles.len() as u64);
+        } else {
+            debug!(samples = window.samples, profiles = profiles.len(), "window finished");
+            metrics.windows.inc();
+            health.window_finished();
+        }
         if profiles.is_empty() {
             continue;
         }
@@ -300,8 +347,10 @@ fn symbolize(
 }
 
 /// Labels that a user has set win over those that were found out.
-fn labels(found: Vec<(String, String)>, set: &[(String, String)]) -> Vec<Label> {
-    let found = found.into_iter().filter(|(name, _)| !set.iter().any(|(set, _)| set == name));
+fn labels(found: Vec<(String, String)>, is_oom: bool, set: &[(String, String)]) -> Vec<Label> {
+    let oom = is_oom.then(|| ("oom".to_owned(), "true".to_owned()));
+    let found = found.into_iter().chain(oom);
+    let found = found.filter(|(name, _)| !set.iter().any(|(set, _)| set == name));
     let mut labels: Vec<Label> =
         found.chain(set.iter().cloned()).map(|(name, value)| Label { name, value }).collect();
     labels.sort_by(|a, b| a.name.cmp(&b.name));
@@ -334,6 +383,7 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         (Program::LockBegin, &waits.lock_begin),
         (Program::LockEnd, &waits.lock_end),
         (Program::Growth, &stats.growth),
+        (Program::OomVictim, &stats.oom_victim),
     ];
     for (program, stats) in others.into_iter().filter(|(_, stats)| stats.runs > 0) {
         metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
@@ -351,6 +401,10 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
         metrics.set_lost_samples(Kind::Alloc.name(), cpu, lost);
     }
+    let history = profiler.history_stats();
+    metrics.growth_history_bytes.set(gauge(history.bytes));
+    raise_to(&metrics.growth_history_evictions, history.evicted);
+    raise_to(&metrics.growth_history_folded, history.folded);
     raise_to(&metrics.untracked_threads, waits.untracked());
     raise_to(&metrics.thinned_samples, waits.switch_in.thinned);
     raise_to(&metrics.waiting_errors, waits.waiting_errors);

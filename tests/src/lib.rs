@@ -9,8 +9,10 @@ use std::io::Write as _;
 
 pub mod busy;
 pub mod cost;
+pub mod memory_cgroup;
 pub mod profile;
 pub mod program;
+pub mod redis;
 pub mod stored;
 pub mod totals;
 pub mod waits;

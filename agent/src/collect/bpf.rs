@@ -17,9 +17,9 @@ use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
 
-use super::growth;
 use super::host::max_processes;
 use super::waits::{WaitConfig, WaitPrograms};
+use super::{growth, oom};
 use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
 
 /// The compiled programs of agent-ebpf.
@@ -146,6 +146,7 @@ pub(super) struct Bpf {
     waits: Option<Result<WaitPrograms, BpfError>>,
     /// Likewise.
     growth: Option<Result<(), BpfError>>,
+    oom_error: Option<BpfError>,
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -260,6 +261,7 @@ impl Bpf {
             exec_error,
             waits,
             growth: None,
+            oom_error: None,
             unwind: Some(unwind),
             run_times,
             events,
@@ -306,7 +308,8 @@ impl Bpf {
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
         let growth = self.growth.as_ref().and_then(|growth| growth.as_ref().err());
         let growth = growth.map(|error| (Program::Growth, error));
-        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth)
+        let oom = self.oom_error.iter().map(|error| (Program::OomVictim, error));
+        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth).chain(oom)
     }
 
     /// Loads the program that samples growth of memory.
@@ -333,6 +336,13 @@ impl Bpf {
                 self.growth = growth;
                 Ok(())
             }
+        }
+    }
+
+    /// Begins to tell of processes that end for want of memory, if their growth is sampled.
+    pub(super) fn start_oom_victims(&mut self) {
+        if let Some(Ok(())) = self.growth {
+            self.oom_error = oom::start(&mut self.ebpf).err();
         }
     }
 

@@ -13,6 +13,9 @@ pub struct CollectConfig {
     pub waits: Option<WaitConfig>,
     /// One sample in this much growth of a process's memory, in bytes, less than 2^32; `None` is none.
     pub growth_period_bytes: Option<u64>,
+    /// Whether to tell of processes that the kernel ends for want of memory, as
+    /// [`Event::OutOfMemory`](super::Event); only where growth is sampled.
+    pub oom_victims: bool,
     /// Sample this process only.
     pub target_pid: Option<u32>,
     /// How stacks without frame pointers are walked.
@@ -28,6 +31,7 @@ impl CollectConfig {
             cpu_rate_hz: Some(cpu_rate_hz),
             waits: None,
             growth_period_bytes: None,
+            oom_victims: false,
             target_pid: None,
             unwind: UnwindConfig::default(),
             program_form: None,

@@ -28,6 +28,7 @@ fn without(program: Program) -> &'static str {
         Program::Waking => Feature::SchedWaking.without(),
         Program::LockBegin | Program::LockEnd => Feature::LockContention.without(),
         Program::Growth => "growth of memory is not seen",
+        Program::OomVictim => "what runs out of memory is not shown before its window ends",
     }
 }
 

@@ -13,6 +13,7 @@ mod growth;
 mod host;
 mod load;
 mod lost;
+mod oom;
 mod order;
 mod sideband;
 mod waits;
@@ -81,6 +82,8 @@ pub struct CollectStats {
     pub waits: WaitStats,
     /// Those of the program that samples growth of memory.
     pub growth: ProgramStats,
+    /// Those of the program that tells whom the kernel ends for want of memory.
+    pub oom_victim: ProgramStats,
     /// Process records that the kernel dropped.
     pub sideband_lost: u64,
     /// Records of either kind that could not be parsed.
@@ -187,6 +190,9 @@ impl Collector {
         collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
         let is_all = config.cpu_rate_hz.is_none() && config.waits.is_none();
         collector.bpf.start_growth(is_all)?;
+        if config.oom_victims {
+            collector.bpf.start_oom_victims();
+        }
         for (program, error) in collector.bpf.refused() {
             lost::warn(program, error);
         }
@@ -261,6 +267,10 @@ impl Collector {
         let events = self.bpf.events_mut();
         while let Some(record) = events.next() {
             match Sample::read(&record) {
+                Some((time_ns, record)) if record.kind == Kind::OomVictim => {
+                    let event = Event::OutOfMemory { pid: oom::victim(&record) };
+                    self.ordering.push(time_ns, event);
+                }
                 Some((time_ns, mut sample)) => {
                     if sample.kind == Kind::Waiting {
                         take_user_stack(&mut sample);
@@ -295,6 +305,7 @@ impl Collector {
                 waiting_errors: self.waiting_errors,
             },
             growth: self.bpf.program_stats(Program::Growth)?,
+            oom_victim: self.bpf.program_stats(Program::OomVictim)?,
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,

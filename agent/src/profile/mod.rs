@@ -287,10 +287,11 @@ impl<'a> Assembly<'a> {
         let values = [totals.count, totals.value, 0, 0]
             .map(|value| i64::try_from(value).unwrap_or(i64::MAX));
         let values = if key.memory.is_some() { &values[..] } else { &values[..2] };
-        let mut labels = vec![
-            ("tid", LabelValue::Num(i64::from(key.tid), "")),
-            ("thread", LabelValue::Str(&thread)),
-        ];
+        let mut labels = Vec::with_capacity(6);
+        if key.tid != 0 {
+            labels.push(("tid", LabelValue::Num(i64::from(key.tid), "")));
+            labels.push(("thread", LabelValue::Str(&thread)));
+        }
         if let Some(memory) = key.memory {
             labels.push(("mode", LabelValue::Str("faults")));
             labels.push(("memory", LabelValue::Str(memory.name())));
@@ -314,7 +315,7 @@ impl<'a> Assembly<'a> {
     /// The frames of a stack, leaf first, but for those by which our programs came to run.
     fn stack(&mut self, key: &StackKey) -> Vec<LocationId> {
         let skipped = match key.kind {
-            Kind::Cpu => 0,
+            Kind::Cpu | Kind::OomVictim => 0,
             Kind::OffCpu | Kind::Waiting => scheduler_frames(self.kernel_names(key)),
             Kind::Release | Kind::Spinning | Kind::Growth => {
                 tracepoint_frames(self.kernel_names(key))

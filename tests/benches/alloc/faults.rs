@@ -1,0 +1,77 @@
+//! What a load that forks and faults loses: beside nothing, beside a program that does nothing on the
+//! same hook, and beside an agent that samples growth of memory; and beside one that samples CPUs,
+//! without and with growth.
+//!
+//! All in each round, beginning with another one each time.
+
+use everflame_tests::cost::median;
+
+use crate::beside::agent::KindAgent;
+use crate::beside::empty::EmptyPrograms;
+use crate::beside::hooks::{Followed, Hook};
+use crate::{forks, print, print_more};
+
+const HOOKS: &[Hook] = &[("growth", "rss_stat")];
+
+/// Growth alone.
+pub(crate) const GROWTH: Followed = Followed { kinds: "alloc", hooks: HOOKS };
+const CPU_AND_GROWTH: Followed = Followed { kinds: "cpu,alloc", hooks: HOOKS };
+const CPU: Followed = Followed { kinds: "cpu", hooks: &[] };
+
+/// What runs beside the load.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    Empty,
+    Growth,
+    Cpu,
+    CpuAndGrowth,
+}
+
+const BESIDE: [Beside; 5] =
+    [Beside::Nothing, Beside::Empty, Beside::Growth, Beside::Cpu, Beside::CpuAndGrowth];
+
+pub(crate) fn run(rounds: usize) {
+    eprintln!("{rounds} rounds of forks beside nothing, an empty program and agents ...");
+    // The first run reads files.
+    forks::run();
+    let mut seconds = Vec::new();
+    for round in 0..rounds {
+        let mut of_round = [0.0; BESIDE.len()];
+        for turn in 0..BESIDE.len() {
+            let at = (round + turn) % BESIDE.len();
+            of_round[at] = measure(BESIDE[at]);
+        }
+        seconds.push(of_round);
+    }
+    let [nothing, empty, growth, cpu, both] = [0, 1, 2, 3, 4];
+    let mut alone: Vec<f64> = seconds.iter().map(|of_round| of_round[nothing]).collect();
+    print("faults", "beside_nothing", median(&mut alone), "s");
+    let more = |name, of: usize, than: usize, unit| {
+        let pairs = seconds.iter().map(|of_round| (of_round[of], of_round[than]));
+        print_more("faults", name, pairs, unit);
+    };
+    const TARGET: &str = "% (target: at most 1)";
+    more("growth_against_nothing", growth, nothing, TARGET);
+    more("growth_against_empty", growth, empty, "%");
+    more("empty_against_nothing", empty, nothing, "%");
+    more("cpu_against_nothing", cpu, nothing, "%");
+    more("cpu_and_growth_against_cpu", both, cpu, TARGET);
+}
+
+fn measure(beside: Beside) -> f64 {
+    let with_agent = |followed| {
+        let _agent = KindAgent::start(followed, &[]);
+        forks::seconds()
+    };
+    match beside {
+        Beside::Nothing => forks::seconds(),
+        Beside::Empty => {
+            let _programs = EmptyPrograms::attach(HOOKS);
+            forks::seconds()
+        }
+        Beside::Growth => with_agent(GROWTH),
+        Beside::Cpu => with_agent(CPU),
+        Beside::CpuAndGrowth => with_agent(CPU_AND_GROWTH),
+    }
+}
