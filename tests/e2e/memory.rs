@@ -139,8 +139,16 @@ fn record_process(pid: u32, output: &Path) -> Running {
     let mut command = everflame();
     command.args(["record", "--kind", "alloc", "--pid", &pid.to_string(), "-o"]);
     let recorder = Running::start(command.arg(output).stdout(Stdio::null()));
-    wait_for("recording has begun", || recorder.log().contains("recording"));
+    // One program for exec, and then the one that sees growth.
+    wait_for("recording has begun", || attached_programs(recorder.pid()) >= 2);
     recorder
+}
+
+/// How many BPF programs a process has attached.
+fn attached_programs(pid: u32) -> usize {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return 0 };
+    let infos = descriptors.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
+    infos.filter(|info| info.contains("link_type:")).count()
 }
 
 #[test]

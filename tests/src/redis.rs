@@ -47,7 +47,7 @@ impl Redis {
     pub fn fill(&self, objects: u64) {
         let mut command = self.benchmark();
         let done = command
-            .args(["-t", "set", "-d", "1000", "-P", "32", "-r", "1000000000000", "-q", "-n"])
+            .args(["-t", "set", "-d", "1000", "-P", "32", "-r", "1000000000", "-q", "-n"])
             .arg(objects.to_string())
             .stdout(Stdio::null())
             .status()

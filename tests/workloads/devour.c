@@ -1,6 +1,6 @@
 /*
- * devour MIB SECONDS: gets MIB MiB in first_course(), waits SECONDS, and then gets more and more in
- * second_course(), until somebody ends it.
+ * devour MIB SECONDS: waits a second, gets MIB MiB in first_course(), waits SECONDS, and then gets more
+ * and more in second_course(), until somebody ends it.
  *
  * cc -O2 -g -fomit-frame-pointer -fno-optimize-sibling-calls devour.c -o devour
  */
@@ -44,6 +44,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: devour MIB SECONDS\n");
 		return 64;
 	}
+	sleep(1);
 	first_course(strtoul(argv[1], NULL, 10));
 	sleep((unsigned)strtoul(argv[2], NULL, 10));
 	second_course();
