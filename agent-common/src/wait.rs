@@ -174,7 +174,7 @@ pub struct Thinning {
 }
 
 impl Thinning {
-    /// Rates are looked at in intervals of this length.
+    /// Rates of waits are looked at in intervals of this length.
     pub const INTERVAL_NS: u64 = 100_000_000;
 
     /// Periods do not become longer than that by themselves, so that windows still show what
@@ -182,10 +182,10 @@ impl Thinning {
     pub const MAX_PERIOD_NS: u64 = 1_000_000_000;
 
     /// Notes the time: after an interval with few samples periods become shorter.
-    /// `most` is the number of samples in an interval.
+    /// `most` is the number of samples in an interval of this length.
     #[inline(always)]
-    pub fn advance(&mut self, now_ns: u64, most: u32) {
-        if now_ns.wrapping_sub(self.since_ns) > Self::INTERVAL_NS {
+    pub fn advance(&mut self, now_ns: u64, interval_ns: u64, most: u32) {
+        if now_ns.wrapping_sub(self.since_ns) > interval_ns {
             if self.samples < most / 4 && self.shift > 0 {
                 self.shift -= 1;
             }
@@ -360,7 +360,8 @@ mod tests {
             let mut samples = 0;
             // 5000 waits that would all be samples, and one in the last intervals.
             for wait in 0..if interval < 70 { 5000 } else { 1 } {
-                thinning.advance(interval * (Thinning::INTERVAL_NS + 2) + wait, MOST);
+                let now_ns = interval * (Thinning::INTERVAL_NS + 2) + wait;
+                thinning.advance(now_ns, Thinning::INTERVAL_NS, MOST);
                 let weight = Weight { value: PERIOD, count: 1 };
                 samples += u32::from(thinning.keep(weight, PERIOD, MOST, 0).is_some());
             }

@@ -27,7 +27,32 @@ pub fn timed(program: Program, body: impl FnOnce()) {
         },
         None => 0,
     };
-    let is_timed = scrambled(number) < u32::MAX / TIMED_RUN_INTERVAL;
+    timed_as(program, number, body);
+}
+
+/// The same for a program that counts its runs in memory of its own, on each CPU: here they are as of
+/// the last one that was timed.
+#[inline(always)]
+pub fn timed_by(program: Program, runs: &mut u64, body: impl FnOnce()) {
+    *runs = runs.wrapping_add(1);
+    let number = *runs;
+    if is_timed(number)
+        && let Some(counted) = STATS.get_ptr_mut(slot(program, Counter::Runs))
+    {
+        // SAFETY: as in `add`.
+        unsafe { *counted = number };
+    }
+    timed_as(program, number, body);
+}
+
+#[inline(always)]
+fn is_timed(number: u64) -> bool {
+    scrambled(number) < u32::MAX / TIMED_RUN_INTERVAL
+}
+
+#[inline(always)]
+fn timed_as(program: Program, number: u64, body: impl FnOnce()) {
+    let is_timed = is_timed(number);
     let start_ns = if is_timed { now_ns() } else { 0 };
     body();
     if start_ns != 0 {

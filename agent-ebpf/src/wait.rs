@@ -206,7 +206,7 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     let (period, most) = (config.wait_period_ns, config.wait_samples);
     let random = stats::scrambled(in_ns);
     let thinning = &mut clock.thinning;
-    thinning.advance(in_ns, most);
+    thinning.advance(in_ns, Thinning::INTERVAL_NS, most);
     let Some(ended) = ENDED.get_ptr_mut(0) else { return };
     // SAFETY: as the clock.
     let ended = unsafe { &mut *ended };

@@ -101,9 +101,10 @@ metrics! {
     /// Samples that were not taken; reason is idle, filtered (not a process that was asked
     /// for) or no_scratch (for want of memory).
     skipped_samples: Family<ReasonLabels, Counter>,
-    /// Threads whose waits are not seen, as there are more than can be followed.
+    /// Threads whose waits, and processes whose growth, are not seen, as there are more than can be
+    /// followed.
     untracked_threads: Counter,
-    /// Samples of waits when there were too many: fewer are taken, and each stands for more.
+    /// Samples of waits, and of growth, when there were too many: fewer are taken, and each stands for more.
     thinned_samples: Counter,
     /// Processes that the kernel began to end for want of memory.
     oom_victims: Counter,

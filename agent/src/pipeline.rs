@@ -81,6 +81,9 @@ const WAITING_TIME: Duration = Duration::from_millis(200);
 /// How long the last window waits for stacks that are being finished.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
+/// Samples of growth on each CPU, at most; see docs/benchmarks.md for what they cost.
+const GROWTH_SAMPLES_PER_SECOND: u32 = 200;
+
 /// How soon a profile that found no room is offered again.
 const URGENT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -110,6 +113,7 @@ impl Pipeline {
             cpu_rate_hz: config.cpu_rate_hz,
             waits: config.waits,
             growth_period_bytes: config.growth_period_bytes,
+            growth_samples_per_second: GROWTH_SAMPLES_PER_SECOND,
             oom_victims: config.growth_period_bytes.is_some(),
             target_pid: None,
             unwind: config.unwind.clone(),
@@ -362,11 +366,9 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     for (cpu, &lost) in stats.cpu.ring_full.iter().enumerate() {
         metrics.set_lost_samples(kind, u32::try_from(cpu).unwrap_or(u32::MAX), lost);
     }
-    let skipped = [
-        ("idle", stats.cpu.idle),
-        ("filtered", stats.cpu.filtered),
-        ("no_scratch", stats.cpu.no_scratch + stats.waits.no_scratch()),
-    ];
+    let no_scratch = stats.cpu.no_scratch + stats.waits.no_scratch() + stats.growth.no_scratch;
+    let skipped =
+        [("idle", stats.cpu.idle), ("filtered", stats.cpu.filtered), ("no_scratch", no_scratch)];
     for (reason, count) in skipped {
         raise_to(&metrics.skipped_samples.get_or_create_owned(&ReasonLabels { reason }), count);
     }
@@ -405,8 +407,8 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     metrics.growth_history_bytes.set(gauge(history.bytes));
     raise_to(&metrics.growth_history_evictions, history.evicted);
     raise_to(&metrics.growth_history_folded, history.folded);
-    raise_to(&metrics.untracked_threads, waits.untracked());
-    raise_to(&metrics.thinned_samples, waits.switch_in.thinned);
+    raise_to(&metrics.untracked_threads, waits.untracked() + stats.growth.untracked);
+    raise_to(&metrics.thinned_samples, waits.switch_in.thinned + stats.growth.thinned);
     raise_to(&metrics.waiting_errors, waits.waiting_errors);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);

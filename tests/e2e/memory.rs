@@ -160,7 +160,7 @@ fn redis_shows_by_what_way_it_allocates() {
     let mut recorder = record_process(redis.process.pid(), &output);
     let rss = || status_mib(redis.process.pid(), "VmRSS");
     let before = rss();
-    redis.fill(160_000);
+    redis.fill(190_000);
     let grown = rss() - before;
     let pid = i32::try_from(recorder.pid()).ok().and_then(Pid::from_raw).unwrap();
     kill_process(pid, Signal::INT).unwrap();
@@ -171,12 +171,12 @@ fn redis_shows_by_what_way_it_allocates() {
         samples.map(|sample| sample.value as f64).sum::<f64>() / MIB
     };
     let found = sum(&mut samples.iter());
-    // Names that the program exports, and those of Debian's libjemalloc; what is within the library is
-    // known by its file only.
-    let way = ["malloc", "processCommand", "readQueryFromClient", "aeMain", "main"];
+    // Names that Debian's program exports. The string's first byte is written after malloc has
+    // returned: the kernel gives a page when it is touched.
+    let way = ["_sdsnewlen", "createStringObject", "readQueryFromClient", "aeMain", "main"];
     let by_way = sum(&mut samples.iter().filter(|sample| way.iter().all(|name| sample.has(name))));
     println!("redis: {found:.1} MiB of {grown:.1}, {by_way:.1} of them by {way:?}");
-    assert!(grown > 180.0, "it has grown by {grown} MiB only");
+    assert!(grown > 200.0, "it has grown by {grown} MiB only");
     assert!((found - grown).abs() <= grown * 0.03, "{found} MiB of {grown}");
-    assert!(by_way > 0.95 * found, "{by_way} MiB of {found}");
+    assert!(by_way > 0.9 * found, "{by_way} MiB of {found}");
 }

@@ -55,7 +55,7 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     mm_pages_offset: 0,
     mm_pages_stride: 0,
     page_bytes: 0,
-    unused: 0,
+    growth_samples: 0,
 });
 
 /// Samples on their way to the agent, which sets the real size.

@@ -13,6 +13,9 @@ pub struct CollectConfig {
     pub waits: Option<WaitConfig>,
     /// One sample in this much growth of a process's memory, in bytes, less than 2^32; `None` is none.
     pub growth_period_bytes: Option<u64>,
+    /// Samples of growth in a second on each CPU, at most, but for large ones: where there would be more,
+    /// a share of them is kept, which stands for all.
+    pub growth_samples_per_second: u32,
     /// Whether to tell of processes that the kernel ends for want of memory, as
     /// [`Event::OutOfMemory`](super::Event); only where growth is sampled.
     pub oom_victims: bool,
@@ -31,6 +34,7 @@ impl CollectConfig {
             cpu_rate_hz: Some(cpu_rate_hz),
             waits: None,
             growth_period_bytes: None,
+            growth_samples_per_second: u32::MAX,
             oom_victims: false,
             target_pid: None,
             unwind: UnwindConfig::default(),
@@ -38,7 +42,7 @@ impl CollectConfig {
         }
     }
 
-    /// Growth of all processes' memory and nothing else, with defaults for what is not said.
+    /// Growth of all processes' memory and nothing else, with all of its samples.
     pub fn of_growth(period_bytes: u64) -> Self {
         Self { cpu_rate_hz: None, growth_period_bytes: Some(period_bytes), ..Self::at_rate(0) }
     }

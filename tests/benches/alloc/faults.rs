@@ -4,7 +4,9 @@
 //!
 //! All in each round, beginning with another one each time.
 
-use everflame_tests::cost::median;
+use std::time::{Duration, Instant};
+
+use everflame_tests::cost::{cpu_seconds, median};
 
 use crate::beside::agent::KindAgent;
 use crate::beside::empty::EmptyPrograms;
@@ -17,6 +19,9 @@ const HOOKS: &[Hook] = &[("growth", "rss_stat")];
 pub(crate) const GROWTH: Followed = Followed { kinds: "alloc", hooks: HOOKS };
 const CPU_AND_GROWTH: Followed = Followed { kinds: "cpu,alloc", hooks: HOOKS };
 const CPU: Followed = Followed { kinds: "cpu", hooks: &[] };
+
+/// A window of the agent, and what its end entails. A run is shorter and sees none.
+const STEADY: Duration = Duration::from_secs(11);
 
 /// What runs beside the load.
 #[derive(Clone, Copy)]
@@ -57,6 +62,18 @@ pub(crate) fn run(rounds: usize) {
     more("empty_against_nothing", empty, nothing, "%");
     more("cpu_against_nothing", cpu, nothing, "%");
     more("cpu_and_growth_against_cpu", both, cpu, TARGET);
+    print("faults", "agent_cpu", agent_cpu_percent(), "% of one core");
+}
+
+/// What the agent's own process takes beside the load, over a window.
+fn agent_cpu_percent() -> f64 {
+    let agent = KindAgent::start(GROWTH, &[]);
+    let (before, begin) = (cpu_seconds(agent.process.pid()), Instant::now());
+    while begin.elapsed() < STEADY {
+        forks::run();
+    }
+    let cpu = cpu_seconds(agent.process.pid()) - before;
+    100.0 * cpu / begin.elapsed().as_secs_f64()
 }
 
 fn measure(beside: Beside) -> f64 {

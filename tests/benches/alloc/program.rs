@@ -12,21 +12,28 @@ use crate::beside::hooks::HookPrograms;
 use crate::faults::GROWTH;
 use crate::{forks, print};
 
+/// So long that hardly anything is a sample.
+const NO_SAMPLES: [&str; 2] = ["--alloc-period", "1GiB"];
+
 /// Each is some hundred thousand runs.
 const MAX_ROUNDS: usize = 5;
 
 pub(crate) fn run(rounds: usize) {
     let rounds = rounds.min(MAX_ROUNDS);
     eprintln!("{rounds} rounds of forks with run time statistics of the BPF programs ...");
-    let (mut of_agent, mut of_empty) = (Figures::default(), Figures::default());
+    let [mut of_agent, mut without_samples, mut of_empty] = [(); 3].map(|()| Figures::default());
     for _ in 0..rounds {
         let agent = KindAgent::start(GROWTH, &[]);
         of_agent.add(&agent.programs);
+        drop(agent);
+        let agent = KindAgent::start(GROWTH, &NO_SAMPLES);
+        without_samples.add(&agent.programs);
         drop(agent);
         let _programs = EmptyPrograms::attach(GROWTH.hooks);
         of_empty.add(&HookPrograms::of(std::process::id(), GROWTH).unwrap());
     }
     of_agent.print("growth");
+    without_samples.print("without_samples");
     of_empty.print("empty");
 }
 
