@@ -196,9 +196,9 @@ pub struct Window {
 }
 
 impl Window {
-    /// What one process has, apart from what was sampled when.
-    pub fn of_process(process: ProcessWindow, ranges: Vec<MappedRange>) -> Self {
-        Self { processes: vec![process], ranges, ..Self::default() }
+    /// What processes have, whatever was sampled when.
+    pub fn of_processes(processes: Vec<ProcessWindow>, ranges: Vec<MappedRange>) -> Self {
+        Self { processes, ranges, ..Self::default() }
     }
 
     /// Whether it should be closed before its time.

@@ -183,7 +183,7 @@ impl Grown {
                 (Arc::new(key), totals)
             })
             .collect();
-        Window::of_process(process, self.ranges)
+        Window::of_processes(vec![process], self.ranges)
     }
 }
 
@@ -341,7 +341,7 @@ mod tests {
     }
 
     fn window(processes: Vec<ProcessWindow>, ranges: &[MappedRange]) -> Window {
-        Window { processes, ranges: ranges.to_vec(), ..Window::default() }
+        Window::of_processes(processes, ranges.to_vec())
     }
 
     /// (path, address, bytes) of each stack, the largest first.

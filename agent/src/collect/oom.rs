@@ -50,7 +50,8 @@ mod tests {
     #[test]
     fn process_of_a_thread_is_found() {
         let thread = std::thread::spawn(|| {
-            process_of(u32::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap())
+            let own = fs::read_link("/proc/thread-self").unwrap();
+            process_of(own.file_name().unwrap().to_str().unwrap().parse().unwrap())
         });
         assert_eq!(thread.join().unwrap(), Some(std::process::id()));
         assert_eq!(process_of(u32::MAX), None);
