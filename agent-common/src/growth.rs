@@ -81,7 +81,7 @@ const _: () = assert!(size_of::<GrowthSeen>() == 80);
 
 impl GrowthSeen {
     /// Rates of samples are looked at in intervals of this length: long enough for a process to
-    /// begin with a hundred megabytes at full resolution.
+    /// begin with some fifty megabytes at full resolution.
     pub const INTERVAL_NS: u64 = 1_000_000_000;
 
     /// A process has not as many pages.

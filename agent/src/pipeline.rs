@@ -82,7 +82,7 @@ const WAITING_TIME: Duration = Duration::from_millis(200);
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// Samples of growth on each CPU, at most; see docs/benchmarks.md for what they cost.
-const GROWTH_SAMPLES_PER_SECOND: u32 = 200;
+const GROWTH_SAMPLES_PER_SECOND: u32 = 100;
 
 /// How soon a profile that found no room is offered again.
 const URGENT_INTERVAL: Duration = Duration::from_millis(100);

@@ -11,7 +11,8 @@ use everflame_tests::cost::{cpu_seconds, median};
 use crate::beside::agent::KindAgent;
 use crate::beside::empty::EmptyPrograms;
 use crate::beside::hooks::{Followed, Hook};
-use crate::{forks, print, print_more};
+use crate::forks::{self, Run};
+use crate::{print, print_more};
 
 const HOOKS: &[Hook] = &[("growth", "rss_stat")];
 
@@ -40,28 +41,17 @@ pub(crate) fn run(rounds: usize) {
     eprintln!("{rounds} rounds of forks beside nothing, an empty program and agents ...");
     // The first run reads files.
     forks::run();
-    let mut seconds = Vec::new();
+    let mut runs = Vec::new();
     for round in 0..rounds {
-        let mut of_round = [0.0; BESIDE.len()];
+        let mut of_round = [Run::default(); BESIDE.len()];
         for turn in 0..BESIDE.len() {
             let at = (round + turn) % BESIDE.len();
             of_round[at] = measure(BESIDE[at]);
         }
-        seconds.push(of_round);
+        runs.push(of_round);
     }
-    let [nothing, empty, growth, cpu, both] = [0, 1, 2, 3, 4];
-    let mut alone: Vec<f64> = seconds.iter().map(|of_round| of_round[nothing]).collect();
-    print("faults", "beside_nothing", median(&mut alone), "s");
-    let more = |name, of: usize, than: usize, unit| {
-        let pairs = seconds.iter().map(|of_round| (of_round[of], of_round[than]));
-        print_more("faults", name, pairs, unit);
-    };
-    const TARGET: &str = "% (target: at most 1)";
-    more("growth_against_nothing", growth, nothing, TARGET);
-    more("growth_against_empty", growth, empty, "%");
-    more("empty_against_nothing", empty, nothing, "%");
-    more("cpu_against_nothing", cpu, nothing, "%");
-    more("cpu_and_growth_against_cpu", both, cpu, TARGET);
+    report("wall", &runs, |run| run.wall);
+    report("cpu", &runs, |run| run.cpu);
     print("faults", "agent_cpu", agent_cpu_percent(), "% of one core");
 }
 
@@ -76,16 +66,32 @@ fn agent_cpu_percent() -> f64 {
     100.0 * cpu / begin.elapsed().as_secs_f64()
 }
 
-fn measure(beside: Beside) -> f64 {
+fn report(what: &str, runs: &[[Run; BESIDE.len()]], seconds: fn(&Run) -> f64) {
+    const TARGET: &str = "% (target: at most 1)";
+    let [nothing, empty, growth, cpu, both] = [0, 1, 2, 3, 4];
+    let mut alone: Vec<f64> = runs.iter().map(|of_round| seconds(&of_round[nothing])).collect();
+    print("faults", &format!("{what}_beside_nothing"), median(&mut alone), "s");
+    let more = |name, of: usize, than: usize, unit| {
+        let pairs = runs.iter().map(|of_round| (seconds(&of_round[of]), seconds(&of_round[than])));
+        print_more("faults", &format!("{what}_{name}"), pairs, unit);
+    };
+    more("growth_against_nothing", growth, nothing, TARGET);
+    more("growth_against_empty", growth, empty, "%");
+    more("empty_against_nothing", empty, nothing, "%");
+    more("cpu_kind_against_nothing", cpu, nothing, "%");
+    more("both_kinds_against_cpu_kind", both, cpu, TARGET);
+}
+
+fn measure(beside: Beside) -> Run {
     let with_agent = |followed| {
         let _agent = KindAgent::start(followed, &[]);
-        forks::seconds()
+        forks::measure()
     };
     match beside {
-        Beside::Nothing => forks::seconds(),
+        Beside::Nothing => forks::measure(),
         Beside::Empty => {
             let _programs = EmptyPrograms::attach(HOOKS);
-            forks::seconds()
+            forks::measure()
         }
         Beside::Growth => with_agent(GROWTH),
         Beside::Cpu => with_agent(CPU),

@@ -49,7 +49,7 @@ impl Figures {
     fn add(&mut self, programs: &HookPrograms) {
         let stats = BpfStats::on();
         let before = programs.run_times();
-        let seconds = forks::run();
+        let seconds = forks::run().wall;
         let after = programs.run_times();
         drop(stats);
         let run_time = after[0].since(before[0]);
