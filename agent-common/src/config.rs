@@ -56,8 +56,8 @@ pub struct Config {
     pub mm_pages_stride: u32,
     /// Bytes of a page.
     pub page_bytes: u32,
-    /// Must be zero.
-    pub unused: u32,
+    /// Samples of growth in a second, on each CPU, at most; see `wait_samples`.
+    pub growth_samples: u32,
     /// One sample in this much that processes allocate while a window is open on them, in bytes; at
     /// most [`MAX_PERIOD`](crate::allocation::MAX_PERIOD).
     pub window_period_bytes: u64,
@@ -97,6 +97,7 @@ impl Config {
         bytes[96..100].copy_from_slice(&self.mm_pages_offset.to_ne_bytes());
         bytes[100..104].copy_from_slice(&self.mm_pages_stride.to_ne_bytes());
         bytes[104..108].copy_from_slice(&self.page_bytes.to_ne_bytes());
+        bytes[108..112].copy_from_slice(&self.growth_samples.to_ne_bytes());
         bytes[112..120].copy_from_slice(&self.window_period_bytes.to_ne_bytes());
         bytes
     }
@@ -134,8 +135,8 @@ mod tests {
             mm_pages_offset: 22,
             mm_pages_stride: 23,
             page_bytes: 24,
-            unused: 0,
-            window_period_bytes: 25,
+            growth_samples: 25,
+            window_period_bytes: 26,
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -163,6 +164,7 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, mm_pages_offset)..][..4], 22u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, mm_pages_stride)..][..4], 23u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, page_bytes)..][..4], 24u32.to_ne_bytes());
-        assert_eq!(bytes[offset_of!(Config, window_period_bytes)..][..8], 25u64.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, growth_samples)..][..4], 25u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, window_period_bytes)..][..8], 26u64.to_ne_bytes());
     }
 }

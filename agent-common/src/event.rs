@@ -49,6 +49,9 @@ pub enum Kind {
     /// Such an object is about to be freed; the first word of the detail is its address. There are no
     /// stacks.
     Freed = 9,
+    /// The kernel ends a process for want of memory. A header alone, about that process, which is
+    /// mostly not the current one. `pid` is 0 where the kernel tells no more than a thread's id.
+    OomVictim = 10,
 }
 
 impl Kind {
@@ -64,6 +67,7 @@ impl Kind {
             7 => Some(Self::Allocation),
             8 => Some(Self::Allocated),
             9 => Some(Self::Freed),
+            10 => Some(Self::OomVictim),
             _ => None,
         }
     }

@@ -35,11 +35,13 @@ pub enum Program {
     Allocated = 11,
     /// Notes when such objects are freed.
     Freed = 12,
+    /// Tells of processes that the kernel ends for want of memory.
+    OomVictim = 13,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -53,6 +55,7 @@ impl Program {
         Self::Allocation,
         Self::Allocated,
         Self::Freed,
+        Self::OomVictim,
     ];
 
     /// The name used in metrics and messages.
@@ -71,6 +74,7 @@ impl Program {
             Self::Allocation => "allocation",
             Self::Allocated => "allocated",
             Self::Freed => "freed",
+            Self::OomVictim => "oom_victim",
         }
     }
 }

@@ -174,7 +174,7 @@ pub struct Thinning {
 }
 
 impl Thinning {
-    /// Rates are looked at in intervals of this length.
+    /// Rates of waits are looked at in intervals of this length.
     pub const INTERVAL_NS: u64 = 100_000_000;
 
     /// Periods do not become longer than that by themselves, so that windows still show what
@@ -182,13 +182,13 @@ impl Thinning {
     pub const MAX_PERIOD_NS: u64 = 1_000_000_000;
 
     /// Notes the time, before a sample: for each interval with few samples, or none, periods become
-    /// shorter. `most` is the number of samples in an interval.
+    /// shorter. `most` is the number of samples in an interval of this length.
     #[inline(always)]
-    pub fn advance(&mut self, now_ns: u64, most: u32) {
+    pub fn advance(&mut self, now_ns: u64, interval_ns: u64, most: u32) {
         let since_ns = now_ns.wrapping_sub(self.since_ns);
-        if since_ns > Self::INTERVAL_NS {
+        if since_ns > interval_ns {
             let busy = u64::from(self.samples >= most / 4);
-            let quiet = since_ns / Self::INTERVAL_NS - busy;
+            let quiet = since_ns.checked_div(interval_ns).unwrap_or(1) - busy;
             let quiet = if quiet < u64::from(self.shift) { quiet as u32 } else { self.shift };
             self.shift -= quiet;
             self.since_ns = now_ns;
@@ -362,7 +362,8 @@ mod tests {
             let mut samples = 0;
             // 5000 waits that would all be samples, and one in the last intervals.
             for wait in 0..if interval < 70 { 5000 } else { 1 } {
-                thinning.advance(interval * (Thinning::INTERVAL_NS + 2) + wait, MOST);
+                let now_ns = interval * (Thinning::INTERVAL_NS + 2) + wait;
+                thinning.advance(now_ns, Thinning::INTERVAL_NS, MOST);
                 let weight = Weight { value: PERIOD, count: 1 };
                 samples += u32::from(thinning.keep(weight, PERIOD, MOST, 0).is_some());
             }
@@ -379,7 +380,8 @@ mod tests {
         let begin = Thinning { since_ns: 7, left: 1, samples: 1, shift: 6 };
         let after = |intervals: u64, samples| {
             let mut thinning = Thinning { samples, ..begin };
-            thinning.advance(begin.since_ns + intervals * Thinning::INTERVAL_NS + 1, 100);
+            let now_ns = begin.since_ns + intervals * Thinning::INTERVAL_NS + 1;
+            thinning.advance(now_ns, Thinning::INTERVAL_NS, 100);
             thinning.shift
         };
         assert_eq!([after(0, 1), after(1, 1), after(3, 1), after(99, 1)], [6, 5, 3, 0]);

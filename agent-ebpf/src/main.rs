@@ -23,6 +23,8 @@ mod live;
 #[cfg(not(feature = "old-kernels"))]
 mod lock;
 mod maps;
+#[cfg(not(feature = "old-kernels"))]
+mod oom;
 mod registers;
 mod sample;
 mod stats;

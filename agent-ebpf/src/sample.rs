@@ -2,7 +2,7 @@
 //!
 //! Used by every hook: fill the header's common part, take stacks, submit.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     EbpfContext,
@@ -182,19 +182,39 @@ impl Scratch {
         };
         // SAFETY: `size` is at most that of the whole.
         let record = unsafe { core::slice::from_raw_parts((&raw const *self).cast::<u8>(), size) };
-        hand_over(program, record);
+        hand_over(program, record, wakeup());
     }
+}
+
+/// Tells the agent of a process, at once.
+#[inline(always)]
+pub fn announce(program: Program, kind: Kind, pid: u32, tid: u32) {
+    let header = SampleHeader {
+        time_ns: stats::now_ns(),
+        pid,
+        tid,
+        kind: kind as u16,
+        kernel_stop: Stop::Absent as u8,
+        user_stop: Stop::Absent as u8,
+        ..SampleHeader::default()
+    };
+    submit_header(program, &header, BPF_RB_FORCE_WAKEUP);
 }
 
 /// Hands over a record about the current task that is nothing but a header.
 #[inline(always)]
 pub fn submit_without_stacks(program: Program, kind: Kind, detail: [u64; DETAIL_WORDS]) {
     let header = SampleHeader { detail, ..header(kind, Weight { value: 0, count: 1 }) };
+    submit_header(program, &header, wakeup());
+}
+
+#[inline(always)]
+fn submit_header(program: Program, header: &SampleHeader, wakeup: u32) {
     // SAFETY: integers without padding between them.
     let record = unsafe {
-        core::slice::from_raw_parts((&raw const header).cast::<u8>(), SampleHeader::SIZE)
+        core::slice::from_raw_parts(ptr::from_ref(header).cast::<u8>(), SampleHeader::SIZE)
     };
-    hand_over(program, record);
+    hand_over(program, record, wakeup);
 }
 
 /// What a record about the current task begins with.
@@ -221,16 +241,20 @@ fn header(kind: Kind, weight: Weight) -> SampleHeader {
     }
 }
 
-/// Writes a record to the ring buffer, or counts it as lost.
+/// The agent looks at regular times; it is woken only when the buffer fills up.
 #[inline(always)]
-fn hand_over(program: Program, record: &[u8]) {
-    // The agent looks at regular times; it is woken only when the buffer fills up.
+fn wakeup() -> u32 {
     let waiting = EVENTS.query(0);
-    let wakeup = if waiting >= u64::from(CONFIG.load().wakeup_bytes) {
+    if waiting >= u64::from(CONFIG.load().wakeup_bytes) {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP
-    };
+    }
+}
+
+/// Writes a record to the ring buffer, or counts it as lost.
+#[inline(always)]
+fn hand_over(program: Program, record: &[u8], wakeup: u32) {
     let submitting = SUBMITTING.get_ptr_mut(0);
     // SAFETY: this CPU's. What interrupts this leaves it as it was.
     if let Some(submitting) = submitting {

@@ -27,17 +27,39 @@ pub fn timed(program: Program, body: impl FnOnce()) {
         },
         None => 0,
     };
-    let is_timed = scrambled(number) < u32::MAX / TIMED_RUN_INTERVAL;
-    let start_ns = if is_timed { now_ns() } else { 0 };
+    let start_ns = start_ns(number);
     body();
-    if start_ns != 0 {
-        let run_ns = now_ns().wrapping_sub(start_ns);
-        add(program, Counter::TimedNs, run_ns);
-        count(program, Counter::TimedRuns);
-        if let Some(runs) = RUN_TIMES.get_ptr_mut(run_time_slot(program, run_ns)) {
-            // SAFETY: as in `add`.
-            unsafe { *runs = (*runs).wrapping_add(1) };
-        }
+    took(program, start_ns);
+}
+
+/// When a run began, if it is one of those that are timed; 0 if not. `number` is its own.
+#[inline(always)]
+pub fn start_ns(number: u64) -> u64 {
+    let is_timed = scrambled(number) < u32::MAX / TIMED_RUN_INTERVAL;
+    if is_timed { now_ns() } else { 0 }
+}
+
+/// Notes how long a run took that began then, if it is one of those.
+#[inline(always)]
+pub fn took(program: Program, start_ns: u64) {
+    if start_ns == 0 {
+        return;
+    }
+    let run_ns = now_ns().wrapping_sub(start_ns);
+    add(program, Counter::TimedNs, run_ns);
+    count(program, Counter::TimedRuns);
+    if let Some(runs) = RUN_TIMES.get_ptr_mut(run_time_slot(program, run_ns)) {
+        // SAFETY: as in `add`.
+        unsafe { *runs = (*runs).wrapping_add(1) };
+    }
+}
+
+/// Says how many runs there were, of a program that counts them itself, on this CPU.
+#[inline(always)]
+pub fn set_runs(program: Program, runs: u64) {
+    if let Some(counted) = STATS.get_ptr_mut(slot(program, Counter::Runs)) {
+        // SAFETY: as in `add`.
+        unsafe { *counted = runs };
     }
 }
 

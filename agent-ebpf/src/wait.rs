@@ -213,15 +213,14 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     } else {
         count_down(&mut thread.wait_left, rest_ns, period, random)
     };
-    let queued =
-        count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random);
+    let queued = count_down(&mut thread.queue_left, in_ns.saturating_sub(woken_ns), period, random);
     // Nearly always: all that is left to do is for samples.
     if waited.is_none() && queued.is_none() {
         return;
     }
     let most = config.wait_samples;
     let thinning = &mut clock.thinning;
-    thinning.advance(in_ns, most);
+    thinning.advance(in_ns, Thinning::INTERVAL_NS, most);
     let Some(ended) = ENDED.get_ptr_mut(0) else { return };
     // SAFETY: as the clock.
     let ended = unsafe { &mut *ended };

@@ -60,7 +60,7 @@ pub struct MappedRange {
 pub struct StackKey {
     /// The profile.
     pub kind: Kind,
-    /// Thread id.
+    /// Thread id; 0 for what is summed over threads.
     pub tid: u32,
     /// The thread's name.
     pub thread_name: ThreadName,
@@ -277,6 +277,11 @@ impl Window {
         self.samples - self.waits - self.locks - self.growth - self.objects
     }
 
+    /// What processes have, whatever was sampled when.
+    pub fn of_processes(processes: Vec<ProcessWindow>, ranges: Vec<MappedRange>) -> Self {
+        Self { processes, ranges, ..Self::default() }
+    }
+
     /// Whether it should be closed before its time.
     pub fn is_full(&self) -> bool {
         self.stack_bytes >= MAX_STACK_BYTES
@@ -450,6 +455,11 @@ impl Aggregator {
     /// Whether the window should be closed before its time.
     pub fn is_full(&self) -> bool {
         self.window.is_full()
+    }
+
+    /// The window as it is now.
+    pub fn window(&self) -> &Window {
+        &self.window
     }
 
     /// Samples in the window.

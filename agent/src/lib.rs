@@ -11,6 +11,7 @@
 //! | [`identity`] | says who a process is: service, version, container, unit |
 //! | [`live`] | remembers which sampled objects processes hold |
 //! | [`aggregate`] | adds up equal stacks of a window |
+//! | [`history`] | remembers what processes have grown by, for when memory runs out |
 //! | [`symbolize`] | turns addresses into functions and lines |
 //! | [`wait`] | says what a thread waited for |
 //! | [`profile`] | builds pprof profiles |
@@ -28,6 +29,7 @@ pub mod collect;
 mod contention;
 pub mod export;
 pub mod health;
+pub mod history;
 pub mod http;
 pub mod identity;
 pub mod kernel;

@@ -101,10 +101,21 @@ metrics! {
     /// Samples that were not taken; reason is idle, filtered (not a process that was asked
     /// for) or no_scratch (for want of memory).
     skipped_samples: Family<ReasonLabels, Counter>,
-    /// Threads whose waits are not seen, as there are more than can be followed.
+    /// Threads whose waits, and processes whose growth, are not seen, as there are more than can be
+    /// followed.
     untracked_threads: Counter,
-    /// Samples of waits when there were too many: fewer are taken, and each stands for more.
+    /// Samples of waits, and of growth, when there were too many: fewer are taken, and each stands for more.
     thinned_samples: Counter,
+    /// Processes that the kernel began to end for want of memory.
+    oom_victims: Counter,
+    /// Profiles of what they had grown by; of those without any growth that was seen, there are none.
+    oom_profiles: Counter,
+    /// Memory of what is kept of growing processes for such profiles.
+    growth_history_bytes: Gauge,
+    /// Processes of which that was forgotten, having grown least, to make room for others.
+    growth_history_evictions: Counter,
+    /// Stacks that became one with others in it, as their processes have too many.
+    growth_history_folded: Counter,
     /// Times that the waits that go on could not be listed.
     waiting_errors: Counter,
     /// Windows on the allocators of processes that are open.

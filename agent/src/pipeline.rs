@@ -8,6 +8,7 @@
 //! Between the first two there is room for one window. While the second is busy the first
 //! goes on filling its present window, which grows longer instead of being dropped.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,7 @@ use everflame_profile::encode_gz;
 use everflame_profile::kind::Kind;
 use everflame_proto::v1::{Batch, Label, ProfileRecord};
 use thiserror::Error;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::collect::{
     AttachStats, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
@@ -90,6 +91,15 @@ const WAITING_TIME: Duration = Duration::from_millis(200);
 /// How long the last window waits for stacks that are being finished.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
+/// Samples of growth on each CPU, at most; see docs/benchmarks.md for what they cost.
+const GROWTH_SAMPLES_PER_SECOND: u32 = 100;
+
+/// How soon a profile that found no room is offered again.
+const URGENT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Profiles of processes that end for want of memory, waiting for the next stage.
+const MAX_URGENT: usize = 64;
+
 /// A running agent. Its threads are called [`Pipeline::THREADS`] in `health`, which hears
 /// of their end.
 #[derive(Debug)]
@@ -115,6 +125,8 @@ impl Pipeline {
             growth_period_bytes: config.growth_period_bytes,
             window_period_bytes: config.alloc_windows.map(|(_, period_bytes)| period_bytes),
             live: config.live,
+            growth_samples_per_second: GROWTH_SAMPLES_PER_SECOND,
+            oom_victims: config.growth_period_bytes.is_some(),
             target_pid: None,
             unwind: config.unwind.clone(),
             program_form: None,
@@ -192,12 +204,17 @@ fn sample(
 ) -> Result<(), CollectError> {
     let mut deadline = Instant::now() + window;
     let mut waiting: Option<ClosedWindow> = None;
+    let mut urgent = VecDeque::new();
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
-        result = profiler.run_until(deadline);
+        let next = if urgent.is_empty() { deadline } else { Instant::now() + URGENT_INTERVAL };
+        result = profiler.run_until(next.min(deadline));
         if result.is_err() {
             break;
         }
+        // They do not wait for the window.
+        take_victims(&mut profiler, &mut urgent, metrics);
+        offer_urgent(sender, &mut urgent);
         if Instant::now() < deadline && !profiler.is_full() {
             continue;
         }
@@ -232,10 +249,38 @@ fn sample(
     // Sampling ends with the profiler; the rest may wait for the next stage.
     let last = profiler.take_window();
     drop(profiler);
-    for closed in waiting.into_iter().chain([last]) {
+    for closed in urgent.into_iter().chain(waiting).chain([last]) {
         hand_over(sender, closed, metrics);
     }
     result
+}
+
+/// Takes note of processes that end for want of memory.
+fn take_victims(profiler: &mut Profiler, urgent: &mut VecDeque<ClosedWindow>, metrics: &Metrics) {
+    let (profiles, victims) = profiler.take_victims();
+    metrics.oom_victims.inc_by(victims as u64);
+    for closed in profiles {
+        if urgent.len() == MAX_URGENT {
+            metrics.windows_dropped.inc();
+            continue;
+        }
+        for process in &closed.window.processes {
+            warn!(pid = process.pid, name = process.name, "out of memory: the kernel ends it");
+        }
+        urgent.push_back(closed);
+    }
+}
+
+/// Hands on as many as there is room for.
+fn offer_urgent(sender: &SyncSender<ClosedWindow>, urgent: &mut VecDeque<ClosedWindow>) {
+    while let Some(closed) = urgent.pop_front() {
+        if let Err(TrySendError::Full(closed) | TrySendError::Disconnected(closed)) =
+            sender.try_send(closed)
+        {
+            urgent.push_front(closed);
+            return;
+        }
+    }
 }
 
 /// Waits for the next stage to have room.
@@ -280,9 +325,11 @@ fn symbolize(
             tracing::warn!("{problem}");
         }
     }
-    for ClosedWindow { window, time } in windows {
+    for ClosedWindow { window, time, is_oom } in windows {
         let symbols = Symbols::resolve(&window, &mut symbolizer);
-        symbolizer.trim();
+        if !is_oom {
+            symbolizer.trim();
+        }
         let of_kinds = [
             (Kind::Cpu, window.cpu_samples()),
             (Kind::Alloc, window.growth + window.objects),
@@ -299,13 +346,17 @@ fn symbolize(
         let profiles: Vec<ProfileRecord> = build(&window, &symbols, time, &config.kinds)
             .map(|process| ProfileRecord {
                 kind: process.kind.name().to_owned(),
-                labels: labels(process.labels, &config.labels),
+                labels: labels(process.labels, is_oom, &config.labels),
                 pprof_gz: encode_gz(&process.profile).into(),
             })
             .collect();
-        debug!(samples = window.samples, profiles = profiles.len(), "window finished");
-        metrics.windows.inc();
-        health.window_finished();
+        if is_oom {
+            metrics.oom_profiles.inc_by(profiles.len() as u64);
+        } else {
+            debug!(samples = window.samples, profiles = profiles.len(), "window finished");
+            metrics.windows.inc();
+            health.window_finished();
+        }
         if profiles.is_empty() {
             continue;
         }
@@ -321,8 +372,10 @@ fn symbolize(
 }
 
 /// Labels that a user has set win over those that were found out.
-fn labels(found: Vec<(String, String)>, set: &[(String, String)]) -> Vec<Label> {
-    let found = found.into_iter().filter(|(name, _)| !set.iter().any(|(set, _)| set == name));
+fn labels(found: Vec<(String, String)>, is_oom: bool, set: &[(String, String)]) -> Vec<Label> {
+    let oom = is_oom.then(|| ("oom".to_owned(), "true".to_owned()));
+    let found = found.into_iter().chain(oom);
+    let found = found.filter(|(name, _)| !set.iter().any(|(set, _)| set == name));
     let mut labels: Vec<Label> =
         found.chain(set.iter().cloned()).map(|(name, value)| Label { name, value }).collect();
     labels.sort_by(|a, b| a.name.cmp(&b.name));
@@ -334,17 +387,13 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     for (cpu, &lost) in stats.cpu.ring_full.iter().enumerate() {
         metrics.set_lost_samples(kind, u32::try_from(cpu).unwrap_or(u32::MAX), lost);
     }
-    let skipped = [
-        ("idle", stats.cpu.idle),
-        ("filtered", stats.cpu.filtered),
-        (
-            "no_scratch",
-            stats.cpu.no_scratch
-                + stats.waits.no_scratch()
-                + stats.allocation.no_scratch
-                + stats.allocated.no_scratch,
-        ),
-    ];
+    let no_scratch = stats.cpu.no_scratch
+        + stats.waits.no_scratch()
+        + stats.growth.no_scratch
+        + stats.allocation.no_scratch
+        + stats.allocated.no_scratch;
+    let skipped =
+        [("idle", stats.cpu.idle), ("filtered", stats.cpu.filtered), ("no_scratch", no_scratch)];
     for (reason, count) in skipped {
         raise_to(&metrics.skipped_samples.get_or_create_owned(&ReasonLabels { reason }), count);
     }
@@ -364,6 +413,7 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         (Program::Allocation, &stats.allocation),
         (Program::Allocated, &stats.allocated),
         (Program::Freed, &stats.freed),
+        (Program::OomVictim, &stats.oom_victim),
     ];
     for (program, stats) in others.into_iter().filter(|(_, stats)| stats.runs > 0) {
         metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
@@ -385,8 +435,12 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     if let Some(windows) = profiler.rotation_stats() {
         publish_windows(metrics, &windows);
     }
-    raise_to(&metrics.untracked_threads, waits.untracked());
-    raise_to(&metrics.thinned_samples, waits.switch_in.thinned);
+    let history = profiler.history_stats();
+    metrics.growth_history_bytes.set(gauge(history.bytes));
+    raise_to(&metrics.growth_history_evictions, history.evicted);
+    raise_to(&metrics.growth_history_folded, history.folded);
+    raise_to(&metrics.untracked_threads, waits.untracked() + stats.growth.untracked);
+    raise_to(&metrics.thinned_samples, waits.switch_in.thinned + stats.growth.thinned);
     raise_to(&metrics.waiting_errors, waits.waiting_errors);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);

@@ -16,6 +16,7 @@ use crate::collect::{
     BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, ProcessEvent,
     Sample, StackCopy, Waker, monotonic_ns, period_ns,
 };
+use crate::history::{GrowthHistory, HISTORY_BYTES, HistoryStats};
 use crate::identity::{ProcessIdentity, identify, identify_copy};
 use crate::kernel::WaitEnd;
 use crate::live::{LiveHeaps, LiveStats, ObjectId};
@@ -45,6 +46,9 @@ pub struct ClosedWindow {
     pub window: Window,
     /// When.
     pub time: WindowTime,
+    /// It is what a process had grown by that the kernel ends for want of memory, all its life,
+    /// and repeats what windows have.
+    pub is_oom: bool,
 }
 
 /// What is known of processes, and what is not.
@@ -87,6 +91,10 @@ pub struct Profiler {
     arrived: Vec<(u64, Unfinished)>,
     next_unfinished: u64,
     unfinished_refused: u64,
+    /// If it is asked for whom the kernel ends for want of memory.
+    history: Option<GrowthHistory>,
+    /// Those that it has told of.
+    victims: Vec<u32>,
 }
 
 /// A sample whose stack is being finished, and its process as it was then.
@@ -99,6 +107,9 @@ struct Unfinished {
 
 /// Samples that wait for their stacks, at most.
 const MAX_UNFINISHED: usize = 2048;
+
+/// How long a profile of a process that ends for want of memory waits for stacks.
+const VICTIM_TIME: Duration = Duration::from_millis(500);
 
 impl Profiler {
     /// Starts to sample.
@@ -127,6 +138,8 @@ impl Profiler {
             arrived: Vec::new(),
             next_unfinished: 0,
             unfinished_refused: 0,
+            history: config.oom_victims.then(|| GrowthHistory::new(HISTORY_BYTES)),
+            victims: Vec::new(),
         })
     }
 
@@ -145,7 +158,8 @@ impl Profiler {
         self.collector.wait_end()
     }
 
-    /// Samples until `deadline`, until woken, or until the window is full.
+    /// Samples until `deadline`, until woken, until the window is full, or until there are
+    /// [victims](Self::take_victims).
     pub fn run_until(&mut self, deadline: Instant) -> Result<(), CollectError> {
         loop {
             let poll = if self.windows.is_any_open() { WINDOW_POLL } else { POLL_INTERVAL };
@@ -154,7 +168,8 @@ impl Profiler {
             self.drain();
             self.turn_windows()?;
             let woken = Instant::now() < next;
-            if woken || self.aggregator.is_full() || Instant::now() >= deadline {
+            let is_enough = self.aggregator.is_full() || !self.victims.is_empty();
+            if woken || is_enough || Instant::now() >= deadline {
                 return Ok(());
             }
         }
@@ -316,24 +331,63 @@ impl Profiler {
     pub fn take_window(&mut self) -> ClosedWindow {
         let waited_ns = self.window_end_ns.take().map_or(0, |end_ns| monotonic_ns() - end_ns);
         let now_ns = monotonic_ns() - waited_ns;
-        let duration_ns = now_ns.saturating_sub(self.window_start_ns);
+        let time = self.window_time(now_ns, waited_ns);
         self.window_start_ns = now_ns;
+        let mut window = self.aggregator.take();
+        self.identify_copies(&mut window);
+        if let Some(history) = &mut self.history {
+            history.add(&window, |pid, generation| self.processes.is_alive(pid, generation));
+        }
+        ClosedWindow { window, time, is_oom: false }
+    }
+
+    /// What the processes had grown by that the kernel has begun to end for want of memory since the
+    /// last time, and how many of these processes there were.
+    pub fn take_victims(&mut self) -> (Vec<ClosedWindow>, usize) {
+        let victims = std::mem::take(&mut self.victims);
+        if victims.is_empty() {
+            return (Vec::new(), 0);
+        }
+        self.take_finished_until(Instant::now() + VICTIM_TIME);
+        let is_of_victim = |unfinished: &Unfinished| victims.contains(&unfinished.sample.pid);
+        let late: Vec<Unfinished> = self
+            .unfinished
+            .extract_if(|_, unfinished| is_of_victim(unfinished))
+            .map(|(_, unfinished)| unfinished)
+            .collect();
+        for unfinished in late {
+            self.add(unfinished);
+        }
+        let time = self.window_time(monotonic_ns(), 0);
+        let present = self.aggregator.window();
+        let history = self.history.iter_mut();
+        let grown = history
+            .flat_map(|history| victims.iter().filter_map(|pid| history.take(*pid, present)));
+        let profiles = grown.map(|window| ClosedWindow { window, time, is_oom: true }).collect();
+        (profiles, victims.len())
+    }
+
+    /// What is kept for them.
+    pub fn history_stats(&self) -> HistoryStats {
+        self.history.as_ref().map(GrowthHistory::stats).unwrap_or_default()
+    }
+
+    /// The time from the window's start until `now_ns`, which was `waited_ns` ago.
+    fn window_time(&self, now_ns: u64, waited_ns: u64) -> WindowTime {
+        let duration_ns = now_ns.saturating_sub(self.window_start_ns);
         // Reckoned back from now: a wall clock that was set meanwhile cannot make a window
         // longer or shorter than it was.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_unix_ns =
             u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(waited_ns);
-        let time = WindowTime {
+        WindowTime {
             start_unix_ns: signed(now_unix_ns.saturating_sub(duration_ns)),
             duration_ns: signed(duration_ns),
             cpu_period_ns: signed(self.period_ns),
             wait_period_ns: signed(self.wait_period_ns),
             alloc_period_bytes: signed(self.alloc_period_bytes),
             has_ages: self.filter.is_of_recording(),
-        };
-        let mut window = self.aggregator.take();
-        self.identify_copies(&mut window);
-        ClosedWindow { window, time }
+        }
     }
 
     /// Looks at the control groups of copies that are there still.
@@ -462,9 +516,11 @@ impl Profiler {
             locks,
             arrived,
             next_unfinished,
+            victims,
             ..
         } = self;
         collector.drain(|time_ns, event| match event {
+            Event::OutOfMemory { pid } => victims.push(pid),
             Event::Process(event) => {
                 filter.observe(&event);
                 let change = HeapChange::of(&event);

@@ -216,7 +216,7 @@ impl Session {
         });
         let mut merger = Merger::new();
         let mut samples = 0;
-        for ClosedWindow { window, time } in &outcome.windows {
+        for ClosedWindow { window, time, .. } in &outcome.windows {
             samples += window.samples;
             let symbols = Symbols::resolve(window, &mut symbolizer);
             for process in build(window, &symbols, *time, &[self.kind]) {

@@ -225,3 +225,18 @@ async fn grpc_errors_have_the_right_code_and_say_where() {
     let request = v1::TopRequest { selection: None, limit: 0 };
     assert_eq!(query.top(request).await.unwrap_err().code(), Code::InvalidArgument);
 }
+
+#[tokio::test]
+async fn what_repeats_other_profiles_is_merged_only_when_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let profile = |samples| cpu_profile(&[(&["work", "main"], samples)]);
+    let plain = record("cpu", &[("pid", "1")], profile(10));
+    let whole = record("cpu", &[("oom", "true"), ("pid", "1")], profile(70));
+    server.push(batch("host-a", vec![plain, whole])).await.unwrap();
+    for (selector, total) in [(r#"{pid="1"}"#, 10), (r#"{pid="1",oom="true"}"#, 70)] {
+        let top =
+            json(&server, &format!("/api/v1/top?selector={selector}&sample_type=samples")).await;
+        assert_eq!(top["total_value"], total, "{selector}");
+    }
+}

@@ -191,6 +191,7 @@ pub fn measure(warm_up: Duration, span: Duration, rate_hz: u64) -> Vec<Outcome> 
                     outcomes[owner].add(&sample, &mappings);
                 }
             }
+            Event::OutOfMemory { .. } => {}
         });
         for (owner, mut sample, mappings) in without_table {
             last_id += 1;

@@ -22,6 +22,8 @@ enum What {
     Unwind,
     /// What following waits costs programs that switch all the time (needs root and perf)
     Offcpu,
+    /// What seeing allocations costs programs that fork and fault, malloc, and redis (needs root)
+    Alloc,
     /// Ingest rate, latency of acknowledgements, bytes on disk
     Server,
 }
@@ -42,6 +44,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Offcpu => {
             build_programs()?;
             bench("everflame-tests", "offcpu")
+        }
+        What::Alloc => {
+            setup::require(&setup::Args { tests: true, ..setup::Args::default() })?;
+            build_programs()?;
+            command::run(cargo().args([
+                "build",
+                "--profile",
+                "preload",
+                "--package",
+                "everflame-alloc",
+            ]))?;
+            bench("everflame-tests", "alloc")?;
+            bench("everflame-alloc", "pair")
         }
         What::Server => bench("everflame-server", "ingest"),
     }

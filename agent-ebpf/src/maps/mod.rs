@@ -59,7 +59,7 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     mm_pages_offset: 0,
     mm_pages_stride: 0,
     page_bytes: 0,
-    unused: 0,
+    growth_samples: 0,
     window_period_bytes: 0,
 });
 

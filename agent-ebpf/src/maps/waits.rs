@@ -5,6 +5,7 @@ use aya_ebpf::{
     maps::{Array, LruHashMap, PerCpuArray},
 };
 use everflame_agent_common::{
+    growth::GrowthSeen,
     limits::MAX_LOCKS,
     lock::{Lock, LockKey},
 };
@@ -52,6 +53,10 @@ pub static LOCKS: LruHashMap<LockKey, Lock> = LruHashMap::with_max_entries(MAX_L
 /// Which lock of the kernel each CPU spins for.
 #[map]
 pub static SPINS: PerCpuArray<Spin> = PerCpuArray::with_max_entries(1, 0);
+
+/// What growth each CPU has seen last.
+#[map]
+pub static GROWTH_SEEN: PerCpuArray<GrowthSeen> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether the memory below is in use.
 #[map]

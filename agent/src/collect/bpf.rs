@@ -17,10 +17,10 @@ use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
 
-use super::growth;
 use super::host::max_processes;
 use super::uprobes::UprobeProgram;
 use super::waits::{WaitConfig, WaitPrograms};
+use super::{growth, oom};
 use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
 
 /// The compiled programs of agent-ebpf.
@@ -149,6 +149,7 @@ pub(super) struct Bpf {
     growth: Option<Result<(), BpfError>>,
     /// Those that were asked for.
     uprobes: Vec<(Program, Result<UprobeProgram, BpfError>)>,
+    oom_error: Option<BpfError>,
     unwind: Option<UnwindMaps>,
     run_times: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -272,6 +273,7 @@ impl Bpf {
             waits,
             growth: None,
             uprobes,
+            oom_error: None,
             unwind: Some(unwind),
             run_times,
             events,
@@ -318,10 +320,11 @@ impl Bpf {
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
         let growth = self.growth.as_ref().and_then(|growth| growth.as_ref().err());
         let growth = growth.map(|error| (Program::Growth, error));
+        let oom = self.oom_error.iter().map(|error| (Program::OomVictim, error));
         let uprobes = self.uprobes.iter();
         let uprobes =
             uprobes.filter_map(|(program, loaded)| Some((*program, loaded.as_ref().err()?)));
-        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth).chain(uprobes)
+        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth).chain(oom).chain(uprobes)
     }
 
     /// A program for uprobes, if it was asked for and the kernel takes it.
@@ -368,6 +371,13 @@ impl Bpf {
                 self.growth = growth;
                 Ok(())
             }
+        }
+    }
+
+    /// Begins to tell of processes that end for want of memory, if their growth is sampled.
+    pub(super) fn start_oom_victims(&mut self) {
+        if let Some(Ok(())) = self.growth {
+            self.oom_error = oom::start(&mut self.ebpf).err();
         }
     }
 

@@ -42,6 +42,12 @@ pub struct CollectConfig {
     pub window_period_bytes: Option<u64>,
     /// How live heaps are followed; `None` is not at all.
     pub live: Option<LiveConfig>,
+    /// Samples of growth in a second on each CPU, at most, but for large ones: where there would be more,
+    /// a share of them is kept, which stands for all.
+    pub growth_samples_per_second: u32,
+    /// Whether to tell of processes that the kernel ends for want of memory, as
+    /// [`Event::OutOfMemory`](super::Event); only where growth is sampled.
+    pub oom_victims: bool,
     /// Sample this process only.
     pub target_pid: Option<u32>,
     /// How stacks without frame pointers are walked.
@@ -64,13 +70,15 @@ impl CollectConfig {
             growth_period_bytes: None,
             window_period_bytes: None,
             live: None,
+            growth_samples_per_second: u32::MAX,
+            oom_victims: false,
             target_pid: None,
             unwind: UnwindConfig::default(),
             program_form: None,
         }
     }
 
-    /// Growth of all processes' memory and nothing else, with defaults for what is not said.
+    /// Growth of all processes' memory and nothing else, with all of its samples.
     pub fn of_growth(period_bytes: u64) -> Self {
         Self { cpu_rate_hz: None, growth_period_bytes: Some(period_bytes), ..Self::at_rate(0) }
     }

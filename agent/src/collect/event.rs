@@ -105,7 +105,7 @@ impl Sample {
 }
 
 /// A thread's name as the kernel keeps it: at most 15 bytes, padded with zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ThreadName(pub [u8; 16]);
 
 impl ThreadName {
@@ -160,6 +160,11 @@ pub enum Event {
     Sample(Sample),
     /// A change to a process.
     Process(ProcessEvent),
+    /// The kernel ends a process for want of memory.
+    OutOfMemory {
+        /// Process id.
+        pid: u32,
+    },
 }
 
 /// An event and its time on CLOCK_MONOTONIC. Orders by time; events of the same time keep

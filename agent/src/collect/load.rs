@@ -58,7 +58,8 @@ pub(super) fn load(
     // What waits need is not known to be there until it is asked for; nothing else fails then.
     let waits = config.waits.map(|waits| prepare_waits(&mut settings, &features, waits));
     let can_wait = waits.as_ref().and_then(|waits| waits.as_ref().ok()).copied();
-    let growth = config.growth_period_bytes.map(|period| prepare_growth(&mut settings, period));
+    let growth =
+        config.growth_period_bytes.map(|period| prepare_growth(&mut settings, config, period));
     let mut uprobes = Vec::new();
     if let Some(period_bytes) = config.window_period_bytes {
         settings.window_period_bytes = period_bytes;
@@ -123,8 +124,13 @@ fn prepare_waits(
     Ok(waits)
 }
 
-fn prepare_growth(settings: &mut Config, period_bytes: u64) -> Result<(), BpfError> {
+fn prepare_growth(
+    settings: &mut Config,
+    config: &CollectConfig,
+    period_bytes: u64,
+) -> Result<(), BpfError> {
     let location = memory_location()?;
+    settings.growth_samples = config.growth_samples_per_second;
     settings.growth_period_bytes = period_bytes;
     settings.task_mm_offset = location.mm_offset;
     settings.task_leader_offset = location.leader_offset;

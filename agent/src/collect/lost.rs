@@ -30,6 +30,7 @@ fn without(program: Program) -> &'static str {
         Program::Growth => "growth of memory is not seen",
         Program::Allocation => "there are no windows on allocators",
         Program::Allocated | Program::Freed => "live heaps are not seen",
+        Program::OomVictim => "what runs out of memory is not shown before its window ends",
     }
 }
 

@@ -14,6 +14,7 @@ mod host;
 mod live;
 mod load;
 mod lost;
+mod oom;
 mod order;
 mod sideband;
 mod uprobes;
@@ -102,6 +103,8 @@ pub struct CollectStats {
     pub freed: ProgramStats,
     /// Which live heaps are seen.
     pub attached: AttachStats,
+    /// Those of the program that tells whom the kernel ends for want of memory.
+    pub oom_victim: ProgramStats,
     /// Process records that the kernel dropped.
     pub sideband_lost: u64,
     /// Records of either kind that could not be parsed.
@@ -228,6 +231,9 @@ impl Collector {
         if config.is_of_uprobes_alone() {
             collector.bpf.require_uprobes()?;
         }
+        if config.oom_victims {
+            collector.bpf.start_oom_victims();
+        }
         for (program, error) in collector.bpf.refused() {
             lost::warn(program, error);
         }
@@ -327,6 +333,10 @@ impl Collector {
         let events = self.bpf.events_mut();
         while let Some(record) = events.next() {
             match Sample::read(&record) {
+                Some((time_ns, record)) if record.kind == Kind::OomVictim => {
+                    let event = Event::OutOfMemory { pid: oom::victim(&record) };
+                    self.ordering.push(time_ns, event);
+                }
                 Some((time_ns, mut sample)) => {
                     if sample.kind == Kind::Waiting {
                         take_user_stack(&mut sample);
@@ -359,6 +369,7 @@ impl Collector {
             allocated: self.bpf.program_stats(Program::Allocated)?,
             freed: self.bpf.program_stats(Program::Freed)?,
             attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),
+            oom_victim: self.bpf.program_stats(Program::OomVictim)?,
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),
             clock_backwards: self.clock_backwards,

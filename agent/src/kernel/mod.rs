@@ -14,7 +14,8 @@ use tracing::debug;
 
 pub use btf::{
     BtfError, MemoryLocation, PtRegsLocation, QueueLocation, SchedulerClockLocation, TaskLocation,
-    cpu_time_offset, memory_location, pt_regs_location, task_location,
+    VictimArgument, cpu_time_offset, memory_location, pt_regs_location, task_location,
+    victim_argument,
 };
 pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder, WaitEnd};
 

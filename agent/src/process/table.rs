@@ -166,6 +166,12 @@ impl ProcessTable {
         running.map(|(pid, process)| (*pid, process.generation))
     }
 
+    /// Whether that program runs still.
+    pub fn is_alive(&self, pid: u32, generation: Generation) -> bool {
+        let known = self.by_pid.get(&pid).filter(|process| process.generation == generation);
+        known.is_some_and(|process| process.exited_ns.is_none())
+    }
+
     /// The process that this one is a copy of, if both are still what they were then.
     pub fn original_mut(&mut self, pid: u32) -> Option<(u32, &mut Process)> {
         let (pid, generation) = self.by_pid.get(&pid)?.original?;

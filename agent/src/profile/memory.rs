@@ -44,10 +44,12 @@ impl Assembly<'_> {
     fn add_memory(&mut self, key: &StackKey, [objects, bytes]: [i64; 2]) {
         let stack = self.stack(key);
         let thread = key.thread_name.to_string_lossy();
-        let mut labels = vec![
-            ("tid", LabelValue::Num(i64::from(key.tid), "")),
-            ("thread", LabelValue::Str(&thread)),
-        ];
+        let mut labels = Vec::with_capacity(4);
+        // What a process had grown by in all is not told apart by threads.
+        if key.tid != 0 {
+            labels.push(("tid", LabelValue::Num(i64::from(key.tid), "")));
+            labels.push(("thread", LabelValue::Str(&thread)));
+        }
         if let Some(memory) = key.memory {
             labels.push(("mode", LabelValue::Str(AllocMode::Faults.name())));
             labels.push(("memory", LabelValue::Str(memory.name())));

@@ -323,7 +323,7 @@ impl<'a> Assembly<'a> {
     /// The frames of a stack, leaf first, but for those by which our programs came to run.
     fn stack(&mut self, key: &StackKey) -> Vec<LocationId> {
         let skipped = match key.kind {
-            Kind::Cpu | Kind::Allocated | Kind::Freed => 0,
+            Kind::Cpu | Kind::OomVictim | Kind::Allocated | Kind::Freed => 0,
             Kind::OffCpu | Kind::Waiting => scheduler_frames(self.kernel_names(key)),
             // No kernel stack is taken.
             Kind::Allocation => 0,

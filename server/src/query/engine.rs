@@ -29,6 +29,10 @@ use crate::{
 const STORED_LIMITS: DecodeLimits =
     DecodeLimits { max_compressed_bytes: usize::MAX, max_decompressed_bytes: 1 << 30 };
 
+/// The label, and its value, of profiles of what a process had grown by when the kernel ended it:
+/// the sum of what is in those of its windows.
+const OUT_OF_MEMORY: (&str, &str) = ("oom", "true");
+
 /// What a query may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct QueryLimits {
@@ -268,7 +272,9 @@ impl Run {
         let mut merge =
             Merge { run: self, merger: Merger::new(), profiles: 0, windows: Windows::default() };
         let mut stopped = None;
-        self.store.visit_profiles(&selection.filter, &mut |profile| match merge.add(&profile) {
+        let mut filter = selection.filter.clone();
+        filter.selector.leave_out(OUT_OF_MEMORY.0, OUT_OF_MEMORY.1);
+        self.store.visit_profiles(&filter, &mut |profile| match merge.add(&profile) {
             Ok(()) => ControlFlow::Continue(()),
             Err(err) => {
                 stopped = Some(err);

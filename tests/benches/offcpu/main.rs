@@ -13,9 +13,9 @@
     reason = "a bench prints its figures and fails by panicking"
 )]
 
-mod agent;
-mod empty;
-mod hooks;
+#[path = "../beside/mod.rs"]
+mod beside;
+mod followed;
 mod load;
 mod overhead;
 mod switch;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use everflame_tests::cost::{cpu_seconds, median, quantile};
 
-use crate::agent::OffCpuAgent;
-use crate::empty::EmptyPrograms;
-use crate::hooks::WAITS;
+use crate::beside::agent::KindAgent;
+use crate::beside::empty::EmptyPrograms;
+use crate::followed::WAITS;
 use crate::load::{Load, MESSAGING, PIPE, PIPE_PINNED};
 use crate::print;
 
@@ -56,7 +56,7 @@ fn run(load: Load, target: f64, rounds: usize) {
                     load.seconds()
                 }
                 Beside::Agent => {
-                    let _agent = OffCpuAgent::start(WAITS, &[]);
+                    let _agent = KindAgent::start(WAITS, &[]);
                     load.seconds()
                 }
             };
@@ -69,7 +69,7 @@ fn run(load: Load, target: f64, rounds: usize) {
 
 /// What the agent's own process takes beside a load, over a window.
 fn agent_cpu_percent(load: Load) -> f64 {
-    let agent = OffCpuAgent::start(WAITS, &[]);
+    let agent = KindAgent::start(WAITS, &[]);
     let (before, begin) = (cpu_seconds(agent.process.pid()), Instant::now());
     while begin.elapsed() < STEADY {
         load.run();

@@ -5,9 +5,10 @@
 
 use everflame_tests::cost::{BpfStats, RunTime, median};
 
-use crate::agent::OffCpuAgent;
-use crate::empty::EmptyPrograms;
-use crate::hooks::{Followed, HookPrograms, LOCKS, WAITS};
+use crate::beside::agent::KindAgent;
+use crate::beside::empty::EmptyPrograms;
+use crate::beside::hooks::{Followed, HookPrograms};
+use crate::followed::{LOCKS, WAITS};
 use crate::load::{Load, PIPE, PIPE_PINNED};
 use crate::print;
 
@@ -29,7 +30,7 @@ pub(crate) fn run(rounds: usize) {
         let (mut of_agent, mut of_empty) = (Figures::new(followed), Figures::new(followed));
         for _ in 0..rounds {
             // In turns: a shared machine drifts.
-            let agent = OffCpuAgent::start(followed, &PERIOD);
+            let agent = KindAgent::start(followed, &PERIOD);
             of_agent.add(&agent.programs, load);
             drop(agent);
             let _programs = EmptyPrograms::attach(followed.hooks);

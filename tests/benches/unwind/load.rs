@@ -109,7 +109,7 @@ fn first_complete_ms(collector: &mut Collector, command: &mut Command) -> Option
                     unfinished.push((sample, mappings));
                 }
             }
-            Event::Sample(_) => {}
+            Event::Sample(_) | Event::OutOfMemory { .. } => {}
         });
         // As the agent does: a table that a stack waits for is loaded.
         for (mut sample, mappings) in unfinished.drain(..) {

@@ -55,6 +55,7 @@ pub(crate) fn check_waits() -> Result<String> {
         rate_hz: RATE_HZ,
         alloc_mode: AllocMode::default(),
         alloc_period_bytes: 1 << 20,
+        live_period_bytes: None,
         target: Target::All,
     };
     let session = Session::start(session)?;

@@ -60,6 +60,8 @@ pub(crate) fn require(args: &Args) -> Result<()> {
                 ("node", "nodejs"),
                 ("openssl", "openssl"),
                 ("python3", "python3"),
+                // Has the server, too, under another name, and starts none.
+                ("redis-benchmark", "redis-tools"),
                 ("sqlite3", "sqlite3"),
                 ("xz", "xz-utils"),
             ],

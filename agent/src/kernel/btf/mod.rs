@@ -130,6 +130,29 @@ pub fn memory_location() -> Result<MemoryLocation, BtfError> {
     })
 }
 
+/// What the tracepoint `mark_victim` says of the process that the kernel ends for want of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VictimArgument {
+    /// One of its tasks (Linux 6.9, and some older ones).
+    Task,
+    /// The id of one of its threads.
+    ThreadId,
+}
+
+/// Asks the running kernel.
+///
+/// # Errors
+/// When it does not show its types, or has no such tracepoint.
+pub fn victim_argument() -> Result<VictimArgument, BtfError> {
+    let bytes = read_kernel_types()?;
+    let arguments = Btf::parse(&bytes)?.tracepoint("mark_victim");
+    let is_pointer = arguments.and_then(|arguments| arguments.first().copied());
+    match is_pointer.ok_or(BtfError::Missing { name: "mark_victim" })? {
+        true => Ok(VictimArgument::Task),
+        false => Ok(VictimArgument::ThreadId),
+    }
+}
+
 /// Asks the running kernel.
 ///
 /// # Errors

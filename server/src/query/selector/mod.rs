@@ -48,6 +48,15 @@ impl Selector {
         self.matchers.iter().all(|matcher| matcher.condition.holds(series.label(&matcher.name)))
     }
 
+    /// Leaves out series with this value of a label, unless there is a condition on that label: what
+    /// has it repeats what others have, and belongs into no sum that nobody asked for.
+    pub fn leave_out(&mut self, name: &str, value: &str) {
+        if self.matchers.iter().all(|matcher| matcher.name != name) {
+            let condition = Condition::NotEqual(value.to_owned());
+            self.matchers.push(Matcher { name: name.to_owned(), condition });
+        }
+    }
+
     /// The label values that every matching series has, for looking them up in an
     /// index. Does not include conditions that series without the label meet.
     pub fn required_values(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -113,6 +122,22 @@ mod tests {
         check("", &[], true);
         check("{}", &[("service", "api")], true);
         check("  { } ", &[("service", "api")], true);
+    }
+
+    #[test]
+    fn what_is_left_out_can_be_asked_for() {
+        let check = |selector: &str, labels: &[(&str, &str)], expected| {
+            let mut selector: Selector = selector.parse().unwrap();
+            selector.leave_out("oom", "true");
+            assert_eq!(selector.matches(&series(labels)), expected, "{selector:?} on {labels:?}");
+        };
+        let (plain, repeated) = ([("pid", "1")], [("oom", "true"), ("pid", "1")]);
+        check("", &plain, true);
+        check("", &repeated, false);
+        check(r#"{pid="1"}"#, &repeated, false);
+        check(r#"{oom="true"}"#, &repeated, true);
+        check(r#"{oom="true"}"#, &plain, false);
+        check(r#"{oom=~".*"}"#, &repeated, true);
     }
 
     #[test]

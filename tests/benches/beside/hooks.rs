@@ -1,5 +1,4 @@
-//! The programs that a process has on the hooks of the scheduler and of locks, as the kernel shows
-//! them.
+//! The programs that a process has on tracepoints, as the kernel shows them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,31 +10,12 @@ use everflame_tests::cost::RunTime;
 /// An agent's program, by name, and the tracepoint that runs it.
 pub(crate) type Hook = (&'static str, &'static str);
 
-/// What an agent follows: the value of its `--kinds`, and its programs that run for each switch.
+/// What an agent follows: the value of its `--kinds`, and those of its programs that are looked at.
 #[derive(Clone, Copy)]
 pub(crate) struct Followed {
     pub(crate) kinds: &'static str,
-    /// The first one once in each switch.
     pub(crate) hooks: &'static [Hook],
 }
-
-/// Waits.
-pub(crate) const WAITS: Followed = Followed {
-    kinds: "offcpu",
-    hooks: &[("switch_out", "sched_switch"), ("switch_in", "sched_exit_tp")],
-};
-
-/// Waits, and locks and who releases them.
-pub(crate) const LOCKS: Followed = Followed {
-    kinds: "offcpu,lock",
-    hooks: &[
-        ("switch_out", "sched_switch"),
-        ("switch_in", "sched_exit_tp"),
-        ("waking", "sched_waking"),
-        ("lock_begin", "contention_begin"),
-        ("lock_end", "contention_end"),
-    ],
-};
 
 /// One program on each hook: the descriptors in which its process shows it.
 pub(crate) struct HookPrograms(Vec<PathBuf>);

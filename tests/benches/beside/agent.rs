@@ -1,4 +1,4 @@
-//! An agent that follows waits and does nothing else.
+//! An agent with nothing but some kinds of profile.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use everflame_tests::cost::cpu_seconds;
 use everflame_tests::program::{Running, binary, unwind_cache_dir};
 use tempfile::TempDir;
 
-use crate::hooks::{Followed, HookPrograms};
+use super::hooks::{Followed, HookPrograms};
 
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -16,13 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Its profiles stay in its spool: a collector on the same host would be measured with it.
-pub(crate) struct OffCpuAgent {
+pub(crate) struct KindAgent {
     pub(crate) process: Running,
     pub(crate) programs: HookPrograms,
     _spool: TempDir,
 }
 
-impl OffCpuAgent {
+impl KindAgent {
     /// Starts one, and waits until it has looked at everything that runs already.
     pub(crate) fn start(followed: Followed, arguments: &[&str]) -> Self {
         let spool = TempDir::new().unwrap();

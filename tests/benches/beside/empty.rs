@@ -8,7 +8,7 @@ use object::{
     Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
 };
 
-use crate::hooks::Hook;
+use super::hooks::Hook;
 
 /// Attached for as long as this lives.
 pub(crate) struct EmptyPrograms {

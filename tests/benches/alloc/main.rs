@@ -1,0 +1,61 @@
+//! What it costs to see where memory comes from: a load that forks and faults all the time beside an
+//! agent that samples growth, and redis with the library that samples its allocations.
+//!
+//! Prints lines of `name value unit`, one group after the other; arguments select groups by
+//! name. `EVERFLAME_BENCH_ROUNDS` is how often everything is measured. Run it with
+//! `cargo xtask bench alloc`, which measures `malloc` with the library as well.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a bench prints its figures and fails by panicking"
+)]
+
+#[path = "../beside/mod.rs"]
+mod beside;
+mod faults;
+mod forks;
+mod program;
+mod service;
+
+use everflame_tests::cost::{median, quantile};
+
+/// A name, and what measures in so many rounds.
+type Group = (&'static str, fn(usize));
+
+/// Odd, so that a median is a value that was measured.
+const DEFAULT_ROUNDS: usize = 15;
+
+fn main() {
+    if !everflame_tests::bpf_is_permitted() {
+        return;
+    }
+    let rounds = std::env::var("EVERFLAME_BENCH_ROUNDS")
+        .map_or(DEFAULT_ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
+    let groups: [Group; 3] =
+        [("faults", faults::run), ("program", program::run), ("redis", service::run)];
+    // Cargo adds `--bench`.
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    for (name, run) in groups {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            run(rounds);
+        }
+    }
+}
+
+/// One figure.
+fn print(group: &str, name: &str, value: f64, unit: &str) {
+    println!("{group}.{name} {value:.3} {unit}");
+}
+
+/// By how much one is more than the other, compared within each round, as a shared machine drifts:
+/// the median of the ratios, and how far apart their quartiles are.
+fn print_more(group: &str, name: &str, pairs: impl Iterator<Item = (f64, f64)>, unit: &str) {
+    let mut percent: Vec<f64> = pairs.map(|(of, than)| 100.0 * (of / than - 1.0)).collect();
+    print(group, name, median(&mut percent), unit);
+    let spread = quantile(&mut percent, 0.75) - quantile(&mut percent, 0.25);
+    print(group, &format!("{name}_spread"), spread, "% (interquartile)");
+}

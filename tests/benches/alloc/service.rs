@@ -1,0 +1,155 @@
+//! redis under `redis-benchmark`: without the library, with it and nobody listening, and with it
+//! sampling at its default period, each sample and its end a trap that the kernel counts.
+//!
+//! CPU time is what the server itself takes; how many requests it answers in a second depends on where the
+//! scheduler puts it and its client as well.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use everflame_tests::cost::{cpu_seconds, median};
+use everflame_tests::redis::Redis;
+use everflame_tests::workload::workload;
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
+use tempfile::TempDir;
+
+use crate::{print, print_more};
+
+/// Requests of a run: some seconds.
+const REQUESTS: &str = "400000";
+
+#[derive(Clone, Copy)]
+enum Library {
+    Without,
+    Idle,
+    Sampling,
+}
+
+const CASES: [Library; 3] = [Library::Without, Library::Idle, Library::Sampling];
+
+/// What a run took.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    cpu_us_per_request: f64,
+    us_per_request: f64,
+    traps_per_second: f64,
+}
+
+pub(crate) fn run(rounds: usize) {
+    let Some(library) = library() else {
+        eprintln!("the library is not built: `cargo xtask bench alloc` does that");
+        return;
+    };
+    eprintln!("{rounds} rounds of redis without the library, with it, and with it sampling ...");
+    let mut runs = Vec::new();
+    for round in 0..rounds {
+        let mut of_round = [Run::default(); CASES.len()];
+        for turn in 0..CASES.len() {
+            let at = (round + turn) % CASES.len();
+            of_round[at] = measure(CASES[at], &library);
+        }
+        runs.push(of_round);
+    }
+    let values: [fn(&Run) -> f64; 2] = [|run| run.cpu_us_per_request, |run| run.us_per_request];
+    for (name, value) in ["cpu", "time"].into_iter().zip(values) {
+        let mut without: Vec<f64> = runs.iter().map(|of_round| value(&of_round[0])).collect();
+        print("redis", &format!("{name}_without"), median(&mut without), "us per request");
+        for (case, at, unit) in [("idle", 1, "%"), ("sampling", 2, "% (target: at most 1)")] {
+            let pairs = runs.iter().map(|of_round| (value(&of_round[at]), value(&of_round[0])));
+            print_more("redis", &format!("{name}_{case}_against_without"), pairs, unit);
+        }
+    }
+    let mut traps: Vec<f64> = runs.iter().map(|of_round| of_round[2].traps_per_second).collect();
+    print("redis", "sampling_traps", median(&mut traps), "per second");
+}
+
+fn measure(case: Library, library: &Path) -> Run {
+    let dir = TempDir::new().unwrap();
+    let redis = Redis::start(dir.path(), |command| {
+        if !matches!(case, Library::Without) {
+            command.env("LD_PRELOAD", library).env_remove("EVERFLAME_ALLOC_PERIOD");
+        }
+    });
+    let probes = matches!(case, Library::Sampling).then(|| {
+        ["everflame_alloc_sampled", "everflame_free_sampled"].map(|name| Probe::at(library, name))
+    });
+    // The first objects make the tables grow.
+    redis.fill(20_000);
+    let before = cpu_seconds(redis.process.pid());
+    let output = redis
+        .benchmark()
+        .args([
+            "-t", "set", "-d", "512", "-r", "100000", "-c", "20", "-P", "4", "--csv", "-n",
+            REQUESTS,
+        ])
+        .output()
+        .unwrap();
+    let cpu = cpu_seconds(redis.process.pid()) - before;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let row = stdout.lines().find_map(|line| line.strip_prefix("\"SET\",\""));
+    let per_second = row.and_then(|row| row.split('"').next()?.parse::<f64>().ok());
+    let per_second = per_second.unwrap_or_else(|| panic!("redis-benchmark says {stdout}"));
+    let requests: f64 = REQUESTS.parse().unwrap();
+    let probes = probes.into_iter().flatten();
+    let traps: f64 = probes.map(Probe::end).sum();
+    Run {
+        traps_per_second: traps * per_second / requests,
+        cpu_us_per_request: 1e6 * cpu / requests,
+        us_per_request: 1e6 / per_second,
+    }
+}
+
+/// As `cargo xtask bench alloc` builds it.
+fn library() -> Option<PathBuf> {
+    let bench = std::env::current_exe().ok()?;
+    let target = bench.ancestors().nth(3)?;
+    Some(target.join("preload/libeverflame_alloc.so")).filter(|path| path.exists())
+}
+
+/// The kernel counts calls of a function of the library until this ends.
+struct Probe {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Probe {
+    fn at(library: &Path, function: &str) -> Self {
+        let offset = |name| format!("{:#x}", file_offset(library, name));
+        let mut command = Command::new(workload("count_calls"));
+        command.arg(library).args([offset(function), offset("everflame_alloc_semaphore")]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut probe = Self { child, answers };
+        assert_eq!(probe.answer(), "ready");
+        probe
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// How many there were.
+    fn end(mut self) -> f64 {
+        drop(self.child.stdin.take());
+        let calls = self.answer().parse().unwrap();
+        self.child.wait().unwrap();
+        calls
+    }
+}
+
+/// Where what a library exports is in its file.
+fn file_offset(library: &Path, name: &str) -> u64 {
+    let bytes = std::fs::read(library).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let symbol = file.dynamic_symbols().find(|symbol| symbol.name() == Ok(name));
+    let address = symbol.unwrap_or_else(|| panic!("no {name}")).address();
+    let of_segment = file.segments().find_map(|segment| {
+        let (offset, size) = segment.file_range();
+        let within = address.checked_sub(segment.address())?;
+        (within < size).then_some(offset + within)
+    });
+    of_segment.unwrap_or_else(|| panic!("{name} is not in the file"))
+}
