@@ -45,4 +45,5 @@ pub mod symbolize;
 pub mod target;
 pub mod unwind;
 pub mod unwind_info;
+mod urgent;
 pub mod wait;

@@ -8,6 +8,7 @@ mod jit;
 mod mappings;
 mod objects;
 mod seed;
+mod suspicion;
 mod table;
 
 pub use data::DataPlace;
