@@ -376,7 +376,7 @@ mod tests {
         let mut history = GrowthHistory::new(HISTORY_BYTES);
         history.add(&window(vec![process(1, 0, &[(10, 4096)])], &[a.clone(), b.clone()]), ALIVE);
         history.add(&window(vec![process(1, 1, &[(10, 8192)])], &[b.clone(), a.clone()]), ALIVE);
-        history.add(&window(vec![process(2, 0, &[(10, 1)])], &[b.clone()]), ALIVE);
+        history.add(&window(vec![process(2, 0, &[(10, 1)])], std::slice::from_ref(&b)), ALIVE);
         let present = window(vec![process(1, 0, &[(10, 1 << 20)])], &[b]);
         let taken = history.take(1, &present).unwrap();
         assert_eq!(

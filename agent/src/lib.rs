@@ -49,5 +49,6 @@ pub mod symbolize;
 pub mod target;
 pub mod unwind;
 pub mod unwind_info;
+mod urgent;
 pub mod wait;
 pub mod windows;

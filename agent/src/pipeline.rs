@@ -8,7 +8,6 @@
 //! Between the first two there is room for one window. While the second is busy the first
 //! goes on filling its present window, which grows longer instead of being dropped.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +21,7 @@ use everflame_profile::encode_gz;
 use everflame_profile::kind::Kind;
 use everflame_proto::v1::{Batch, Label, ProfileRecord};
 use thiserror::Error;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::collect::{
     AttachStats, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
@@ -41,6 +40,7 @@ use crate::rotation::{RotationConfig, RotationStats};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, SymbolizeStats, Symbolizer};
 use crate::target::TargetFilter;
 use crate::unwind::UnwindConfig;
+use crate::urgent::Urgent;
 
 /// How to profile.
 #[derive(Clone, Debug)]
@@ -93,12 +93,6 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// Samples of growth on each CPU, at most; see docs/benchmarks.md for what they cost.
 const GROWTH_SAMPLES_PER_SECOND: u32 = 100;
-
-/// How soon a profile that found no room is offered again.
-const URGENT_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Profiles of processes that end for want of memory, waiting for the next stage.
-const MAX_URGENT: usize = 64;
 
 /// A running agent. Its threads are called [`Pipeline::THREADS`] in `health`, which hears
 /// of their end.
@@ -204,17 +198,16 @@ fn sample(
 ) -> Result<(), CollectError> {
     let mut deadline = Instant::now() + window;
     let mut waiting: Option<ClosedWindow> = None;
-    let mut urgent = VecDeque::new();
+    let mut urgent = Urgent::default();
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
-        let next = if urgent.is_empty() { deadline } else { Instant::now() + URGENT_INTERVAL };
-        result = profiler.run_until(next.min(deadline));
+        result = profiler.run_until(urgent.next_offer().map_or(deadline, |at| at.min(deadline)));
         if result.is_err() {
             break;
         }
         // They do not wait for the window.
-        take_victims(&mut profiler, &mut urgent, metrics);
-        offer_urgent(sender, &mut urgent);
+        urgent.take_victims(&mut profiler, metrics);
+        urgent.offer(sender);
         if Instant::now() < deadline && !profiler.is_full() {
             continue;
         }
@@ -249,38 +242,10 @@ fn sample(
     // Sampling ends with the profiler; the rest may wait for the next stage.
     let last = profiler.take_window();
     drop(profiler);
-    for closed in urgent.into_iter().chain(waiting).chain([last]) {
+    for closed in urgent.left().chain(waiting).chain([last]) {
         hand_over(sender, closed, metrics);
     }
     result
-}
-
-/// Takes note of processes that end for want of memory.
-fn take_victims(profiler: &mut Profiler, urgent: &mut VecDeque<ClosedWindow>, metrics: &Metrics) {
-    let (profiles, victims) = profiler.take_victims();
-    metrics.oom_victims.inc_by(victims as u64);
-    for closed in profiles {
-        if urgent.len() == MAX_URGENT {
-            metrics.windows_dropped.inc();
-            continue;
-        }
-        for process in &closed.window.processes {
-            warn!(pid = process.pid, name = process.name, "out of memory: the kernel ends it");
-        }
-        urgent.push_back(closed);
-    }
-}
-
-/// Hands on as many as there is room for.
-fn offer_urgent(sender: &SyncSender<ClosedWindow>, urgent: &mut VecDeque<ClosedWindow>) {
-    while let Some(closed) = urgent.pop_front() {
-        if let Err(TrySendError::Full(closed) | TrySendError::Disconnected(closed)) =
-            sender.try_send(closed)
-        {
-            urgent.push_front(closed);
-            return;
-        }
-    }
 }
 
 /// Waits for the next stage to have room.

@@ -17,6 +17,7 @@ mod lost;
 mod oom;
 mod order;
 mod sideband;
+mod stats;
 mod uprobes;
 mod waits;
 
@@ -45,12 +46,13 @@ pub use host::monotonic_ns;
 pub use live::{AttachStats, LiveConfig};
 pub(crate) use lost::brief;
 pub use sideband::SidebandError;
+pub use stats::CollectStats;
 pub use uprobes::{Site, UprobeError, Uprobes};
 pub use waits::{WaitConfig, WaitStats};
 
 use crate::kernel::WaitEnd;
-use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
-use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
+use crate::process::{Mappings, ObjectCache, running_pids, seed};
+use crate::unwind::{Finished, Unfinished, Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
 use host::{RING_BYTES_FOR_WINDOWS, is_initial_pid_namespace, online_cpus, ring_bytes};
@@ -83,55 +85,6 @@ const MAX_WAITING: usize = 64 * 1024;
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
 const RING: u64 = u64::MAX - 1;
-
-/// What was lost or could not be understood, since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CollectStats {
-    /// The CPU sampler's counters.
-    pub cpu: ProgramStats,
-    /// Those of the program that watches for exec.
-    pub exec: ProgramStats,
-    /// Those of the programs that follow waits.
-    pub waits: WaitStats,
-    /// Those of the program that samples growth of memory.
-    pub growth: ProgramStats,
-    /// Those of the program that samples what is asked of allocators.
-    pub allocation: ProgramStats,
-    /// Those of the program that samples objects on live heaps.
-    pub allocated: ProgramStats,
-    /// Those of the program that notes when these are freed.
-    pub freed: ProgramStats,
-    /// Which live heaps are seen.
-    pub attached: AttachStats,
-    /// Those of the program that tells whom the kernel ends for want of memory.
-    pub oom_victim: ProgramStats,
-    /// Process records that the kernel dropped.
-    pub sideband_lost: u64,
-    /// Records of either kind that could not be parsed.
-    pub unreadable: u64,
-    /// Times at which the clock went backwards between two reads.
-    pub clock_backwards: u64,
-    /// Mapped files.
-    pub objects: ObjectStats,
-    /// Kernel memory of BPF maps, those of unwind tables among them.
-    pub bpf_memory_bytes: u64,
-    /// Process records that the unwinder had no room for.
-    pub unwinder_missed: u64,
-    /// How stacks are walked.
-    pub unwind: UnwindStats,
-}
-
-impl CollectStats {
-    /// Samples that the ring buffer had no room for.
-    pub fn lost(&self) -> u64 {
-        self.cpu.lost()
-            + self.waits.lost()
-            + self.growth.lost()
-            + self.allocation.lost()
-            + self.allocated.lost()
-            + self.freed.lost()
-    }
-}
 
 /// Interrupts a [`Collector::wait`] from another thread.
 #[derive(Debug)]
