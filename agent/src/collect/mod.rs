@@ -11,11 +11,13 @@ mod error;
 mod event;
 mod growth;
 mod host;
+mod hotplug;
 mod live;
 mod load;
 mod lost;
 mod order;
 mod sideband;
+mod stats;
 mod uprobes;
 mod waits;
 
@@ -35,7 +37,7 @@ use rustix::event::{EventfdFlags, Timespec};
 use rustix::fd::AsRawFd as _;
 use tracing::{debug, info, warn};
 
-pub use bpf::{BpfError, ProgramForm, ProgramStats, UnwindMaps};
+pub use bpf::{BpfError, ProgramForm, UnwindMaps};
 pub use config::{AllocMode, CollectConfig};
 pub use cpu::{Clock, CpuError, period_ns};
 pub use error::CollectError;
@@ -44,15 +46,17 @@ pub use host::monotonic_ns;
 pub use live::{AttachStats, LiveConfig};
 pub(crate) use lost::brief;
 pub use sideband::SidebandError;
+pub use stats::{CollectStats, ProgramStats};
 pub use uprobes::{Site, UprobeError, Uprobes};
 pub use waits::{WaitConfig, WaitStats};
 
 use crate::kernel::WaitEnd;
-use crate::process::{Mappings, ObjectCache, ObjectStats, running_pids, seed};
-use crate::unwind::{Finished, Unfinished, UnwindStats, Unwinder, UnwinderEnded};
+use crate::process::{Mappings, ObjectCache, running_pids, seed};
+use crate::unwind::{Finished, Unfinished, Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
 use host::{RING_BYTES_FOR_WINDOWS, is_initial_pid_namespace, online_cpus, ring_bytes};
+use hotplug::{HOTPLUG_INTERVAL, STALL_INTERVAL};
 use live::{LiveAttachments, LivePrograms};
 use load::load;
 use order::Ordering;
@@ -62,12 +66,6 @@ use waits::take_user_stack;
 /// Records of processes are read at most this often. A process that lives shorter than that
 /// can still be opened by its path.
 const SIDEBAND_PAUSE: Duration = Duration::from_millis(2);
-
-/// How often the set of online CPUs is looked at.
-const HOTPLUG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often it is made sure that each CPU's event still runs; reading it interrupts the CPU.
-const STALL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);
@@ -82,53 +80,6 @@ const MAX_WAITING: usize = 64 * 1024;
 /// Epoll data of the descriptor that interrupts a wait; others carry their CPU's number.
 const WAKER: u64 = u64::MAX;
 const RING: u64 = u64::MAX - 1;
-
-/// What was lost or could not be understood, since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CollectStats {
-    /// The CPU sampler's counters.
-    pub cpu: ProgramStats,
-    /// Those of the program that watches for exec.
-    pub exec: ProgramStats,
-    /// Those of the programs that follow waits.
-    pub waits: WaitStats,
-    /// Those of the program that samples growth of memory.
-    pub growth: ProgramStats,
-    /// Those of the program that samples what is asked of allocators.
-    pub allocation: ProgramStats,
-    /// Those of the program that samples objects on live heaps.
-    pub allocated: ProgramStats,
-    /// Those of the program that notes when these are freed.
-    pub freed: ProgramStats,
-    /// Which live heaps are seen.
-    pub attached: AttachStats,
-    /// Process records that the kernel dropped.
-    pub sideband_lost: u64,
-    /// Records of either kind that could not be parsed.
-    pub unreadable: u64,
-    /// Times at which the clock went backwards between two reads.
-    pub clock_backwards: u64,
-    /// Mapped files.
-    pub objects: ObjectStats,
-    /// Kernel memory of BPF maps, those of unwind tables among them.
-    pub bpf_memory_bytes: u64,
-    /// Process records that the unwinder had no room for.
-    pub unwinder_missed: u64,
-    /// How stacks are walked.
-    pub unwind: UnwindStats,
-}
-
-impl CollectStats {
-    /// Samples that the ring buffer had no room for.
-    pub fn lost(&self) -> u64 {
-        self.cpu.lost()
-            + self.waits.lost()
-            + self.growth.lost()
-            + self.allocation.lost()
-            + self.allocated.lost()
-            + self.freed.lost()
-    }
-}
 
 /// Interrupts a [`Collector::wait`] from another thread.
 #[derive(Debug)]
@@ -338,37 +289,6 @@ impl Collector {
         }
     }
 
-    /// What was lost and what it cost.
-    pub fn stats(&self) -> Result<CollectStats, CollectError> {
-        let unwind = self.unwinder.stats();
-        Ok(CollectStats {
-            cpu: self.bpf.program_stats(Program::Cpu)?,
-            exec: self.bpf.program_stats(Program::Exec)?,
-            waits: WaitStats {
-                new_task: self.bpf.program_stats(Program::NewTask)?,
-                switch_out: self.bpf.program_stats(Program::SwitchOut)?,
-                switch_in: self.bpf.program_stats(Program::SwitchIn)?,
-                waking: self.bpf.program_stats(Program::Waking)?,
-                lock_begin: self.bpf.program_stats(Program::LockBegin)?,
-                lock_end: self.bpf.program_stats(Program::LockEnd)?,
-                waiting: self.bpf.program_stats(Program::Waiting)?,
-                waiting_errors: self.waiting_errors,
-            },
-            growth: self.bpf.program_stats(Program::Growth)?,
-            allocation: self.bpf.program_stats(Program::Allocation)?,
-            allocated: self.bpf.program_stats(Program::Allocated)?,
-            freed: self.bpf.program_stats(Program::Freed)?,
-            attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),
-            sideband_lost: self.sideband.lost(),
-            unreadable: self.unreadable + self.sideband.unreadable(),
-            clock_backwards: self.clock_backwards,
-            objects: self.objects.stats(),
-            bpf_memory_bytes: self.bpf.memory_bytes() + unwind.page_bytes,
-            unwinder_missed: self.unwinder_missed,
-            unwind,
-        })
-    }
-
     /// Programs that the kernel refuses and that the agent can do without, and why.
     pub fn refused_programs(&self) -> impl Iterator<Item = (Program, &BpfError)> {
         self.bpf.refused()
@@ -528,56 +448,6 @@ impl Collector {
             watch(&self.epoll, descriptor, u64::from(cpu), EventFlags::IN)?;
         }
         Ok(())
-    }
-
-    /// Opens events on CPUs that came online, forgets those of CPUs that went.
-    fn follow_cpus(&mut self) {
-        let now = Instant::now();
-        if now < self.next_hotplug_look {
-            return;
-        }
-        self.next_hotplug_look = now + HOTPLUG_INTERVAL;
-        let Ok(online) = online_cpus() else { return };
-        let mut gone: Vec<u32> = self.sideband.cpus().filter(|cpu| !online.contains(cpu)).collect();
-        if let Some(cpu) = &mut self.cpu
-            && now >= self.next_stall_look
-        {
-            self.next_stall_look = now + STALL_INTERVAL;
-            gone.extend(cpu.stalled());
-        }
-        let sampled = self.cpu.as_ref().map(|cpu| cpu.cpus().eq(online.iter().copied()));
-        let is_complete =
-            sampled.unwrap_or(true) && self.sideband.cpus().eq(online.iter().copied());
-        if gone.is_empty() && is_complete {
-            return;
-        }
-        if !gone.is_empty() {
-            info!(cpus = ?gone, "cpus went offline");
-            self.drain_sideband();
-            for cpu in gone {
-                self.sideband.close(cpu);
-                if let Some(events) = &mut self.cpu {
-                    events.close(cpu);
-                }
-            }
-        }
-        for &cpu in &online {
-            if let Err(error) = self.sideband.open(cpu) {
-                warn!(cpu, error = &error as &dyn std::error::Error, "cpu is not followed");
-            }
-        }
-        for (cpu, descriptor) in self.sideband.descriptors() {
-            if let Err(error) = watch(&self.epoll, descriptor, u64::from(cpu), EventFlags::IN)
-                && error != rustix::io::Errno::EXIST
-            {
-                warn!(cpu, %error, "records of this cpu are read late");
-            }
-        }
-        let Some(cpu) = &mut self.cpu else { return };
-        match self.bpf.cpu_program() {
-            Ok(program) => cpu.follow(&online, program),
-            Err(error) => debug!(error = &error as &dyn std::error::Error, "no cpu program"),
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Drives the collector and fills windows: what the agent and a recording have in common.
 
+mod known;
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,18 +15,20 @@ use tracing::debug;
 use crate::aggregate::{Aggregator, ProcessWindow, Window};
 use crate::allocators::Allocators;
 use crate::collect::{
-    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, ProcessEvent,
-    Sample, StackCopy, Waker, monotonic_ns, period_ns,
+    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample,
+    StackCopy, Waker, monotonic_ns, period_ns,
 };
-use crate::identity::{ProcessIdentity, identify, identify_copy};
+use crate::identity::{identify_as_copy, identify_copy, identity_of};
 use crate::kernel::WaitEnd;
-use crate::live::{LiveHeaps, LiveStats, ObjectId};
+use crate::live::{HeapChange, LiveHeaps, ObjectId};
 use crate::process::{DataPlace, Mappings, Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
 use crate::rotation::{Rotation, RotationConfig, RotationStats, Turn};
 use crate::target::{Target, TargetFilter};
 use crate::unwind::Finished;
 use crate::windows::{WindowError, Windows};
+
+pub use known::ProcessStats;
 
 /// Samples wait in the ring buffer at most this long.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -45,20 +49,6 @@ pub struct ClosedWindow {
     pub window: Window,
     /// When.
     pub time: WindowTime,
-}
-
-/// What is known of processes, and what is not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProcessStats {
-    /// Processes that are known.
-    pub processes: usize,
-    /// Their executable mappings.
-    pub mappings: usize,
-    /// Mappings that were not taken note of, as their processes have too many.
-    pub refused_mappings: u64,
-    /// Processes that were gone before it could be found out who they are, or what control group
-    /// they are in.
-    pub vanished: u64,
 }
 
 /// Samples and adds up, on the thread that calls it.
@@ -282,36 +272,6 @@ impl Profiler {
         self.take_finished_until(deadline);
     }
 
-    /// Adds to the present window what processes hold of their live heaps now. A state, not a sum: once,
-    /// before the window is taken.
-    pub fn report_held(&mut self) {
-        let Self { live, processes, aggregator, vanished, .. } = self;
-        let vanished = std::cell::RefCell::new(vanished);
-        let now_ns = monotonic_ns();
-        for (pid, generation) in live.programs() {
-            let Some(process) = processes.program_mut(pid, generation) else {
-                // Its end was lost, or it has become another program.
-                live.ended(pid);
-                continue;
-            };
-            let identify =
-                |process: &mut Process| identity_of(pid, process, &mut vanished.borrow_mut());
-            let held = live.held(pid, now_ns);
-            aggregator.add_held(pid, process, identify, held, |frame| live.range(frame));
-        }
-        live.collect();
-    }
-
-    /// What is known of live heaps.
-    pub fn live_stats(&self) -> LiveStats {
-        self.live.stats()
-    }
-
-    /// Whether a process has the library that its live heap is seen by, and is attached to.
-    pub fn is_attached_to(&self, pid: u32) -> bool {
-        self.collector.is_attached_to(pid)
-    }
-
     /// Ends the window and begins the next.
     pub fn take_window(&mut self) -> ClosedWindow {
         let waited_ns = self.window_end_ns.take().map_or(0, |end_ns| monotonic_ns() - end_ns);
@@ -357,13 +317,6 @@ impl Profiler {
     /// What was lost and what it cost, since the start.
     pub fn stats(&self) -> Result<CollectStats, CollectError> {
         self.collector.stats()
-    }
-
-    /// What is known of processes.
-    pub fn process_stats(&self) -> ProcessStats {
-        let (processes, mappings) = self.processes.len();
-        let refused_mappings = self.processes.refused_mappings();
-        ProcessStats { processes, mappings, refused_mappings, vanished: self.vanished }
     }
 
     /// Programs that the agent does without; see [`Collector::refused_programs`].
@@ -488,7 +441,7 @@ impl Profiler {
                 };
                 identify_as_copy(sample.pid, processes, vanished);
                 let process = processes.get_mut(sample.pid);
-                cut_stale(&mut sample, &process.mappings);
+                sample.cut_stale(&process.mappings);
                 if sample.stack_copy.is_some() {
                     // Before the process can be gone.
                     identity_of(sample.pid, process, vanished);
@@ -534,118 +487,6 @@ fn add(
         locks.then(|| process.data_place(pid, avma, monotonic_ns())).flatten()
     };
     aggregator.add(sample, process, identify, locate);
-}
-
-/// What an event means for what processes hold.
-enum HeapChange {
-    None,
-    /// A process has become a copy of another.
-    Copied {
-        pid: u32,
-        parent: u32,
-    },
-    /// A process holds nothing any more.
-    Gone {
-        pid: u32,
-    },
-}
-
-impl HeapChange {
-    fn of(event: &ProcessEvent) -> Self {
-        match *event {
-            ProcessEvent::Fork { pid, parent } => Self::Copied { pid, parent },
-            ProcessEvent::Comm { pid, exec: true, .. } | ProcessEvent::Exit { pid } => {
-                Self::Gone { pid }
-            }
-            _ => Self::None,
-        }
-    }
-
-    /// To be called when the event has been applied to `processes`.
-    fn apply(self, live: &mut LiveHeaps, processes: &mut ProcessTable, filter: &TargetFilter) {
-        match self {
-            Self::None => {}
-            // What a recording is about has ended, and so will the recording: it shows what was left.
-            Self::Gone { pid } if filter.root() == Some(pid) => {}
-            Self::Gone { pid } => {
-                if live.has(pid) && !has_other_threads(pid) {
-                    live.ended(pid);
-                }
-            }
-            Self::Copied { pid, parent } => {
-                live.ended(pid);
-                if live.has(parent) && filter.includes_copies() {
-                    let mut program = |pid| (pid, processes.get_mut(pid).generation);
-                    live.forked(program(pid), program(parent));
-                }
-            }
-        }
-    }
-}
-
-/// Cuts off what a walk may have got wrong. When code is mapped, it takes some milliseconds
-/// until walks know; meanwhile they take it for what was mapped there before, if anything
-/// was. So what they found beyond a frame in such code is not to be trusted, while the frame
-/// itself is.
-fn cut_stale(sample: &mut Sample, mappings: &Mappings) {
-    if mappings.newest_ns() <= sample.mapped_ns {
-        return;
-    }
-    let is_new = |(depth, address): (usize, &u64)| {
-        let within = address.wrapping_sub(u64::from(depth > 0));
-        mappings.find(within).is_some_and(|mapping| mapping.mapped_ns > sample.mapped_ns)
-    };
-    let Some(first) = sample.user.iter().enumerate().position(is_new) else { return };
-    // Where the walk ended by itself it has not got anything wrong.
-    if first + 1 < sample.user.len() {
-        sample.user = sample.user[..=first].into();
-        sample.user_stop = Stop::Stale;
-        sample.stack_copy = None;
-    }
-}
-
-/// Takes a process that is a copy of one that is there for the same, until the window ends: a server
-/// that forks hundreds of workers is asked once for all of them.
-fn identify_as_copy(pid: u32, processes: &mut ProcessTable, vanished: &mut u64) {
-    if processes.get_mut(pid).identity.is_some() {
-        return;
-    }
-    let Some((parent, original)) = processes.original_mut(pid) else { return };
-    let found = ProcessIdentity::clone(&identity_of(parent, original, vanished));
-    let process = processes.get_mut(pid);
-    process.identity = Some(named(process, found));
-    process.cgroup_is_assumed = true;
-}
-
-/// Finds out who a process is, once. What the side-band has seen wins over /proc; of a process
-/// that has left /proc already the rest is taken from its parent, as it inherits environment
-/// and control group.
-fn identity_of(pid: u32, process: &mut Process, vanished: &mut u64) -> Arc<ProcessIdentity> {
-    if let Some(identity) = &process.identity {
-        return Arc::clone(identity);
-    }
-    let mut found = identify(Path::new("/proc"), pid);
-    if found.comm.is_none() {
-        *vanished += 1;
-        if let Some(inherited) = &process.inherited {
-            found.otel = inherited.otel.clone();
-            found.cgroup = inherited.cgroup.clone();
-        }
-    }
-    let identity = named(process, found);
-    process.identity = Some(Arc::clone(&identity));
-    identity
-}
-
-/// What was found of a process, with the names that the side-band has seen.
-fn named(process: &Process, found: ProcessIdentity) -> Arc<ProcessIdentity> {
-    let executable = process.executable.as_deref().and_then(|path| path.rsplit('/').next());
-    Arc::new(ProcessIdentity {
-        comm: Some(process.name.clone()).filter(|name| !name.is_empty()).or(found.comm),
-        executable: executable.map(str::to_owned).or(found.executable),
-        is_kernel_thread: process.kernel_thread || found.is_kernel_thread,
-        ..found
-    })
 }
 
 fn signed(ns: u64) -> i64 {
