@@ -28,7 +28,7 @@ pub struct Sample {
     /// Of allocations: how many bytes, and whose.
     pub allocation: Option<Allocation>,
     /// Of objects on a live heap: which one. When one is freed, only its address is known.
-    pub allocated: Option<Allocated>,
+    pub allocated: Option<Box<Allocated>>,
     /// Of releases of locks: which, and when.
     pub release: Option<Release>,
     /// Process id in the initial pid namespace.
@@ -85,7 +85,7 @@ impl Sample {
                 _ => None,
             },
             allocated: matches!(kind, Kind::Allocated | Kind::Freed)
-                .then(|| Allocated::from_detail(&header.detail)),
+                .then(|| Box::new(Allocated::from_detail(&header.detail))),
             release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,

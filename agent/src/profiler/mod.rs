@@ -434,7 +434,7 @@ impl Profiler {
                     return;
                 }
                 let program = (sample.pid, processes.get_mut(sample.pid).generation);
-                let object = match &sample.allocated {
+                let object = match sample.allocated.as_deref() {
                     Some(again) if again.is_restored() => return live.restored(program, again),
                     Some(allocated) => live.allocated(program, time_ns, allocated),
                     None => None,
@@ -476,8 +476,8 @@ fn add(
 ) {
     let pid = sample.pid;
     let identify = |process: &mut Process| identity_of(pid, process, vanished);
-    if let Some(allocated) = sample.allocated {
-        let (stack, ranges) = aggregator.add_allocated(&sample, &allocated, process, identify);
+    if let Some(allocated) = sample.allocated.as_deref() {
+        let (stack, ranges) = aggregator.add_allocated(&sample, allocated, process, identify);
         if let Some(object) = object {
             live.set_stack(object, &stack, ranges);
         }
