@@ -9,6 +9,7 @@ mod jit;
 mod mappings;
 mod objects;
 mod seed;
+mod suspicion;
 mod table;
 
 pub use allocator::allocator;

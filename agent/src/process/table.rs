@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use super::data::{DataPlace, DataPlaces};
 use super::jit;
+#[cfg(test)]
 use super::mappings::MAX_MAPPINGS;
+#[cfg(test)]
+use super::suspicion::MAPPINGS_UNSUSPECTED;
+use super::suspicion::Suspicion;
 use super::{Backing, Insertion, Mapping, Mappings, SeededProcess, executable_ranges};
 use crate::collect::ProcessEvent;
 use crate::identity::ProcessIdentity;
@@ -13,9 +17,6 @@ use crate::object::{ObjectFile, ObjectKind};
 
 /// The process id of the kernel's thread that starts all other threads of the kernel.
 const KTHREADD: u32 = 2;
-
-/// Mappings of one process that are no reason to look whether they are all there still.
-const MAPPINGS_UNSUSPECTED: usize = 1024;
 
 /// A process's mappings are looked at no more often than this: its /proc/PID/maps is long.
 const LOOK_INTERVAL_NS: u64 = 10_000_000_000;
@@ -56,22 +57,6 @@ pub struct Process {
     /// When it ended, on CLOCK_MONOTONIC.
     exited_ns: Option<u64>,
     suspicion: Suspicion,
-}
-
-/// When it is worth a look which mappings are there still, as perf does not tell of unmapping.
-#[derive(Clone, Copy, Debug)]
-struct Suspicion {
-    /// With so many.
-    at: usize,
-    /// Not before this moment, on CLOCK_MONOTONIC.
-    not_before_ns: u64,
-}
-
-impl Suspicion {
-    /// Not before there are twice as many as these, which are there.
-    fn after(mappings: usize, not_before_ns: u64) -> Self {
-        Self { at: (mappings * 2).clamp(MAPPINGS_UNSUSPECTED, MAX_MAPPINGS), not_before_ns }
-    }
 }
 
 impl Process {
