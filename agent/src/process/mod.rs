@@ -7,6 +7,7 @@ mod data;
 mod jit;
 mod mappings;
 mod objects;
+mod running;
 mod seed;
 mod table;
 
