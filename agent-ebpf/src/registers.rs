@@ -139,11 +139,7 @@ pub unsafe fn arguments(regs: *const pt_regs) -> [u64; 3] {
     let general = regs.cast::<u64>();
     // SAFETY: as the caller says; the general registers come first.
     unsafe {
-        [
-            general.read_volatile(),
-            general.add(1).read_volatile(),
-            general.add(2).read_volatile(),
-        ]
+        [general.read_volatile(), general.add(1).read_volatile(), general.add(2).read_volatile()]
     }
 }
 
