@@ -166,8 +166,7 @@ pub(super) fn require_btf() -> Result<(), BpfError> {
 
 impl Bpf {
     /// Loads the object with these settings and a ring buffer of `ring_bytes`, which must be
-    /// a power of two and a multiple of the page size. Of programs for uprobes those that are asked for,
-    /// by their names in the object.
+    /// a power of two and a multiple of the page size; of programs for uprobes those that are named.
     pub(super) fn load(
         config: Config,
         form: ProgramForm,

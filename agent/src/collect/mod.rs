@@ -4,11 +4,13 @@
 //! one thread: [`Collector::wait`] sleeps and meanwhile opens the files of new mappings,
 //! [`Collector::drain`] yields what has happened.
 
+mod allocation;
 mod bpf;
 mod config;
 mod cpu;
 mod error;
 mod event;
+mod finish;
 mod growth;
 mod host;
 mod hotplug;
@@ -23,12 +25,9 @@ mod waits;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use everflame_agent_common::event::Kind;
-use everflame_agent_common::limits::STACK_COPY_BELOW;
 use everflame_agent_common::stats::Program;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -51,8 +50,8 @@ pub use uprobes::{Site, UprobeError, Uprobes};
 pub use waits::{WaitConfig, WaitStats};
 
 use crate::kernel::WaitEnd;
-use crate::process::{Mappings, ObjectCache, running_pids, seed};
-use crate::unwind::{Finished, Unfinished, Unwinder, UnwinderEnded};
+use crate::process::{ObjectCache, running_pids, seed};
+use crate::unwind::{Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
 use host::{RING_BYTES_FOR_WINDOWS, is_initial_pid_namespace, online_cpus, ring_bytes};
@@ -294,65 +293,10 @@ impl Collector {
         self.bpf.refused()
     }
 
-    /// What the program that samples allocations has counted.
-    pub fn allocation_stats(&self) -> Result<ProgramStats, CollectError> {
-        Ok(self.bpf.program_stats(Program::Allocation)?)
-    }
-
-    /// Attaches the program that samples what is asked of allocators to their functions: places in a
-    /// file, in one process.
-    pub fn probe_allocations(
-        &self,
-        file: &Path,
-        sites: &[Site],
-        pid: u32,
-    ) -> Result<Uprobes, CollectError> {
-        let program = self.bpf.uprobe_program(Program::Allocation);
-        let program = program.ok_or(BpfError::Missing { name: Program::Allocation.name() })?;
-        Ok(program.attach(file, sites, Some(pid))?)
-    }
-
     /// How long timed runs of the CPU sampler took: upper bounds in nanoseconds, and how
     /// many runs lie below each but not below the one before.
     pub fn cpu_run_times(&self) -> Result<Vec<(u64, u64)>, CollectError> {
         Ok(self.bpf.run_times(Program::Cpu)?)
-    }
-
-    /// Has the rest of a sample's stack walked, which is then among [`Self::finished`] under
-    /// this number. False if that is not possible.
-    pub fn finish(&self, id: u64, sample: &mut Sample, mappings: &Arc<Mappings>) -> bool {
-        let copy = sample.stack_copy.take();
-        self.walk(id, copy, sample.user.to_vec(), mappings)
-    }
-
-    /// Has a stack walked from a copy of it on; `frames` are those that are known.
-    pub fn walk(
-        &self,
-        id: u64,
-        copy: Option<Box<StackCopy>>,
-        frames: Vec<u64>,
-        mappings: &Arc<Mappings>,
-    ) -> bool {
-        let Some(copy) = copy else { return false };
-        let unfinished = Unfinished {
-            id,
-            mappings: Arc::clone(mappings),
-            frames,
-            stack_start: copy.registers.sp.wrapping_sub(STACK_COPY_BELOW),
-            registers: copy.registers,
-            stack: copy.stack,
-        };
-        matches!(self.unwinder.finish(unfinished), Ok(true))
-    }
-
-    /// Stacks that have been finished.
-    pub fn finished(&self) -> impl Iterator<Item = Finished> + '_ {
-        self.unwinder.finished()
-    }
-
-    /// The next of them, waited for until `deadline`.
-    pub fn next_finished(&self, deadline: Instant) -> Option<Finished> {
-        self.unwinder.next_finished(deadline)
     }
 
     /// Events that wait for their turn.

@@ -61,7 +61,6 @@ fn check(program: &Path, functions: usize, allocator: &str) {
                 expected.objects,
                 bound * 100.0
             );
-            println!("{line}");
             let is_off = |found: f64, truth: f64, bound: f64| (found - truth).abs() > truth * bound;
             // Of objects of several sizes it is the small ones, of which few are sampled, that make the number of
             // objects uncertain: up to 1.4 times as much as objects of the mean size would.
