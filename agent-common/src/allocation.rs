@@ -174,12 +174,12 @@ pub fn distance(random: u64, period: u64) -> u64 {
     if v < 1 << 52 {
         // With 44 digits after the point.
         let v = v >> 20;
-        return (v + (v * v >> 45)) * period >> 44;
+        return ((v + ((v * v) >> 45)) * period) >> 44;
     }
     // ln 2 times 2^26; -ln(u) with 32 digits after the point, at most 45 * 2^32.
     const LN_2: u64 = 46_516_320;
-    let ln = minus_log2(random) * LN_2 >> 26;
-    ((ln >> 16) * period >> 16) + ((ln & 0xffff) * period >> 32)
+    let ln = (minus_log2(random) * LN_2) >> 26;
+    (((ln >> 16) * period) >> 16) + (((ln & 0xffff) * period) >> 32)
 }
 
 /// `-log2(random / 2^64)`, times 2^32; less than 2^38, and exact to 2^-27.

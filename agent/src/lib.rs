@@ -41,6 +41,7 @@ pub mod pipeline;
 pub mod process;
 pub mod profile;
 pub mod profiler;
+mod publish;
 pub mod rotation;
 pub mod self_profile;
 pub mod session;

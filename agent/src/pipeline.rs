@@ -24,18 +24,17 @@ use thiserror::Error;
 use tracing::{debug, info};
 
 use crate::collect::{
-    AttachStats, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
-    brief,
+    Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker, brief,
 };
 use crate::export::Exporter;
 use crate::health::Health;
-use crate::live::LiveStats;
 use crate::metrics::{
     FrameLabels, KindLabels, Metrics, OutcomeLabels, QueueLabels, ReasonLabels, SideLabels,
     TruncationLabels, raise_to,
 };
 use crate::profile::{FrameStats, Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
+use crate::publish::{publish_live, publish_unwind};
 use crate::rotation::{RotationConfig, RotationStats};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, SymbolizeStats, Symbolizer};
 use crate::target::TargetFilter;
@@ -424,15 +423,6 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     depth.set(gauge(profiler.queue_depth() as u64));
 }
 
-fn publish_live(metrics: &Metrics, live: &LiveStats, attached: &AttachStats) {
-    metrics.live_processes.set(gauge(attached.processes as u64));
-    raise_to(&metrics.live_attach_failures, attached.failed);
-    metrics.live_objects.set(gauge(live.objects as u64));
-    metrics.live_bytes.set(gauge(live.bytes as u64));
-    raise_to(&metrics.live_refused, live.refused);
-    raise_to(&metrics.live_unknown_ends, live.unknown_ends);
-}
-
 fn publish_windows(metrics: &Metrics, windows: &RotationStats) {
     metrics.alloc_windows_open.set(gauge(windows.open));
     raise_to(&metrics.alloc_windows, windows.opened);
@@ -441,52 +431,6 @@ fn publish_windows(metrics: &Metrics, windows: &RotationStats) {
     raise_to(&metrics.alloc_processes_without_allocator, windows.without_allocator);
     raise_to(&metrics.alloc_nested_samples, windows.nested);
     metrics.set_alloc_windows(windows.open_ns, windows.cost_ns);
-}
-
-fn publish_unwind(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) {
-    let unwind = &stats.unwind;
-    if let Ok(run_times) = profiler.cpu_run_times() {
-        metrics.set_bpf_run_times(Program::Cpu.name(), &run_times);
-    }
-    let walks = |outcome| metrics.user_space_walks.get_or_create_owned(&OutcomeLabels { outcome });
-    raise_to(&walks("complete"), unwind.finished);
-    raise_to(&walks("truncated"), unwind.finished_truncated);
-    raise_to(&walks("no_table"), unwind.given_up);
-    let refused = stats.cpu.stack_copies_refused
-        + stats.waits.switch_in.stack_copies_refused
-        + stats.allocated.stack_copies_refused
-        + profiler.unfinished_refused();
-    raise_to(&walks("refused"), refused);
-    metrics.unwind_tables.set(gauge(unwind.tables));
-    metrics.unwind_tables_waiting.set(gauge(unwind.tables_waiting));
-    metrics.unwind_shards.set(gauge(unwind.shards));
-    metrics.unwind_page_bytes.set(gauge(unwind.page_bytes));
-    metrics.unwind_page_bytes_used.set(gauge(unwind.page_bytes_used));
-    metrics.unwind_layouts.set(gauge(unwind.layouts));
-    metrics.unwind_layouts_waiting.set(gauge(unwind.layouts_dormant));
-    raise_to(&metrics.unwind_layout_evictions, unwind.layouts_evicted);
-    metrics.unwind_layout_bytes.set(gauge(unwind.layout_bytes));
-    metrics.unwind_waiting_bytes.set(gauge(unwind.waiting_bytes));
-    raise_to(&metrics.unwind_evictions, unwind.evicted);
-    let refused = |reason| metrics.unwind_refused.get_or_create_owned(&ReasonLabels { reason });
-    raise_to(&refused("memory"), unwind.over_budget);
-    raise_to(&refused("processes"), unwind.processes_refused);
-    raise_to(&refused("records"), stats.unwinder_missed);
-    let files = |outcome| metrics.unwind_files.get_or_create_owned(&OutcomeLabels { outcome });
-    raise_to(&files("compiled"), unwind.compiled);
-    raise_to(&files("cached"), unwind.cache.hits);
-    raise_to(&files("no_code"), unwind.not_compiled);
-    raise_to(&files("malformed"), unwind.malformed);
-    raise_to(&metrics.unwind_rows, unwind.rows_compiled);
-    metrics.set_unwind_compile_ns(unwind.compile_ns);
-    let problems =
-        |reason| metrics.unwind_cache_problems.get_or_create_owned(&ReasonLabels { reason });
-    raise_to(&problems("corrupt"), unwind.cache.corrupt);
-    raise_to(&problems("stale"), unwind.cache.stale);
-    raise_to(&problems("write_error"), unwind.cache.write_errors);
-    raise_to(&problems("too_large"), unwind.cache.too_large);
-    metrics.unwind_cache_bytes.set(gauge(unwind.cache.bytes));
-    raise_to(&metrics.unwind_map_errors, unwind.map_errors);
 }
 
 fn publish_stops(metrics: &Metrics, side: &'static str, stops: &[u64]) {

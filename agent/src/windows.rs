@@ -57,10 +57,8 @@ impl Windows {
         let mut probes = Vec::new();
         for file in found.files.iter().filter(|file| !file.sites.is_empty()) {
             let probed = collector.probe_allocations(&file.path, &file.sites, pid);
-            probes.push(probed.map_err(|error| {
-                debug!(pid, path = file.object.path, "cannot be probed");
-                error
-            })?);
+            let path = &file.object.path;
+            probes.push(probed.inspect_err(|_| debug!(pid, path, "cannot be probed"))?);
         }
         for function in &found.slow {
             info!(pid, function, "each call is single-stepped while the window is open");

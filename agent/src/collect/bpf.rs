@@ -18,6 +18,7 @@ use everflame_agent_common::unwind::page::Page;
 use thiserror::Error;
 
 use super::host::max_processes;
+use super::stats::ProgramStats;
 use super::uprobes::UprobeProgram;
 use super::waits::{WaitConfig, WaitPrograms};
 use super::{growth, oom};
@@ -159,51 +160,6 @@ pub(super) struct Bpf {
     log: aya_log::EbpfLogger<&'static dyn log::Log>,
 }
 
-/// The value of each counter of one program, summed over CPUs, and lost samples by CPU.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProgramStats {
-    /// Times it was entered.
-    pub runs: u64,
-    /// Runs that were timed.
-    pub timed_runs: u64,
-    /// Time spent in timed runs, in nanoseconds.
-    pub timed_ns: u64,
-    /// Samples handed over.
-    pub samples: u64,
-    /// Samples lost because the ring buffer was full, by CPU.
-    pub ring_full: Vec<u64>,
-    /// Left early: the idle task.
-    pub idle: u64,
-    /// Left early: not the process that was asked for.
-    pub filtered: u64,
-    /// Left early for want of scratch memory.
-    pub no_scratch: u64,
-    /// Stacks that were copied to be walked by the agent.
-    pub stack_copies: u64,
-    /// Stacks that would have been copied, beyond what is allowed a second.
-    pub stack_copies_refused: u64,
-    /// Threads that could not be followed.
-    pub untracked: u64,
-    /// Samples that stand for more than they would if there were fewer.
-    pub thinned: u64,
-}
-
-impl ProgramStats {
-    /// What all runs cost, estimated from those that were timed, in nanoseconds.
-    pub fn estimated_run_time_ns(&self) -> u64 {
-        if self.timed_runs == 0 {
-            return 0;
-        }
-        let total = u128::from(self.timed_ns) * u128::from(self.runs) / u128::from(self.timed_runs);
-        u64::try_from(total).unwrap_or(u64::MAX)
-    }
-
-    /// Samples lost on all CPUs.
-    pub fn lost(&self) -> u64 {
-        self.ring_full.iter().sum::<u64>() + self.no_scratch
-    }
-}
-
 /// Says what to do about a kernel without type information, which nothing works without.
 pub(super) fn require_btf() -> Result<(), BpfError> {
     if Path::new(KERNEL_BTF).exists() { Ok(()) } else { Err(BpfError::NoBtf) }
@@ -211,8 +167,7 @@ pub(super) fn require_btf() -> Result<(), BpfError> {
 
 impl Bpf {
     /// Loads the object with these settings and a ring buffer of `ring_bytes`, which must be
-    /// a power of two and a multiple of the page size. Of programs for uprobes those that are asked for,
-    /// by their names in the object.
+    /// a power of two and a multiple of the page size; of programs for uprobes those that are named.
     pub(super) fn load(
         config: Config,
         form: ProgramForm,

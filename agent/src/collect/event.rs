@@ -10,7 +10,7 @@ use everflame_agent_common::lock::Release;
 use everflame_agent_common::unwind::{Registers, Stop};
 use everflame_agent_common::wait::Wait;
 
-use crate::process::{Mapping, SeededProcess};
+use crate::process::{Mapping, Mappings, SeededProcess};
 
 /// One sample as the kernel took it: addresses, not yet related to files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Sample {
     /// Of allocations: how many bytes, and whose.
     pub allocation: Option<Allocation>,
     /// Of objects on a live heap: which one. When one is freed, only its address is known.
-    pub allocated: Option<Allocated>,
+    pub allocated: Option<Box<Allocated>>,
     /// Of releases of locks: which, and when.
     pub release: Option<Release>,
     /// Process id in the initial pid namespace.
@@ -85,7 +85,7 @@ impl Sample {
                 _ => None,
             },
             allocated: matches!(kind, Kind::Allocated | Kind::Freed)
-                .then(|| Allocated::from_detail(&header.detail)),
+                .then(|| Box::new(Allocated::from_detail(&header.detail))),
             release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,
@@ -101,6 +101,29 @@ impl Sample {
             }),
         };
         Some((header.time_ns, sample))
+    }
+}
+
+impl Sample {
+    /// Cuts off what a walk may have got wrong. When code is mapped, it takes some milliseconds
+    /// until walks know; meanwhile they take it for what was mapped there before, if anything
+    /// was. So what they found beyond a frame in such code is not to be trusted, while the frame
+    /// itself is.
+    pub fn cut_stale(&mut self, mappings: &Mappings) {
+        if mappings.newest_ns() <= self.mapped_ns {
+            return;
+        }
+        let is_new = |(depth, address): (usize, &u64)| {
+            let within = address.wrapping_sub(u64::from(depth > 0));
+            mappings.find(within).is_some_and(|mapping| mapping.mapped_ns > self.mapped_ns)
+        };
+        let Some(first) = self.user.iter().enumerate().position(is_new) else { return };
+        // Where the walk ended by itself it has not got anything wrong.
+        if first + 1 < self.user.len() {
+            self.user = self.user[..=first].into();
+            self.user_stop = Stop::Stale;
+            self.stack_copy = None;
+        }
     }
 }
 

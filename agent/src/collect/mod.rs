@@ -4,13 +4,16 @@
 //! one thread: [`Collector::wait`] sleeps and meanwhile opens the files of new mappings,
 //! [`Collector::drain`] yields what has happened.
 
+mod allocation;
 mod bpf;
 mod config;
 mod cpu;
 mod error;
 mod event;
+mod finish;
 mod growth;
 mod host;
+mod hotplug;
 mod live;
 mod load;
 mod lost;
@@ -23,12 +26,9 @@ mod waits;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use everflame_agent_common::event::Kind;
-use everflame_agent_common::limits::STACK_COPY_BELOW;
 use everflame_agent_common::stats::Program;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -37,7 +37,7 @@ use rustix::event::{EventfdFlags, Timespec};
 use rustix::fd::AsRawFd as _;
 use tracing::{debug, info, warn};
 
-pub use bpf::{BpfError, ProgramForm, ProgramStats, UnwindMaps};
+pub use bpf::{BpfError, ProgramForm, UnwindMaps};
 pub use config::{AllocMode, CollectConfig};
 pub use cpu::{Clock, CpuError, period_ns};
 pub use error::CollectError;
@@ -46,16 +46,17 @@ pub use host::monotonic_ns;
 pub use live::{AttachStats, LiveConfig};
 pub(crate) use lost::brief;
 pub use sideband::SidebandError;
-pub use stats::CollectStats;
+pub use stats::{CollectStats, ProgramStats};
 pub use uprobes::{Site, UprobeError, Uprobes};
 pub use waits::{WaitConfig, WaitStats};
 
 use crate::kernel::WaitEnd;
-use crate::process::{Mappings, ObjectCache, running_pids, seed};
-use crate::unwind::{Finished, Unfinished, Unwinder, UnwinderEnded};
+use crate::process::{ObjectCache, running_pids, seed};
+use crate::unwind::{Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
 use host::{RING_BYTES_FOR_WINDOWS, is_initial_pid_namespace, online_cpus, ring_bytes};
+use hotplug::{HOTPLUG_INTERVAL, STALL_INTERVAL};
 use live::{LiveAttachments, LivePrograms};
 use load::load;
 use order::Ordering;
@@ -65,12 +66,6 @@ use waits::take_user_stack;
 /// Records of processes are read at most this often. A process that lives shorter than that
 /// can still be opened by its path.
 const SIDEBAND_PAUSE: Duration = Duration::from_millis(2);
-
-/// How often the set of online CPUs is looked at.
-const HOTPLUG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often it is made sure that each CPU's event still runs; reading it interrupts the CPU.
-const STALL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);
@@ -301,102 +296,15 @@ impl Collector {
         }
     }
 
-    /// What was lost and what it cost.
-    pub fn stats(&self) -> Result<CollectStats, CollectError> {
-        let unwind = self.unwinder.stats();
-        Ok(CollectStats {
-            cpu: self.bpf.program_stats(Program::Cpu)?,
-            exec: self.bpf.program_stats(Program::Exec)?,
-            waits: WaitStats {
-                new_task: self.bpf.program_stats(Program::NewTask)?,
-                switch_out: self.bpf.program_stats(Program::SwitchOut)?,
-                switch_in: self.bpf.program_stats(Program::SwitchIn)?,
-                waking: self.bpf.program_stats(Program::Waking)?,
-                lock_begin: self.bpf.program_stats(Program::LockBegin)?,
-                lock_end: self.bpf.program_stats(Program::LockEnd)?,
-                waiting: self.bpf.program_stats(Program::Waiting)?,
-                waiting_errors: self.waiting_errors,
-            },
-            growth: self.bpf.program_stats(Program::Growth)?,
-            allocation: self.bpf.program_stats(Program::Allocation)?,
-            allocated: self.bpf.program_stats(Program::Allocated)?,
-            freed: self.bpf.program_stats(Program::Freed)?,
-            attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),
-            oom_victim: self.bpf.program_stats(Program::OomVictim)?,
-            sideband_lost: self.sideband.lost(),
-            unreadable: self.unreadable + self.sideband.unreadable(),
-            clock_backwards: self.clock_backwards,
-            objects: self.objects.stats(),
-            bpf_memory_bytes: self.bpf.memory_bytes() + unwind.page_bytes,
-            unwinder_missed: self.unwinder_missed,
-            unwind,
-        })
-    }
-
     /// Programs that the kernel refuses and that the agent can do without, and why.
     pub fn refused_programs(&self) -> impl Iterator<Item = (Program, &BpfError)> {
         self.bpf.refused()
-    }
-
-    /// What the program that samples allocations has counted.
-    pub fn allocation_stats(&self) -> Result<ProgramStats, CollectError> {
-        Ok(self.bpf.program_stats(Program::Allocation)?)
-    }
-
-    /// Attaches the program that samples what is asked of allocators to their functions: places in a
-    /// file, in one process.
-    pub fn probe_allocations(
-        &self,
-        file: &Path,
-        sites: &[Site],
-        pid: u32,
-    ) -> Result<Uprobes, CollectError> {
-        let program = self.bpf.uprobe_program(Program::Allocation);
-        let program = program.ok_or(BpfError::Missing { name: Program::Allocation.name() })?;
-        Ok(program.attach(file, sites, Some(pid))?)
     }
 
     /// How long timed runs of the CPU sampler took: upper bounds in nanoseconds, and how
     /// many runs lie below each but not below the one before.
     pub fn cpu_run_times(&self) -> Result<Vec<(u64, u64)>, CollectError> {
         Ok(self.bpf.run_times(Program::Cpu)?)
-    }
-
-    /// Has the rest of a sample's stack walked, which is then among [`Self::finished`] under
-    /// this number. False if that is not possible.
-    pub fn finish(&self, id: u64, sample: &mut Sample, mappings: &Arc<Mappings>) -> bool {
-        let copy = sample.stack_copy.take();
-        self.walk(id, copy, sample.user.to_vec(), mappings)
-    }
-
-    /// Has a stack walked from a copy of it on; `frames` are those that are known.
-    pub fn walk(
-        &self,
-        id: u64,
-        copy: Option<Box<StackCopy>>,
-        frames: Vec<u64>,
-        mappings: &Arc<Mappings>,
-    ) -> bool {
-        let Some(copy) = copy else { return false };
-        let unfinished = Unfinished {
-            id,
-            mappings: Arc::clone(mappings),
-            frames,
-            stack_start: copy.registers.sp.wrapping_sub(STACK_COPY_BELOW),
-            registers: copy.registers,
-            stack: copy.stack,
-        };
-        matches!(self.unwinder.finish(unfinished), Ok(true))
-    }
-
-    /// Stacks that have been finished.
-    pub fn finished(&self) -> impl Iterator<Item = Finished> + '_ {
-        self.unwinder.finished()
-    }
-
-    /// The next of them, waited for until `deadline`.
-    pub fn next_finished(&self, deadline: Instant) -> Option<Finished> {
-        self.unwinder.next_finished(deadline)
     }
 
     /// Events that wait for their turn.
@@ -492,56 +400,6 @@ impl Collector {
             watch(&self.epoll, descriptor, u64::from(cpu), EventFlags::IN)?;
         }
         Ok(())
-    }
-
-    /// Opens events on CPUs that came online, forgets those of CPUs that went.
-    fn follow_cpus(&mut self) {
-        let now = Instant::now();
-        if now < self.next_hotplug_look {
-            return;
-        }
-        self.next_hotplug_look = now + HOTPLUG_INTERVAL;
-        let Ok(online) = online_cpus() else { return };
-        let mut gone: Vec<u32> = self.sideband.cpus().filter(|cpu| !online.contains(cpu)).collect();
-        if let Some(cpu) = &mut self.cpu
-            && now >= self.next_stall_look
-        {
-            self.next_stall_look = now + STALL_INTERVAL;
-            gone.extend(cpu.stalled());
-        }
-        let sampled = self.cpu.as_ref().map(|cpu| cpu.cpus().eq(online.iter().copied()));
-        let is_complete =
-            sampled.unwrap_or(true) && self.sideband.cpus().eq(online.iter().copied());
-        if gone.is_empty() && is_complete {
-            return;
-        }
-        if !gone.is_empty() {
-            info!(cpus = ?gone, "cpus went offline");
-            self.drain_sideband();
-            for cpu in gone {
-                self.sideband.close(cpu);
-                if let Some(events) = &mut self.cpu {
-                    events.close(cpu);
-                }
-            }
-        }
-        for &cpu in &online {
-            if let Err(error) = self.sideband.open(cpu) {
-                warn!(cpu, error = &error as &dyn std::error::Error, "cpu is not followed");
-            }
-        }
-        for (cpu, descriptor) in self.sideband.descriptors() {
-            if let Err(error) = watch(&self.epoll, descriptor, u64::from(cpu), EventFlags::IN)
-                && error != rustix::io::Errno::EXIST
-            {
-                warn!(cpu, %error, "records of this cpu are read late");
-            }
-        }
-        let Some(cpu) = &mut self.cpu else { return };
-        match self.bpf.cpu_program() {
-            Ok(program) => cpu.follow(&online, program),
-            Err(error) => debug!(error = &error as &dyn std::error::Error, "no cpu program"),
-        }
     }
 }
 

@@ -10,8 +10,9 @@ use everflame_agent_common::limits::{MAX_STACK_COPY, STACK_COPY_BELOW};
 use everflame_agent_common::stats::Program;
 use everflame_agent_common::unwind::{Registers, Stop};
 
-use super::bpf::{BpfError, ProgramStats};
+use super::bpf::BpfError;
 use super::event::{Sample, StackCopy, ThreadName};
+use super::stats::ProgramStats;
 use crate::kernel::{FINISH_TASK_SWITCH, WaitEnd};
 
 /// Which waits are sampled.

@@ -10,6 +10,7 @@
 
 mod cgroup;
 mod otel;
+mod program;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -19,6 +20,7 @@ use std::path::Path;
 
 pub use self::cgroup::{CgroupIdentity, parse_cgroup};
 pub use self::otel::{OtelIdentity, parse_environ};
+pub(crate) use self::program::{identify_as_copy, identity_of};
 use crate::object::BuildId;
 
 /// Environments are usually a few KiB; what comes after this is not looked at.

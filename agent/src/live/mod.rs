@@ -9,6 +9,7 @@
 //!
 //! Memory is bounded: what finds no room is counted, and is missing in what processes hold.
 
+mod change;
 mod stacks;
 
 use std::collections::{HashMap, VecDeque};
@@ -20,6 +21,8 @@ use foldhash::fast::RandomState;
 use crate::aggregate::{Frame, HeapTotals, MappedRange};
 use crate::process::Generation;
 use stacks::Stacks;
+
+pub(crate) use change::HeapChange;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 

@@ -1,3 +1,5 @@
+//! Heaps of processes that there are not.
+
 use everflame_agent_common::live::{RESTORED, WILL_BE_FREED};
 
 use super::*;

@@ -8,6 +8,7 @@ mod data;
 mod jit;
 mod mappings;
 mod objects;
+mod running;
 mod seed;
 mod suspicion;
 mod table;

@@ -1,4 +1,4 @@
-//! When a process has so many mappings that some of them must be gone.
+//! When a process is suspected of having unmapped what it is known to have mapped.
 
 use super::mappings::MAX_MAPPINGS;
 

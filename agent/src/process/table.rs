@@ -5,6 +5,10 @@ use std::sync::Arc;
 
 use super::data::{DataPlace, DataPlaces};
 use super::jit;
+#[cfg(test)]
+use super::mappings::MAX_MAPPINGS;
+#[cfg(test)]
+use super::suspicion::MAPPINGS_UNSUSPECTED;
 use super::suspicion::Suspicion;
 use super::{Backing, Insertion, Mapping, Mappings, SeededProcess, executable_ranges};
 use crate::collect::ProcessEvent;
@@ -51,7 +55,7 @@ pub struct Process {
     /// Where addresses of its data are in files, once somebody has asked.
     data: DataPlaces,
     /// When it ended, on CLOCK_MONOTONIC.
-    exited_ns: Option<u64>,
+    pub(super) exited_ns: Option<u64>,
     suspicion: Suspicion,
 }
 
@@ -99,7 +103,7 @@ impl Process {
 /// Every process, by process id.
 #[derive(Debug, Default)]
 pub struct ProcessTable {
-    by_pid: HashMap<u32, Process>,
+    pub(super) by_pid: HashMap<u32, Process>,
     generations: u64,
     refused_mappings: u64,
 }
@@ -137,14 +141,6 @@ impl ProcessTable {
     /// The process with this id, if it is that program.
     pub fn program_mut(&mut self, pid: u32, generation: Generation) -> Option<&mut Process> {
         self.by_pid.get_mut(&pid).filter(|process| process.generation == generation)
-    }
-
-    /// Programs that run and are not the kernel's, by their process ids.
-    pub fn running(&self) -> impl Iterator<Item = (u32, Generation)> + '_ {
-        let running = self.by_pid.iter().filter(|(_, process)| {
-            process.exited_ns.is_none() && !process.kernel_thread && !process.mappings.is_empty()
-        });
-        running.map(|(pid, process)| (*pid, process.generation))
     }
 
     /// Whether that program runs still.

@@ -72,6 +72,7 @@ fn standard_error(truth: &Truth, bytes: f64, period: f64) -> f64 {
 }
 
 /// Compares estimates with what the program says: within 3 %, or 4 standard errors where that is more.
+#[expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
 fn check(samples: &[Sample], truths: &[Truth], period: f64) {
     let mut wrong = Vec::new();
     for truth in truths {

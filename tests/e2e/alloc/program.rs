@@ -19,7 +19,7 @@ pub(super) fn library() -> &'static Path {
             .arg(&target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
-            .expect("cannot run cargo");
+            .unwrap();
         assert!(status.success(), "cannot build the library: {status}");
         target.join("preload/libeverflame_alloc.so")
     });

@@ -3,4 +3,8 @@
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-include!("work.rs");
+mod work;
+
+fn main() {
+    work::main();
+}

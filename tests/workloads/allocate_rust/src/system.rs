@@ -1,3 +1,7 @@
 //! By the C library's allocator.
 
-include!("work.rs");
+mod work;
+
+fn main() {
+    work::main();
+}

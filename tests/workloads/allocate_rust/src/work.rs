@@ -1,10 +1,10 @@
-// As allocate.c, in Rust: waits for a line on stdin, allocates, says what, and ends after another.
-//
-//   make_boxes     64 MiB in boxes of 64 bytes
-//   make_vectors   256 MiB in vectors with room for 16 KiB
-//   make_zeroed    64 MiB in vectors of 4 KiB zeros
-//   make_grown     vectors that grow by 4 KiB up to 64 KiB, without more room than that, 64 times
-//   make_aligned   32 MiB in boxes of 1 KiB that are aligned to 256 bytes
+//! As allocate.c, in Rust: waits for a line on stdin, allocates, says what, and ends after another.
+//!
+//!   make_boxes     64 MiB in boxes of 64 bytes
+//!   make_vectors   256 MiB in vectors with room for 16 KiB
+//!   make_zeroed    64 MiB in vectors of 4 KiB zeros
+//!   make_grown     vectors that grow by 4 KiB up to 64 KiB, without more room than that, 64 times
+//!   make_aligned   32 MiB in boxes of 1 KiB that are aligned to 256 bytes
 
 use std::hint::black_box;
 use std::io::{BufRead, Write};
@@ -87,7 +87,7 @@ fn outer() {
     make_aligned();
 }
 
-fn main() {
+pub fn main() {
     let mut line = String::new();
     println!("ready");
     std::io::stdin().lock().read_line(&mut line).expect("a line");

@@ -1,31 +1,34 @@
 //! Drives the collector and fills windows: what the agent and a recording have in common.
 
-use std::collections::{HashMap, HashSet};
+mod allocations;
+mod known;
+
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use everflame_agent_common::event::Kind;
 use everflame_agent_common::stats::Program;
-use everflame_agent_common::unwind::{Registers, Stop};
-use tracing::debug;
+use everflame_agent_common::unwind::Stop;
 
 use crate::aggregate::{Aggregator, ProcessWindow, Window};
-use crate::allocators::Allocators;
 use crate::collect::{
-    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, ProcessEvent,
-    Sample, StackCopy, Waker, monotonic_ns, period_ns,
+    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample, Waker,
+    monotonic_ns, period_ns,
 };
 use crate::history::{GrowthHistory, HISTORY_BYTES, HistoryStats};
-use crate::identity::{ProcessIdentity, identify, identify_copy};
+use crate::identity::{identify_as_copy, identify_copy, identity_of};
 use crate::kernel::WaitEnd;
-use crate::live::{LiveHeaps, LiveStats, ObjectId};
-use crate::process::{DataPlace, Mappings, Process, ProcessTable, has_other_threads};
+use crate::live::{HeapChange, LiveHeaps, ObjectId};
+use crate::process::{DataPlace, Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
-use crate::rotation::{Rotation, RotationConfig, RotationStats, Turn};
+use crate::rotation::Rotation;
 use crate::target::{Target, TargetFilter};
 use crate::unwind::Finished;
-use crate::windows::{WindowError, Windows};
+use crate::windows::Windows;
+
+pub use known::ProcessStats;
 
 /// Samples wait in the ring buffer at most this long.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -49,20 +52,6 @@ pub struct ClosedWindow {
     /// It is what a process had grown by that the kernel ends for want of memory, all its life,
     /// and repeats what windows have.
     pub is_oom: bool,
-}
-
-/// What is known of processes, and what is not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProcessStats {
-    /// Processes that are known.
-    pub processes: usize,
-    /// Their executable mappings.
-    pub mappings: usize,
-    /// Mappings that were not taken note of, as their processes have too many.
-    pub refused_mappings: u64,
-    /// Processes that were gone before it could be found out who they are, or what control group
-    /// they are in.
-    pub vanished: u64,
 }
 
 /// Samples and adds up, on the thread that calls it.
@@ -182,100 +171,6 @@ impl Profiler {
         self.filter.retarget(target);
     }
 
-    /// Opens a window on the allocators of a process: what it asks them for is sampled until
-    /// [`Self::close_windows`]. Tables that its stacks are walked with are waited for, but not beyond
-    /// `deadline`.
-    pub fn open_window(&mut self, pid: u32, deadline: Instant) -> Result<(), WindowError> {
-        // What has been mapped until now.
-        self.drain();
-        let mappings = Arc::clone(&self.processes.get_mut(pid).mappings);
-        let found = self.windows.find(pid, &mappings)?;
-        self.load_tables(&mappings, &found, deadline);
-        self.windows.open(pid, found, &self.collector)
-    }
-
-    /// Has windows open and close by themselves.
-    pub fn rotate_windows(&mut self, config: RotationConfig) {
-        self.rotation = Some(Rotation::new(config));
-    }
-
-    /// What has come of windows that open by themselves.
-    pub fn rotation_stats(&self) -> Option<RotationStats> {
-        let stats = self.rotation.as_ref()?.stats;
-        let open = self.windows.open_on() as u64;
-        Some(RotationStats { nested: self.windows.nested(), open, ..stats })
-    }
-
-    /// Opens or closes windows if it is time.
-    fn turn_windows(&mut self) -> Result<(), CollectError> {
-        let Some(mut rotation) = self.rotation.take() else { return Ok(()) };
-        let now = Instant::now();
-        match rotation.turn(now, &self.collector.allocation_stats()?) {
-            Turn::Wait => {}
-            Turn::Close => {
-                self.windows.close_all();
-                rotation.closed(now);
-            }
-            Turn::Open => self.open_windows(&mut rotation),
-        }
-        self.rotation = Some(rotation);
-        Ok(())
-    }
-
-    fn open_windows(&mut self, rotation: &mut Rotation) {
-        self.windows.forget_closed();
-        for (pid, generation) in rotation.candidates(self.processes.running()) {
-            if self.windows.open_on() >= rotation.processes() {
-                break;
-            }
-            rotation.took(pid);
-            // Nobody waits for tables here.
-            match self.open_window(pid, Instant::now()) {
-                Ok(()) => rotation.stats.opened += 1,
-                Err(WindowError::Allocators(_)) => rotation.has_none(pid, generation),
-                Err(WindowError::Collect(error)) => {
-                    rotation.stats.failed += 1;
-                    debug!(pid, error = &error as &dyn std::error::Error, "no window");
-                }
-            }
-        }
-        rotation.opened(Instant::now());
-    }
-
-    /// Has the tables loaded that walks from an allocator's functions need. Large ones are loaded when a stack
-    /// meets them, which here would be thousands at once.
-    fn load_tables(&mut self, mappings: &Arc<Mappings>, found: &Allocators, deadline: Instant) {
-        let starts = mappings.iter().map(|mapping| mapping.start_avma);
-        let mut asked = HashSet::new();
-        for avma in found.code.starts().chain(starts) {
-            self.next_unfinished += 1;
-            // A stack that ends with its first frame, as soon as the rule of that is known.
-            let registers = Registers { ip: avma, interrupted: 1, ..Registers::default() };
-            let stack_copy = Some(Box::new(StackCopy { registers, stack: Box::default() }));
-            if self.collector.walk(self.next_unfinished, stack_copy, vec![avma], mappings) {
-                asked.insert(self.next_unfinished);
-            }
-        }
-        while !asked.is_empty()
-            && let Some(finished) = self.collector.next_finished(deadline)
-        {
-            if !asked.remove(&finished.id) {
-                self.take_finished(finished);
-            }
-        }
-    }
-
-    /// Closes all windows.
-    pub fn close_windows(&mut self) {
-        self.windows.close_all_and_wait();
-        self.rotation = None;
-    }
-
-    /// Samples that were left out, as they were of allocators that call themselves.
-    pub fn nested_allocations(&self) -> u64 {
-        self.windows.nested()
-    }
-
     /// Samples in the present window.
     pub fn samples(&self) -> u64 {
         self.aggregator.samples()
@@ -295,36 +190,6 @@ impl Profiler {
         self.collector.report_waiting();
         self.drain();
         self.take_finished_until(deadline);
-    }
-
-    /// Adds to the present window what processes hold of their live heaps now. A state, not a sum: once,
-    /// before the window is taken.
-    pub fn report_held(&mut self) {
-        let Self { live, processes, aggregator, vanished, .. } = self;
-        let vanished = std::cell::RefCell::new(vanished);
-        let now_ns = monotonic_ns();
-        for (pid, generation) in live.programs() {
-            let Some(process) = processes.program_mut(pid, generation) else {
-                // Its end was lost, or it has become another program.
-                live.ended(pid);
-                continue;
-            };
-            let identify =
-                |process: &mut Process| identity_of(pid, process, &mut vanished.borrow_mut());
-            let held = live.held(pid, now_ns);
-            aggregator.add_held(pid, process, identify, held, |frame| live.range(frame));
-        }
-        live.collect();
-    }
-
-    /// What is known of live heaps.
-    pub fn live_stats(&self) -> LiveStats {
-        self.live.stats()
-    }
-
-    /// Whether a process has the library that its live heap is seen by, and is attached to.
-    pub fn is_attached_to(&self, pid: u32) -> bool {
-        self.collector.is_attached_to(pid)
     }
 
     /// Ends the window and begins the next.
@@ -411,13 +276,6 @@ impl Profiler {
     /// What was lost and what it cost, since the start.
     pub fn stats(&self) -> Result<CollectStats, CollectError> {
         self.collector.stats()
-    }
-
-    /// What is known of processes.
-    pub fn process_stats(&self) -> ProcessStats {
-        let (processes, mappings) = self.processes.len();
-        let refused_mappings = self.processes.refused_mappings();
-        ProcessStats { processes, mappings, refused_mappings, vanished: self.vanished }
     }
 
     /// Programs that the agent does without; see [`Collector::refused_programs`].
@@ -537,14 +395,14 @@ impl Profiler {
                     return;
                 }
                 let program = (sample.pid, processes.get_mut(sample.pid).generation);
-                let object = match &sample.allocated {
+                let object = match sample.allocated.as_deref() {
                     Some(again) if again.is_restored() => return live.restored(program, again),
                     Some(allocated) => live.allocated(program, time_ns, allocated),
                     None => None,
                 };
                 identify_as_copy(sample.pid, processes, vanished);
                 let process = processes.get_mut(sample.pid);
-                cut_stale(&mut sample, &process.mappings);
+                sample.cut_stale(&process.mappings);
                 if sample.stack_copy.is_some() {
                     // Before the process can be gone.
                     identity_of(sample.pid, process, vanished);
@@ -579,8 +437,8 @@ fn add(
 ) {
     let pid = sample.pid;
     let identify = |process: &mut Process| identity_of(pid, process, vanished);
-    if let Some(allocated) = sample.allocated {
-        let (stack, ranges) = aggregator.add_allocated(&sample, &allocated, process, identify);
+    if let Some(allocated) = sample.allocated.as_deref() {
+        let (stack, ranges) = aggregator.add_allocated(&sample, allocated, process, identify);
         if let Some(object) = object {
             live.set_stack(object, &stack, ranges);
         }
@@ -590,118 +448,6 @@ fn add(
         locks.then(|| process.data_place(pid, avma, monotonic_ns())).flatten()
     };
     aggregator.add(sample, process, identify, locate);
-}
-
-/// What an event means for what processes hold.
-enum HeapChange {
-    None,
-    /// A process has become a copy of another.
-    Copied {
-        pid: u32,
-        parent: u32,
-    },
-    /// A process holds nothing any more.
-    Gone {
-        pid: u32,
-    },
-}
-
-impl HeapChange {
-    fn of(event: &ProcessEvent) -> Self {
-        match *event {
-            ProcessEvent::Fork { pid, parent } => Self::Copied { pid, parent },
-            ProcessEvent::Comm { pid, exec: true, .. } | ProcessEvent::Exit { pid } => {
-                Self::Gone { pid }
-            }
-            _ => Self::None,
-        }
-    }
-
-    /// To be called when the event has been applied to `processes`.
-    fn apply(self, live: &mut LiveHeaps, processes: &mut ProcessTable, filter: &TargetFilter) {
-        match self {
-            Self::None => {}
-            // What a recording is about has ended, and so will the recording: it shows what was left.
-            Self::Gone { pid } if filter.root() == Some(pid) => {}
-            Self::Gone { pid } => {
-                if live.has(pid) && !has_other_threads(pid) {
-                    live.ended(pid);
-                }
-            }
-            Self::Copied { pid, parent } => {
-                live.ended(pid);
-                if live.has(parent) && filter.includes_copies() {
-                    let mut program = |pid| (pid, processes.get_mut(pid).generation);
-                    live.forked(program(pid), program(parent));
-                }
-            }
-        }
-    }
-}
-
-/// Cuts off what a walk may have got wrong. When code is mapped, it takes some milliseconds
-/// until walks know; meanwhile they take it for what was mapped there before, if anything
-/// was. So what they found beyond a frame in such code is not to be trusted, while the frame
-/// itself is.
-fn cut_stale(sample: &mut Sample, mappings: &Mappings) {
-    if mappings.newest_ns() <= sample.mapped_ns {
-        return;
-    }
-    let is_new = |(depth, address): (usize, &u64)| {
-        let within = address.wrapping_sub(u64::from(depth > 0));
-        mappings.find(within).is_some_and(|mapping| mapping.mapped_ns > sample.mapped_ns)
-    };
-    let Some(first) = sample.user.iter().enumerate().position(is_new) else { return };
-    // Where the walk ended by itself it has not got anything wrong.
-    if first + 1 < sample.user.len() {
-        sample.user = sample.user[..=first].into();
-        sample.user_stop = Stop::Stale;
-        sample.stack_copy = None;
-    }
-}
-
-/// Takes a process that is a copy of one that is there for the same, until the window ends: a server
-/// that forks hundreds of workers is asked once for all of them.
-fn identify_as_copy(pid: u32, processes: &mut ProcessTable, vanished: &mut u64) {
-    if processes.get_mut(pid).identity.is_some() {
-        return;
-    }
-    let Some((parent, original)) = processes.original_mut(pid) else { return };
-    let found = ProcessIdentity::clone(&identity_of(parent, original, vanished));
-    let process = processes.get_mut(pid);
-    process.identity = Some(named(process, found));
-    process.cgroup_is_assumed = true;
-}
-
-/// Finds out who a process is, once. What the side-band has seen wins over /proc; of a process
-/// that has left /proc already the rest is taken from its parent, as it inherits environment
-/// and control group.
-fn identity_of(pid: u32, process: &mut Process, vanished: &mut u64) -> Arc<ProcessIdentity> {
-    if let Some(identity) = &process.identity {
-        return Arc::clone(identity);
-    }
-    let mut found = identify(Path::new("/proc"), pid);
-    if found.comm.is_none() {
-        *vanished += 1;
-        if let Some(inherited) = &process.inherited {
-            found.otel = inherited.otel.clone();
-            found.cgroup = inherited.cgroup.clone();
-        }
-    }
-    let identity = named(process, found);
-    process.identity = Some(Arc::clone(&identity));
-    identity
-}
-
-/// What was found of a process, with the names that the side-band has seen.
-fn named(process: &Process, found: ProcessIdentity) -> Arc<ProcessIdentity> {
-    let executable = process.executable.as_deref().and_then(|path| path.rsplit('/').next());
-    Arc::new(ProcessIdentity {
-        comm: Some(process.name.clone()).filter(|name| !name.is_empty()).or(found.comm),
-        executable: executable.map(str::to_owned).or(found.executable),
-        is_kernel_thread: process.kernel_thread || found.is_kernel_thread,
-        ..found
-    })
 }
 
 fn signed(ns: u64) -> i64 {

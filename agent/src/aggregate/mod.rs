@@ -3,13 +3,14 @@
 //! This is where an address of a process becomes a place in a file, with the mappings as they
 //! were at the time of the sample; from here on nothing depends on the process. No I/O.
 
+mod heap;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use everflame_agent_common::allocation::{Allocation, Allocator};
 use everflame_agent_common::event::Kind;
 use everflame_agent_common::growth::Backing as MemoryBacking;
-use everflame_agent_common::live;
 use everflame_agent_common::lock::{LockKey, Release, is_of_kernel};
 use everflame_agent_common::unwind::Stop;
 use everflame_agent_common::wait::{FLAG_RUN_QUEUE, Wait};
@@ -20,8 +21,10 @@ use crate::contention::{Contention, LockWait};
 use crate::identity::ProcessIdentity;
 use crate::live::Weights;
 use crate::object::ObjectFile;
-use crate::process::{Backing, DataPlace, Generation, Process, allocator};
+use crate::process::{Backing, DataPlace, Generation, Process};
 use crate::wait::FUTEX_WAIT;
+
+pub use heap::HeapTotals;
 
 /// Memory of the stacks in one window. A window that reaches this is closed early, as a
 /// short window loses nothing.
@@ -153,33 +156,6 @@ impl Totals {
     fn add(&mut self, other: Self) {
         self.count = self.count.saturating_add(other.count);
         self.value = self.value.saturating_add(other.value);
-    }
-}
-
-/// Sums of sampled objects with equal stacks. As their weights are no integers, neither are these: rounded
-/// one by one, ten thousand small objects would be wrong by some per cent.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct HeapTotals {
-    /// Objects allocated in the window.
-    pub objects: f64,
-    /// Their bytes.
-    pub bytes: f64,
-    /// Objects that are there at its end, whenever they were allocated.
-    pub held_objects: f64,
-    /// Their bytes.
-    pub held_bytes: f64,
-    /// How long the oldest of them has been there, in nanoseconds; 0 if none is.
-    pub oldest_ns: u64,
-}
-
-impl HeapTotals {
-    /// Adds those of other objects.
-    pub fn add(&mut self, other: &Self) {
-        self.objects += other.objects;
-        self.bytes += other.bytes;
-        self.held_objects += other.held_objects;
-        self.held_bytes += other.held_bytes;
-        self.oldest_ns = self.oldest_ns.max(other.oldest_ns);
     }
 }
 
@@ -383,75 +359,6 @@ impl Aggregator {
         }
     }
 
-    /// Adds a sampled object that has been allocated, and says where: the frames that led to the
-    /// allocator, and what they refer to.
-    pub fn add_allocated(
-        &mut self,
-        sample: &Sample,
-        allocated: &live::Allocated,
-        process: &mut Process,
-        identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
-    ) -> (Arc<[Frame]>, &[MappedRange]) {
-        self.window.samples += 1;
-        self.window.objects += 1;
-        self.window.user_stops[sample.user_stop as usize] += 1;
-        self.window.kernel_stops[sample.kernel_stop as usize] += 1;
-        let frames = self.frames(sample, process);
-        let stack = beyond_the_library(&frames).into();
-        let Weights { objects, bytes } = Weights::of(allocated.size, allocated.period);
-        let totals = HeapTotals { objects, bytes, ..HeapTotals::default() };
-        let (index, stack) = self.add_to_heap(sample.pid, process, identify, stack, &totals);
-        self.window.processes[index].heap_period_bytes = allocated.period;
-        (stack, &self.window.ranges)
-    }
-
-    /// Adds what a process holds of its live heap now. `ranges` says what frames refer to.
-    pub fn add_held<'a>(
-        &mut self,
-        pid: u32,
-        process: &mut Process,
-        identify: impl Fn(&mut Process) -> Arc<ProcessIdentity>,
-        held: impl IntoIterator<Item = (Arc<[Frame]>, HeapTotals)>,
-        ranges: impl Fn(Frame) -> Option<&'a MappedRange>,
-    ) {
-        for (stack, totals) in held {
-            let stack = stack
-                .iter()
-                .map(|&frame| {
-                    let range = ranges(frame).map_or(Frame::UNMAPPED, |range| {
-                        self.range(Arc::clone(&range.object), range.start, range.end)
-                    });
-                    Frame { range, address: frame.address }
-                })
-                .collect();
-            self.add_to_heap(pid, process, &identify, stack, &totals);
-        }
-    }
-
-    fn add_to_heap(
-        &mut self,
-        pid: u32,
-        process: &mut Process,
-        identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
-        stack: Arc<[Frame]>,
-        totals: &HeapTotals,
-    ) -> (usize, Arc<[Frame]>) {
-        let index = self.process(pid, process, identify);
-        let known = &mut self.window.processes[index];
-        if known.allocator.is_none() {
-            known.allocator = allocator(&process.mappings);
-        }
-        let stack = match known.heap.get_key_value(&stack) {
-            Some((known, _)) => Arc::clone(known),
-            None => {
-                self.window.stack_bytes += size_of_val(&*stack) + size_of::<HeapTotals>();
-                stack
-            }
-        };
-        known.heap.entry(Arc::clone(&stack)).or_default().add(totals);
-        (index, stack)
-    }
-
     /// Whether the window should be closed before its time.
     pub fn is_full(&self) -> bool {
         self.window.is_full()
@@ -543,37 +450,5 @@ impl Aggregator {
             ranges.push(MappedRange { object, start, end });
             u32::try_from(ranges.len() - 1).unwrap_or(Frame::UNMAPPED)
         })
-    }
-}
-
-/// The part of an allocation's stack that is the program's: the leaf lies in the library that
-/// sampled it, and so does what called that, up to its `malloc`.
-fn beyond_the_library(frames: &[Frame]) -> &[Frame] {
-    let Some(leaf) = frames.first().filter(|leaf| leaf.range != Frame::UNMAPPED) else {
-        return frames;
-    };
-    match frames.iter().position(|frame| frame.range != leaf.range) {
-        Some(program) => &frames[program..],
-        // Better than nothing.
-        None => &frames[frames.len() - 1..],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(ranges: &[u32], expected: &[u32]) {
-        let frames: Vec<Frame> = ranges.iter().map(|&range| Frame { range, address: 0 }).collect();
-        let left: Vec<u32> = beyond_the_library(&frames).iter().map(|frame| frame.range).collect();
-        assert_eq!(left, expected);
-    }
-
-    #[test]
-    fn allocations_begin_where_the_program_calls_the_library() {
-        check(&[7, 7, 7, 1, 2, 7, 1], &[1, 2, 7, 1]);
-        check(&[7, 7], &[7]);
-        check(&[], &[]);
-        check(&[Frame::UNMAPPED, Frame::UNMAPPED, 1], &[Frame::UNMAPPED, Frame::UNMAPPED, 1]);
     }
 }
