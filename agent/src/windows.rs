@@ -4,6 +4,7 @@
 //! probes go with the value that stands for them, whatever becomes of the process.
 
 use std::collections::HashMap;
+use std::thread::JoinHandle;
 
 use thiserror::Error;
 use tracing::{debug, info};
@@ -11,6 +12,9 @@ use tracing::{debug, info};
 use crate::allocators::{AllocatorCache, Allocators, AllocatorsError, Code};
 use crate::collect::{CollectError, Collector, Uprobes};
 use crate::process::Mappings;
+
+/// Threads that close windows.
+const CLOSING_THREADS: usize = 8;
 
 /// Why a window does not open.
 #[derive(Debug, Error)]
@@ -28,6 +32,8 @@ pub enum WindowError {
 pub(crate) struct Windows {
     cache: AllocatorCache,
     open: HashMap<u32, Vec<Uprobes>>,
+    /// Those that are being closed.
+    closing: Vec<JoinHandle<()>>,
     /// Of processes that have, or have had, a window of which there may be samples still.
     code: HashMap<u32, Code>,
     /// Samples that were left out, see [`Windows::is_nested`].
@@ -78,15 +84,23 @@ impl Windows {
         !self.open.is_empty()
     }
 
-    /// Closes all windows. To detach from many files takes the kernel some seconds, so that goes on by itself
-    /// while samples are read.
+    /// Whether windows that were closed cost their processes still.
+    pub(crate) fn is_any_closing(&mut self) -> bool {
+        self.closing.retain(|thread| !thread.is_finished());
+        !self.closing.is_empty()
+    }
+
+    /// Closes all windows. The kernel waits each time until no program runs in the probes any more, some tenths of
+    /// a second for each process; so that goes on by itself while samples are read, for several at once.
     pub(crate) fn close_all(&mut self) {
-        let open = std::mem::take(&mut self.open);
-        if open.is_empty() {
-            return;
+        let mut open: Vec<Vec<Uprobes>> = std::mem::take(&mut self.open).into_values().collect();
+        let share = open.len().div_ceil(CLOSING_THREADS).max(1);
+        while !open.is_empty() {
+            let some = open.split_off(open.len().saturating_sub(share));
+            let detach = std::thread::Builder::new().name("detach".to_owned());
+            // If there can be no other thread it is done here.
+            self.closing.extend(detach.spawn(move || drop(some)).ok());
         }
-        // If there can be no other thread it is done here.
-        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(open));
     }
 
     /// Closes all windows, and returns when no program runs there any more.

@@ -5,10 +5,6 @@ use std::sync::Arc;
 
 use super::data::{DataPlace, DataPlaces};
 use super::jit;
-#[cfg(test)]
-use super::mappings::MAX_MAPPINGS;
-#[cfg(test)]
-use super::suspicion::MAPPINGS_UNSUSPECTED;
 use super::suspicion::Suspicion;
 use super::{Backing, Insertion, Mapping, Mappings, SeededProcess, executable_ranges};
 use crate::collect::ProcessEvent;

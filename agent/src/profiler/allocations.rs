@@ -49,6 +49,8 @@ impl Profiler {
                 self.windows.close_all();
                 rotation.closed(now);
             }
+            // Not before the former ones have stopped costing anything.
+            Turn::Open if self.windows.is_any_closing() => {}
             Turn::Open => self.open_windows(&mut rotation),
         }
         self.rotation = Some(rotation);

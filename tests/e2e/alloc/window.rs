@@ -208,13 +208,13 @@ fn windows_of_two_hundred_processes_leave_nothing_behind() {
             "--window",
             "1s",
             "--alloc-window",
-            "3s",
+            "10s",
             "--alloc-window-interval",
-            "4s",
+            "12s",
             "--alloc-window-processes",
             "400",
             "--alloc-window-budget",
-            "10s",
+            "60s",
         ],
     );
     let probed =
