@@ -256,14 +256,15 @@ fn wakeup() -> u32 {
 #[inline(always)]
 fn hand_over(program: Program, record: &[u8], wakeup: u32) {
     let submitting = SUBMITTING.get_ptr_mut(0);
-    // SAFETY: this CPU's. What interrupts this leaves it as it was.
+    // Others come in between: interrupts, and where programs of probes are preempted, other tasks.
     if let Some(submitting) = submitting {
-        unsafe { *submitting += 1 };
+        // SAFETY: an aligned word of a map.
+        unsafe { stats::add_shared(submitting, 1) };
     }
     let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
-    // SAFETY: as above.
     if let Some(submitting) = submitting {
-        unsafe { *submitting -= 1 };
+        // SAFETY: as above.
+        unsafe { stats::add_shared(submitting, u64::MAX) };
     }
     match written {
         Ok(()) => stats::count(program, Counter::Samples),

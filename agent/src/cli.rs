@@ -54,7 +54,7 @@ const MAX_LABELS: usize = 48;
 const MAX_LABELS_BYTES: usize = 8 << 10;
 
 /// Labels that tell processes and hosts apart, which one value for all would undo.
-const RESERVED_LABELS: [&str; 5] = ["host", "pid", "comm", "container_id", "unit"];
+const RESERVED_LABELS: [&str; 7] = ["host", "pid", "comm", "container_id", "unit", "mode", "oom"];
 
 /// What the agent can do beside profiling.
 #[derive(Debug, Subcommand)]

@@ -105,7 +105,11 @@ impl Windows {
 
     /// Closes all windows, and returns when no program runs there any more.
     pub(crate) fn close_all_and_wait(&mut self) {
-        self.open.clear();
+        self.close_all();
+        for thread in self.closing.drain(..) {
+            // It does nothing but to let go.
+            let _ = thread.join();
+        }
     }
 
     /// Forgets windows that were closed, when all of their samples have been seen.

@@ -173,8 +173,10 @@ impl Collector {
         }
         // If nothing else is asked for, there is nothing to go on with.
         collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
-        let is_all =
-            config.cpu_rate_hz.is_none() && config.waits.is_none() && config.live.is_none();
+        let is_all = config.cpu_rate_hz.is_none()
+            && config.waits.is_none()
+            && config.live.is_none()
+            && config.window_period_bytes.is_none();
         collector.bpf.start_growth(is_all)?;
         if config.is_of_uprobes_alone() {
             collector.bpf.require_uprobes()?;

@@ -115,6 +115,8 @@ pub struct LiveHeaps {
     /// Of all processes, what is shared counted once.
     objects: usize,
     max_bytes: usize,
+    /// What stacks took when those without objects were last forgotten.
+    swept_bytes: usize,
     numbers: u64,
     ended: VecDeque<(ObjectId, Object)>,
     refused: u64,
@@ -134,6 +136,7 @@ impl LiveHeaps {
             stacks: Stacks::default(),
             objects: 0,
             max_bytes,
+            swept_bytes: 0,
             numbers: 0,
             ended: VecDeque::new(),
             refused: 0,
@@ -268,6 +271,7 @@ impl LiveHeaps {
     /// Forgets stacks that nothing was allocated by that is there still.
     pub fn collect(&mut self) {
         self.stacks.collect();
+        self.swept_bytes = self.stacks.bytes();
     }
 
     /// What is not known, and how large what is known is.
@@ -287,7 +291,9 @@ impl LiveHeaps {
 
     /// False if there is no room.
     fn insert(&mut self, id: ObjectId, object: Object) -> bool {
-        if self.bytes() + OBJECT_BYTES > self.max_bytes {
+        // Not for each object of a table that stays full: to look through all stacks takes milliseconds.
+        let is_worth_it = self.stacks.bytes() > self.swept_bytes + self.max_bytes / 16;
+        if self.bytes() + OBJECT_BYTES > self.max_bytes && is_worth_it {
             self.collect();
         }
         if self.bytes() + OBJECT_BYTES > self.max_bytes {

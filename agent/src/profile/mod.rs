@@ -184,12 +184,12 @@ pub fn build<'a>(
             .filter(|(_, kind)| kinds.contains(kind))
             .filter_map(move |kinds| profile(kinds, process, window, symbols, time));
         let memory = kinds.contains(&ProfileKind::Alloc);
-        let memory = memory.then(|| memory::profile(process, window, symbols, time)).flatten();
+        let memory = memory.then(|| memory::profiles(process, window, symbols, time));
         let locks = kinds.contains(&ProfileKind::Lock);
         let locks = locks.then(|| locks::profiles(process, window, symbols, time));
         let heap = kinds.contains(&ProfileKind::Alloc);
         let heap = heap.then(|| heap::profile(process, window, symbols, time)).flatten();
-        plain.chain(memory).chain(heap).chain(locks.into_iter().flatten())
+        plain.chain(memory.into_iter().flatten()).chain(heap).chain(locks.into_iter().flatten())
     })
 }
 

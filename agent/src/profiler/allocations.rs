@@ -41,9 +41,10 @@ impl Profiler {
 
     /// Opens or closes windows if it is time.
     pub(super) fn turn_windows(&mut self) -> Result<(), CollectError> {
+        let stats = self.collector.allocation_stats()?;
         let Some(mut rotation) = self.rotation.take() else { return Ok(()) };
         let now = Instant::now();
-        match rotation.turn(now, &self.collector.allocation_stats()?) {
+        match rotation.turn(now, &stats) {
             Turn::Wait => {}
             Turn::Close => {
                 self.windows.close_all();

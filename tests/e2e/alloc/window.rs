@@ -280,7 +280,7 @@ fn agent_delivers_windows_by_allocator() {
     let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
     let mut program = Allocating::start(&workload("allocate"));
     let spool = dir.path().join("spool");
-    let agent = Agent::start(
+    let _agent = Agent::start(
         &server.url(),
         &spool,
         &[
@@ -315,6 +315,5 @@ fn agent_delivers_windows_by_allocator() {
     });
     let bound = (4.0 * big.standard_error(PERIODS[1].0)).max(0.03);
     assert!((found - big.bytes).abs() <= big.bytes * bound, "{found} of {}", big.bytes);
-    assert!(agent.metric("everflame_agent_alloc_processes_without_allocator_total") >= 0.0);
     program.finish();
 }

@@ -1,7 +1,7 @@
 //! Sets how many bytes the library in a process takes one sample in.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
@@ -37,8 +37,9 @@ impl Periods {
         for (place, tries) in std::mem::take(&mut self.waiting) {
             match write(place, self.period) {
                 Ok(before) => {
+                    // The last one that is not ours: the library's own start may have set it anew.
                     if before != self.period {
-                        self.before.entry(place).or_insert(before);
+                        self.before.insert(place, before);
                     }
                     // The library's own start may be yet to come, and set it from the environment.
                     if tries > TRIES / 2 {
@@ -66,19 +67,29 @@ impl Periods {
 impl Drop for Periods {
     fn drop(&mut self) {
         for (place, before) in self.before.drain() {
-            // Fails when the process is gone, and then nobody needs it.
-            let _ = write(place, before);
+            // Fails when the process is gone, and then nobody needs it. What is not what was written is not
+            // ours: another program may have the process's id.
+            if read(place).is_ok_and(|now| now == self.period) {
+                let _ = write(place, before);
+            }
         }
     }
 }
 
+/// A word of a process's memory.
+fn read((pid, avma): Place) -> io::Result<u64> {
+    let mut word = [0; 8];
+    File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut word, avma)?;
+    Ok(u64::from_ne_bytes(word))
+}
+
 /// Writes a word into a process's memory; returns what was there.
-fn write((pid, avma): Place, word: u64) -> io::Result<u64> {
-    let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
-    let mut before = [0; 8];
-    memory.read_exact_at(&mut before, avma)?;
+fn write(place: Place, word: u64) -> io::Result<u64> {
+    let (pid, avma) = place;
+    let before = read(place)?;
+    let memory = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
     memory.write_all_at(&word.to_ne_bytes(), avma)?;
-    Ok(u64::from_ne_bytes(before))
+    Ok(before)
 }
 
 #[cfg(test)]
@@ -99,5 +110,15 @@ mod tests {
         periods.forget(u32::MAX);
         drop(periods);
         assert_eq!(PERIOD.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn what_somebody_else_has_written_since_stays() {
+        static PERIOD: AtomicU64 = AtomicU64::new(7);
+        let mut periods = Periods::new(32);
+        periods.set(std::process::id(), (&raw const PERIOD).addr() as u64);
+        PERIOD.store(64, Ordering::Relaxed);
+        drop(periods);
+        assert_eq!(PERIOD.load(Ordering::Relaxed), 64);
     }
 }
