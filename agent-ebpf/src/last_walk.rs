@@ -13,7 +13,7 @@ use everflame_agent_common::{
     unwind::{Architecture as _, Registers, Sign as _},
 };
 
-use crate::unwind::{Native, OpaqueSign, Window};
+use crate::unwind::{Native, OpaqueSign, Window, is_above};
 
 const MASK: u64 = MAX_USER_FRAMES as u64 - 1;
 
@@ -131,7 +131,7 @@ impl LastWalk {
         window: &Window,
         frames: &mut [u64; FRAME_SLOTS],
     ) -> u64 {
-        if self.differs != 0 || index + RUN > MAX_USER_FRAMES as u64 {
+        if self.differs != 0 || is_above(index, MAX_USER_FRAMES as u64 - RUN) {
             return index;
         }
         let present = (self.present & 1) as usize;

@@ -197,6 +197,13 @@ fn follow_run(walk: &mut Walk, frames: &mut [u64; FRAME_SLOTS]) -> u64 {
     *walked
 }
 
+/// `number > bound`, in a way that the compiler does not see through: it would leave out masks that it knows to
+/// be of no use then, by which the verifier knows indices to be within bounds.
+#[inline(always)]
+pub fn is_above(number: u64, bound: u64) -> bool {
+    OpaqueSign::of(bound.wrapping_sub(number) as i64) != 0
+}
+
 /// Writes one frame down and goes on to its caller.
 #[inline(always)]
 fn walk_frame(
@@ -204,7 +211,7 @@ fn walk_frame(
     rules: &mut RuleCache,
     frames: &mut [u64; FRAME_SLOTS],
 ) -> Result<(), Stop> {
-    if walk.walked >= MAX_USER_FRAMES as u64 {
+    if is_above(walk.walked, MAX_USER_FRAMES as u64 - 1) {
         return Err(Stop::DepthLimit);
     }
     let slot = ((walk.first + walk.walked) & (FRAME_SLOTS as u64 - 1)) as usize;

@@ -1,5 +1,6 @@
 //! What it costs to see where memory comes from: a load that forks and faults all the time beside an
-//! agent that samples growth, and redis with the library that samples its allocations.
+//! agent that samples growth, redis with the library that samples its allocations, and calls of an
+//! allocator with an open window.
 //!
 //! Prints lines of `name value unit`, one group after the other; arguments select groups by
 //! name. `EVERFLAME_BENCH_ROUNDS` is how often everything is measured. Run it with
@@ -19,6 +20,7 @@ mod faults;
 mod forks;
 mod program;
 mod service;
+mod window;
 
 use everflame_tests::cost::{median, quantile};
 
@@ -34,8 +36,12 @@ fn main() {
     }
     let rounds = std::env::var("EVERFLAME_BENCH_ROUNDS")
         .map_or(DEFAULT_ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    let groups: [Group; 3] =
-        [("faults", faults::run), ("program", program::run), ("redis", service::run)];
+    let groups: [Group; 4] = [
+        ("faults", faults::run),
+        ("program", program::run),
+        ("redis", service::run),
+        ("window", window::run),
+    ];
     // Cargo adds `--bench`.
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
