@@ -153,7 +153,8 @@ pub unsafe fn user_stack(mut parts: Parts, first: usize, pid: u32, now_ns: u64) 
     unsafe { ((*walk).walked as usize, Stop::from_u8((*walk).stop as u8)) }
 }
 
-/// The body of the loop; 1 ends it.
+/// The body of the loop; 1 ends it. It does its work in two functions that do not call each other: what
+/// one of them keeps on the BPF stack is not there while the other runs, and all together have 512 bytes.
 #[inline(never)]
 extern "C" fn each_turn(_index: u32, parts: *mut c_void) -> i64 {
     // SAFETY: `user_stack` passes its own, whose pointers are to map values.
@@ -162,6 +163,12 @@ extern "C" fn each_turn(_index: u32, parts: *mut c_void) -> i64 {
     let (walk, rules, frames) =
         unsafe { (&mut *parts.walk, &mut *parts.rules, &mut *parts.frames) };
     follow_run(walk, frames);
+    walk_on(walk, rules, frames)
+}
+
+/// Walks some frames; 1 where that ends.
+#[inline(never)]
+fn walk_on(walk: &mut Walk, rules: &mut RuleCache, frames: &mut [u64; FRAME_SLOTS]) -> i64 {
     for _ in 0..FRAMES_PER_TURN {
         if let Err(stop) = walk_frame(walk, rules, frames) {
             walk.stop = stop as u64;
