@@ -108,7 +108,8 @@ pub unsafe fn add_shared(word: *mut u64, amount: u64) {
 fn add(program: Program, counter: Counter, amount: u64) {
     if let Some(value) = STATS.get_ptr_mut(slot(program, counter)) {
         // SAFETY: the pointer is to this CPU's slot. An interrupt may lose an increment of
-        // a program that it interrupts only if both keep the same slot, which none do.
+        // a program that it interrupts only if both keep the same slot, which none do. Programs of probes
+        // can be preempted on some kernels, and then lose what was counted meanwhile.
         unsafe { *value = (*value).wrapping_add(amount) };
     }
 }
