@@ -10,7 +10,7 @@
 
 use everflame_agent_common::{
     limits::{FRAME_SLOTS, MAX_USER_FRAMES},
-    unwind::{Architecture as _, Registers, Sign as _},
+    unwind::{Architecture as _, Registers, Sign as _, choose, mask_of},
 };
 
 use crate::unwind::{Native, OpaqueSign, Window, is_above};
@@ -20,7 +20,7 @@ const MASK: u64 = MAX_USER_FRAMES as u64 - 1;
 const _: () = assert!(MAX_USER_FRAMES.is_power_of_two());
 
 /// Frames that are gone over at once, at most.
-pub const RUN: u64 = 8;
+const RUN: u64 = 8;
 
 /// Entries of the walk before that are passed over in a step, at most.
 const MAX_PASSED: usize = 3;
@@ -41,22 +41,53 @@ pub struct LastWalk {
     /// 0 if the frame that the present walk has got to is that one.
     differs: u64,
     frames: [[Noted; MAX_USER_FRAMES]; 2],
+    /// Frame pointers in those frames whose callers depend on it.
+    frame_pointers: [[u64; MAX_USER_FRAMES]; 2],
 }
 
-/// A frame, and what led from it to its caller.
+/// A frame, and what led from it to its caller; in two words, as deep stacks are many of them.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Noted {
+    /// The address; in its upper 16 bits how many words above `sp` the return address lies, and
+    /// [`BY_FRAME_POINTER`]. They are 0 if the caller depends on anything else.
     ip: u64,
+    /// The stack pointer; in its upper 16 bits how many words above it the frame pointer was saved, or the
+    /// return address lies if it was not.
     sp: u64,
-    fp: u64,
-    /// Bytes from `sp` to the return address; in the upper half to where the frame pointer was
-    /// saved, or to the return address once more. 0 if the caller depends on anything else.
-    offsets: u64,
 }
 
-/// In [`Noted::offsets`]: the frame pointer has to be the same, too.
-const BY_FRAME_POINTER: u64 = 1 << 31;
+/// User addresses have 48 bits at most; a frame with others is never followed.
+const ADDRESS_BITS: u32 = 48;
+
+const ADDRESS: u64 = (1 << ADDRESS_BITS) - 1;
+
+/// In [`Noted::ip`]: the frame pointer has to be the same, too.
+const BY_FRAME_POINTER: u64 = 1 << 63;
+
+/// From the stack pointer to a word, in bytes.
+const MAX_OFFSET: u64 = (1 << 15) * 8;
+
+impl Noted {
+    #[inline(always)]
+    fn ip(self) -> u64 {
+        self.ip & ADDRESS
+    }
+
+    #[inline(always)]
+    fn sp(self) -> u64 {
+        self.sp & ADDRESS
+    }
+
+    /// Places of the saved frame pointer and of the return address, in words of the window; whatever they are
+    /// for a frame that is not to be followed.
+    #[inline(always)]
+    fn places(self, window: &Window) -> [u64; 2] {
+        let sp = window.place(self.sp());
+        let return_address = (self.ip & !BY_FRAME_POINTER) >> ADDRESS_BITS;
+        [self.sp >> ADDRESS_BITS, return_address].map(|words| sp.wrapping_add(words))
+    }
+}
 
 /// What an ordinary step depended on, beside the rule of the address.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,54 +112,23 @@ impl LastWalk {
         self.differs = 1;
     }
 
-    /// Goes from a frame, the one at `index` of this walk, to its caller, if the walk before did so
-    /// and the words that led there are the same.
+    /// Whether the walk before has been at the same frame.
     #[inline(always)]
-    pub fn follow(&mut self, index: u64, registers: &mut Registers, window: &mut Window) -> bool {
-        let next = self.at + 1;
-        if self.differs != 0 || next >= self.before_len {
-            return false;
-        }
-        let present = (self.present & 1) as usize;
-        let noted = &self.frames[present ^ 1][(self.at & MASK) as usize];
-        if noted.offsets == 0 {
-            return false;
-        }
-        let saved_at = noted.sp.wrapping_add(noted.offsets >> 32);
-        let return_address_at = noted.sp.wrapping_add(noted.offsets & (BY_FRAME_POINTER - 1));
-        if noted.offsets & BY_FRAME_POINTER != 0 && noted.fp != registers.fp {
-            return false;
-        }
-        let Some((saved, stored)) = window.words(saved_at, return_address_at) else {
-            return false;
-        };
-        let caller = &self.frames[present ^ 1][(next & MASK) as usize];
-        if Native::code_address(stored) != caller.ip {
-            return false;
-        }
-        let Noted { ip, sp, offsets, .. } = *noted;
-        let fp = registers.fp;
-        registers.ip = caller.ip;
-        registers.sp = caller.sp;
-        if saved_at != return_address_at {
-            registers.fp = saved;
-        }
-        self.frames[present][(index & MASK) as usize] = Noted { ip, sp, fp, offsets };
-        self.present_len = index + 1;
-        self.at = next;
-        true
+    pub fn knows_frame(&self) -> bool {
+        self.differs == 0
     }
 
-    /// Goes over frames of this walk as [`Self::follow`] does, from the one at `index` on, and writes their
-    /// addresses behind `frames[first]`; as long as their words are in the window, and [`RUN`] of them at
-    /// most. Returns the index that it has got to.
+    /// Goes from the frame at `index` of this walk to its caller, and on from there, as long as the walk before
+    /// did so and the words that led there are the same; over [`RUN`] frames at most, and those whose words
+    /// are in the window, which is moved to the first. Writes their addresses behind `frames[first]`. Returns the
+    /// index that it has got to.
     #[inline(always)]
-    pub fn follow_run(
+    pub fn follow(
         &mut self,
         index: u64,
         first: u64,
         registers: &mut Registers,
-        window: &Window,
+        window: &mut Window,
         frames: &mut [u64; FRAME_SLOTS],
     ) -> u64 {
         if self.differs != 0 || is_above(index, MAX_USER_FRAMES as u64 - RUN) {
@@ -137,33 +137,41 @@ impl LastWalk {
         let present = (self.present & 1) as usize;
         let begin = index;
         let (mut index, mut at, mut fp) = (index, self.at, registers.fp);
+        let mut noted = self.frames[present ^ 1][(at & MASK) as usize];
+        let [saved_at, return_address_at] = noted.places(window);
+        if window.words_at(saved_at, return_address_at).is_none() {
+            window.move_to(noted.sp() + (noted.sp >> ADDRESS_BITS << 3));
+        }
         for _ in 0..RUN {
-            let noted = self.frames[present ^ 1][(at & MASK) as usize];
-            let caller_ip = self.frames[present ^ 1][(at + 1 & MASK) as usize].ip;
-            let saved_at = noted.sp.wrapping_add(noted.offsets >> 32);
-            let return_address_at = noted.sp.wrapping_add(noted.offsets & (BY_FRAME_POINTER - 1));
-            let Some((saved, stored)) = window.words_within(saved_at, return_address_at) else {
+            let caller = self.frames[present ^ 1][(at + 1 & MASK) as usize];
+            let [saved_at, return_address_at] = noted.places(window);
+            let Some((saved, stored)) = window.words_at(saved_at, return_address_at) else {
                 break;
             };
-            if noted.offsets == 0
+            if noted.ip >> ADDRESS_BITS == 0
                 || at + 1 >= self.before_len
-                || noted.offsets & BY_FRAME_POINTER != 0 && noted.fp != fp
-                || Native::code_address(stored) != caller_ip
+                || Native::code_address(stored) != caller.ip()
             {
                 break;
             }
-            frames[((first + index) & (FRAME_SLOTS as u64 - 1)) as usize] = noted.ip;
-            self.frames[present][(index & MASK) as usize] = Noted { fp, ..noted };
-            if saved_at != return_address_at {
-                fp = saved;
+            if noted.ip & BY_FRAME_POINTER != 0 {
+                if self.frame_pointers[present ^ 1][(at & MASK) as usize] != fp {
+                    break;
+                }
+                self.frame_pointers[present][(index & MASK) as usize] = fp;
             }
+            frames[((first + index) & (FRAME_SLOTS as u64 - 1)) as usize] = noted.ip();
+            self.frames[present][(index & MASK) as usize] = noted;
+            // Without a branch, which goes one way here and another there.
+            let is_saved = mask_of::<OpaqueSign>(saved_at ^ return_address_at);
+            fp = choose(is_saved, saved, fp);
             at += 1;
             index += 1;
+            noted = caller;
         }
         if index != begin {
-            let reached = &self.frames[present ^ 1][(at & MASK) as usize];
-            registers.ip = reached.ip;
-            registers.sp = reached.sp;
+            registers.ip = noted.ip();
+            registers.sp = noted.sp();
             registers.fp = fp;
             self.at = at;
             self.present_len = index;
@@ -174,11 +182,10 @@ impl LastWalk {
     /// Notes a frame that is about to be left by an ordinary step, the one at `index` of this walk.
     #[inline(always)]
     pub fn leave(&mut self, index: u64, registers: &Registers) {
-        let noted = &mut self.frames[(self.present & 1) as usize][(index & MASK) as usize];
-        noted.ip = registers.ip;
-        noted.sp = registers.sp;
-        noted.fp = registers.fp;
-        noted.offsets = 0;
+        let present = (self.present & 1) as usize;
+        let (ip, sp) = (registers.ip & ADDRESS, registers.sp & ADDRESS);
+        self.frames[present][(index & MASK) as usize] = Noted { ip, sp };
+        self.frame_pointers[present][(index & MASK) as usize] = registers.fp;
     }
 
     /// Notes how it was left, and looks for its caller in the walk before.
@@ -187,10 +194,13 @@ impl LastWalk {
         let present = (self.present & 1) as usize;
         let noted = &mut self.frames[present][(index & MASK) as usize];
         let [saved_at, return_address_at] = window.pair_at.map(|at| at.wrapping_sub(noted.sp));
-        let is_near = saved_at >> 32 | return_address_at >> 31 == 0;
+        let either = saved_at | return_address_at;
+        // The caller's stack pointer is taken from its note, too.
+        let is_near = either < MAX_OFFSET && either & 7 == 0 && registers.sp <= ADDRESS;
         if basis != Basis::Other && is_near {
             let by = if basis == Basis::FramePointer { BY_FRAME_POINTER } else { 0 };
-            noted.offsets = saved_at << 32 | by | return_address_at;
+            noted.ip |= by | return_address_at >> 3 << ADDRESS_BITS;
+            noted.sp |= saved_at >> 3 << ADDRESS_BITS;
         }
         self.present_len = index + 1;
 
@@ -199,11 +209,11 @@ impl LastWalk {
         let before = &self.frames[present ^ 1];
         let mut at = self.at;
         for _ in 0..MAX_PASSED {
-            let sp = before[(at & MASK) as usize].sp;
+            let sp = before[(at & MASK) as usize].sp();
             at = at.wrapping_add(OpaqueSign::of(sp.wrapping_sub(registers.sp) as i64));
         }
-        let noted = &before[(at & MASK) as usize];
+        let noted = before[(at & MASK) as usize];
         self.at = at;
-        self.differs = noted.sp ^ registers.sp | noted.ip ^ registers.ip | registers.interrupted;
+        self.differs = noted.sp() ^ registers.sp | noted.ip() ^ registers.ip | registers.interrupted;
     }
 }

@@ -32,10 +32,11 @@ pub type Native = everflame_agent_common::unwind::X86_64;
 #[cfg(bpf_target_arch = "aarch64")]
 pub type Native = everflame_agent_common::unwind::Aarch64;
 
-/// A turn of the loop costs about as much as a fifth of a frame.
+/// Ordinary steps in a turn of the loop, which costs about as much as a fifth of one.
 const FRAMES_PER_TURN: usize = 2;
 
-const TURNS: usize = MAX_USER_FRAMES / FRAMES_PER_TURN;
+/// Each turn gets on by one frame at least.
+const TURNS: usize = MAX_USER_FRAMES;
 
 /// The state of one walk, in a map value.
 #[repr(C)]
@@ -162,8 +163,7 @@ extern "C" fn each_turn(_index: u32, parts: *mut c_void) -> i64 {
     // SAFETY: as above; they do not overlap.
     let (walk, rules, frames) =
         unsafe { (&mut *parts.walk, &mut *parts.rules, &mut *parts.frames) };
-    follow_run(walk, frames);
-    walk_on(walk, rules, frames)
+    if follow(walk, frames) != 0 { 0 } else { walk_on(walk, rules, frames) }
 }
 
 /// Walks some frames; 1 where that ends.
@@ -173,6 +173,9 @@ fn walk_on(walk: &mut Walk, rules: &mut RuleCache, frames: &mut [u64; FRAME_SLOT
         if let Err(stop) = walk_frame(walk, rules, frames) {
             walk.stop = stop as u64;
             return 1;
+        }
+        if walk.last.knows_frame() {
+            break;
         }
     }
     0
@@ -195,13 +198,14 @@ pub extern "C" fn walk_some_frames() -> u64 {
     each_turn(0, (&raw mut parts).cast::<c_void>()) as u64
 }
 
-/// Goes over frames that are the same as in the walk before. A function of its own, as it has many
-/// ends, behind which the verifier would follow a whole step each.
+/// Goes over frames that are the same as in the walk before, and says how many. A function of its own, as it has
+/// many ends, behind which the verifier would follow a whole step each.
 #[inline(never)]
-fn follow_run(walk: &mut Walk, frames: &mut [u64; FRAME_SLOTS]) -> u64 {
+fn follow(walk: &mut Walk, frames: &mut [u64; FRAME_SLOTS]) -> u64 {
     let Walk { registers, first, walked, last, window, .. } = walk;
-    *walked = last.follow_run(*walked, *first, registers, window, frames);
-    *walked
+    let begin = *walked;
+    *walked = last.follow(begin, *first, registers, window, frames);
+    *walked - begin
 }
 
 /// `number > bound`, in a way that the compiler does not see through: it would leave out masks that it knows to
@@ -227,9 +231,6 @@ fn walk_frame(
     frames[slot] = walk.registers.ip + (walk.registers.interrupted & is_caller);
     let index = walk.walked;
     walk.walked += 1;
-    if walk.last.follow(index, &mut walk.registers, &mut walk.window) {
-        return Ok(());
-    }
 
     let address = walk.registers.lookup_address();
     let stamp = walk.stamp;
@@ -340,6 +341,7 @@ impl Sign for OpaqueSign {
 pub struct Window {
     /// Where the two words lay that were last read together.
     pub pair_at: [u64; 2],
+    /// Its address, in words.
     start: u64,
     /// Words that are there.
     len: u64,
@@ -349,22 +351,25 @@ pub struct Window {
 }
 
 impl Window {
-    /// The words at two addresses, if both have been read.
+    /// How many words after the first one that was read a word lies; one that was not read, at [`Self::len`] or
+    /// above.
     #[inline(always)]
-    pub fn words_within(&self, first: u64, second: u64) -> Option<(u64, u64)> {
-        const MASK: u64 = STACK_WINDOW as u64 - 1;
-        let [at, at_second] = [first, second].map(|address| address.wrapping_sub(self.start) >> 3);
-        (at < self.len && at_second < self.len)
-            .then(|| [at, at_second].map(|at| self.words[(at & MASK) as usize]).into())
+    pub fn place(&self, address: u64) -> u64 {
+        (address >> 3).wrapping_sub(self.start)
     }
 
-    /// The words at two addresses.
+    /// The words at two places, if both have been read.
     #[inline(always)]
-    pub fn words(&mut self, first: u64, second: u64) -> Option<(u64, u64)> {
-        match self.words_within(first, second) {
-            Some(words) => Some(words),
-            None => Some((self.read(first)?, self.read(second)?)),
-        }
+    pub fn words_at(&self, first: u64, second: u64) -> Option<(u64, u64)> {
+        const MASK: u64 = STACK_WINDOW as u64 - 1;
+        (first < self.len && second < self.len)
+            .then(|| [first, second].map(|place| self.words[(place & MASK) as usize]).into())
+    }
+
+    /// Reads anew, from an address on.
+    #[inline(always)]
+    pub fn move_to(&mut self, address: u64) {
+        read(self, address);
     }
 }
 
@@ -376,7 +381,10 @@ impl Memory for Window {
 
     #[inline(always)]
     fn read_two(&mut self, first: u64, second: u64) -> Option<(u64, u64)> {
-        let words = self.words(first, second)?;
+        let words = match self.words_at(self.place(first), self.place(second)) {
+            Some(words) => words,
+            None => (self.read(first)?, self.read(second)?),
+        };
         self.pair_at = [first, second];
         Some(words)
     }
@@ -386,7 +394,7 @@ impl Memory for Window {
 /// in many places.
 #[inline(never)]
 fn read(window: &mut Window, address: u64) -> u64 {
-    let at = address.wrapping_sub(window.start) >> 3;
+    let at = window.place(address);
     if at < window.len {
         window.found = window.words[(at & (STACK_WINDOW as u64 - 1)) as usize];
         return 1;
@@ -404,7 +412,7 @@ fn read(window: &mut Window, address: u64) -> u64 {
             0
         }
     };
-    window.start = address;
+    window.start = address >> 3;
     window.len = len as u64;
     window.found = window.words[0];
     u64::from(len != 0)

@@ -8,6 +8,7 @@
 use std::io::Write as _;
 
 pub mod allocations;
+pub mod bench;
 pub mod busy;
 pub mod cost;
 pub mod memory_cgroup;

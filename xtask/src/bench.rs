@@ -2,7 +2,7 @@
 //!
 //! The benches print their own results; docs/benchmarks.md explains each figure.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
 use crate::command::{self, cargo};
@@ -12,6 +12,11 @@ use crate::{programs, setup};
 pub(crate) struct Args {
     /// What to measure
     what: What,
+
+    /// Only these groups of its figures, where it has groups: those of `unwind`, `offcpu` and `alloc` are in
+    /// docs/benchmarks.md
+    #[arg(value_name = "GROUP")]
+    groups: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -30,20 +35,23 @@ enum What {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::require(&setup::Args::default())?;
+    let groups = &args.groups;
+    let has_groups = matches!(args.what, What::Unwind | What::Offcpu | What::Alloc);
+    ensure!(groups.is_empty() || has_groups, "this bench has no groups: leave out {groups:?}");
     match args.what {
         What::Agent => {
             build_programs()?;
-            bench("everflame-tests", "agent")?;
-            bench("everflame-agent", "symbolize")
+            bench("everflame-tests", "agent", &[])?;
+            bench("everflame-agent", "symbolize", &[])
         }
         What::Unwind => {
             setup::require(&setup::Args { tests: true, ..setup::Args::default() })?;
             build_programs()?;
-            bench("everflame-tests", "unwind")
+            bench("everflame-tests", "unwind", groups)
         }
         What::Offcpu => {
             build_programs()?;
-            bench("everflame-tests", "offcpu")
+            bench("everflame-tests", "offcpu", groups)
         }
         What::Alloc => {
             setup::require(&setup::Args { tests: true, ..setup::Args::default() })?;
@@ -55,10 +63,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 "--package",
                 "everflame-alloc",
             ]))?;
-            bench("everflame-tests", "alloc")?;
-            bench("everflame-alloc", "pair")
+            // A program of its own, as it needs nothing of the rest.
+            let (pair, others): (Vec<_>, Vec<_>) =
+                groups.iter().cloned().partition(|group| group == "pair");
+            if groups.is_empty() || !others.is_empty() {
+                bench("everflame-tests", "alloc", &others)?;
+            }
+            if groups.is_empty() || !pair.is_empty() {
+                bench("everflame-alloc", "pair", &[])?;
+            }
+            Ok(())
         }
-        What::Server => bench("everflame-server", "ingest"),
+        What::Server => bench("everflame-server", "ingest", &[]),
     }
 }
 
@@ -68,6 +84,6 @@ fn build_programs() -> Result<()> {
     command::run(cargo().args(["build", "--release", "--workspace", "--bins"]))
 }
 
-fn bench(package: &str, name: &str) -> Result<()> {
-    command::run(cargo().args(["bench", "--package", package, "--bench", name]))
+fn bench(package: &str, name: &str, groups: &[String]) -> Result<()> {
+    command::run(cargo().args(["bench", "--package", package, "--bench", name, "--"]).args(groups))
 }

@@ -6,7 +6,6 @@
 //! name. `EVERFLAME_BENCH_ROUNDS` is how often everything is measured. Run it with
 //! `cargo xtask bench alloc`, which measures `malloc` with the library as well.
 #![expect(
-    clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +21,7 @@ mod program;
 mod service;
 mod window;
 
+use everflame_tests::bench::{print, rounds_or, run_groups};
 use everflame_tests::cost::{median, quantile};
 
 /// A name, and what measures in so many rounds.
@@ -34,27 +34,14 @@ fn main() {
     if !everflame_tests::bpf_is_permitted() {
         return;
     }
-    let rounds = std::env::var("EVERFLAME_BENCH_ROUNDS")
-        .map_or(DEFAULT_ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
+    let rounds = rounds_or(DEFAULT_ROUNDS);
     let groups: [Group; 4] = [
         ("faults", faults::run),
         ("program", program::run),
         ("redis", service::run),
         ("window", window::run),
     ];
-    // Cargo adds `--bench`.
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    for (name, run) in groups {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            run(rounds);
-        }
-    }
-}
-
-/// One figure.
-fn print(group: &str, name: &str, value: f64, unit: &str) {
-    println!("{group}.{name} {value:.3} {unit}");
+    run_groups(groups.map(|(name, run)| (name, move || run(rounds))));
 }
 
 /// By how much one is more than the other, compared within each round, as a shared machine drifts:

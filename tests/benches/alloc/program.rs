@@ -4,13 +4,14 @@
 //! The statistics read a clock before and after each run, and some of that is in the figures; what the
 //! empty program seems to take is mostly that.
 
+use everflame_tests::bench::print;
 use everflame_tests::cost::{BpfStats, median};
 
 use crate::beside::agent::KindAgent;
 use crate::beside::empty::EmptyPrograms;
 use crate::beside::hooks::HookPrograms;
 use crate::faults::GROWTH;
-use crate::{forks, print};
+use crate::forks;
 
 /// So long that hardly anything is a sample.
 const NO_SAMPLES: [&str; 2] = ["--alloc-period", "1GiB"];

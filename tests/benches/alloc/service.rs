@@ -8,13 +8,14 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use everflame_tests::bench::print;
 use everflame_tests::cost::{cpu_seconds, median};
 use everflame_tests::redis::Redis;
 use everflame_tests::workload::workload;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 use tempfile::TempDir;
 
-use crate::{print, print_more};
+use crate::print_more;
 
 /// Requests of a run: some seconds.
 const REQUESTS: &str = "400000";

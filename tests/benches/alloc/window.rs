@@ -10,7 +10,7 @@ use everflame_tests::program::{Running, everflame};
 use everflame_tests::workload::workload;
 use tempfile::TempDir;
 
-use crate::print;
+use everflame_tests::bench::print;
 
 const PAIRS: &str = "300000";
 

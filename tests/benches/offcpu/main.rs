@@ -21,6 +21,8 @@ mod overhead;
 mod switch;
 mod totals;
 
+use everflame_tests::bench::{rounds_or, run_groups};
+
 /// A name, and what measures in so many rounds.
 type Group = (&'static str, fn(usize));
 
@@ -35,8 +37,7 @@ fn main() {
         eprintln!("perf or taskset is not installed, and `perf bench` is what is measured");
         return;
     }
-    let rounds = std::env::var("EVERFLAME_BENCH_ROUNDS")
-        .map_or(DEFAULT_ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
+    let rounds = rounds_or(DEFAULT_ROUNDS);
     let groups: [Group; 5] = [
         ("pipe_pinned", overhead::run_pipe_pinned),
         ("pipe", overhead::run_pipe),
@@ -44,17 +45,5 @@ fn main() {
         ("switch", switch::run),
         ("totals", totals::run),
     ];
-    // Cargo adds `--bench`.
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    for (name, run) in groups {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            run(rounds);
-        }
-    }
-}
-
-/// One figure.
-fn print(group: &str, name: &str, value: f64, unit: &str) {
-    println!("{group}.{name} {value:.3} {unit}");
+    run_groups(groups.map(|(name, run)| (name, move || run(rounds))));
 }

@@ -12,7 +12,7 @@ use crate::beside::agent::KindAgent;
 use crate::beside::empty::EmptyPrograms;
 use crate::followed::WAITS;
 use crate::load::{Load, MESSAGING, PIPE, PIPE_PINNED};
-use crate::print;
+use everflame_tests::bench::print;
 
 /// What runs beside the load.
 #[derive(Clone, Copy)]

@@ -10,7 +10,7 @@ use crate::beside::empty::EmptyPrograms;
 use crate::beside::hooks::{Followed, HookPrograms};
 use crate::followed::{LOCKS, WAITS};
 use crate::load::{Load, PIPE, PIPE_PINNED};
-use crate::print;
+use everflame_tests::bench::print;
 
 /// The longest that the agent takes. A thread has one sample in this much waiting, or in a
 /// hundred thousand switches.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use everflame_tests::totals::{FULL_SPAN, TOLERANCE, measure};
 
-use crate::print;
+use everflame_tests::bench::print;
 
 pub(crate) fn run(_rounds: usize) {
     eprintln!("threads that wait and compute, {FULL_SPAN:?} ...");

@@ -7,7 +7,7 @@ use std::time::Instant;
 use everflame_tests::cost::median;
 use everflame_unwind::{Limits, compile};
 
-use crate::print;
+use everflame_tests::bench::print;
 
 const ROUNDS: usize = 5;
 

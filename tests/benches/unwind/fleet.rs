@@ -15,7 +15,7 @@ use everflame_tests::program::{Agent, Running, Server};
 use everflame_tests::workload::{java_workload, source, workload};
 use tempfile::TempDir;
 
-use crate::print;
+use everflame_tests::bench::print;
 
 const PROGRAMS: usize = 100;
 const SPAN: Duration = Duration::from_secs(60);

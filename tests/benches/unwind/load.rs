@@ -18,7 +18,7 @@ use everflame_tests::program::Running;
 use everflame_tests::workload::workload;
 use tempfile::TempDir;
 
-use crate::print;
+use everflame_tests::bench::print;
 
 const RATE_HZ: u64 = 5000;
 /// Starts of each program once its table is there.

@@ -15,6 +15,8 @@ mod fleet;
 mod load;
 mod sample;
 
+use everflame_tests::bench::run_groups;
+
 fn main() {
     if !everflame_tests::bpf_is_permitted() {
         return;
@@ -27,17 +29,5 @@ fn main() {
         ("fleet", fleet::run),
         ("busy", busy::run),
     ];
-    // Cargo adds `--bench`.
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    for (name, run) in groups {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            run();
-        }
-    }
-}
-
-/// One figure.
-fn print(group: &str, name: &str, value: f64, unit: &str) {
-    println!("{group}.{name} {value:.3} {unit}");
+    run_groups(groups);
 }

@@ -13,11 +13,15 @@ use everflame_tests::program::{Agent, Running, Server};
 use everflame_tests::workload::workload;
 use tempfile::TempDir;
 
-use crate::print;
+use everflame_tests::bench::print;
 
 const SPAN: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 3;
+
+/// At the high rate, of which all stacks get one in turn: the machine's good and bad minutes are shared out.
+const HIGH_RATE_SPAN: Duration = Duration::from_secs(5);
+const HIGH_RATE_ROUNDS: usize = 7;
 
 /// Stacks whose samples are measured.
 const STACKS: [(&str, &str); 4] =
@@ -49,9 +53,9 @@ pub(crate) fn run() {
         let mut theirs = Figures::default();
         for _ in 0..ROUNDS {
             // In turns: a shared machine drifts.
-            ours.add(depth, mode, start_agent(RATE_HZ));
+            ours.add(depth, mode, start_agent(RATE_HZ), SPAN);
             if let Some(lightswitch) = &lightswitch {
-                theirs.add(depth, mode, start_lightswitch(lightswitch, RATE_HZ));
+                theirs.add(depth, mode, start_lightswitch(lightswitch, RATE_HZ), SPAN);
             }
         }
         ours.print(&format!("sample_{RATE_HZ}hz_{depth}_{mode}"));
@@ -64,12 +68,16 @@ pub(crate) fn run() {
 
 /// The same at a rate that leaves more in the caches.
 pub(crate) fn run_at_high_rate() {
-    eprintln!("{ROUNDS} rounds of {SPAN:?} for each stack at {HIGH_RATE_HZ} Hz ...");
-    for (depth, mode) in STACKS {
-        let mut figures = Figures::default();
-        for _ in 0..ROUNDS {
-            figures.add(depth, mode, start_agent(HIGH_RATE_HZ));
+    eprintln!(
+        "{HIGH_RATE_ROUNDS} rounds of {HIGH_RATE_SPAN:?} for each stack at {HIGH_RATE_HZ} Hz ..."
+    );
+    let mut figures = STACKS.map(|_| Figures::default());
+    for _ in 0..HIGH_RATE_ROUNDS {
+        for ((depth, mode), figures) in STACKS.into_iter().zip(&mut figures) {
+            figures.add(depth, mode, start_agent(HIGH_RATE_HZ), HIGH_RATE_SPAN);
         }
+    }
+    for ((depth, mode), figures) in STACKS.into_iter().zip(&mut figures) {
         figures.print(&format!("sample_{HIGH_RATE_HZ}hz_{depth}_{mode}"));
     }
 }
@@ -84,7 +92,7 @@ struct Figures {
 
 impl Figures {
     /// Measures a profiler on CPUs that are busy with one stack.
-    fn add(&mut self, depth: &str, mode: &str, profiler: Profiler) {
+    fn add(&mut self, depth: &str, mode: &str, profiler: Profiler, span: Duration) {
         let cpus = std::thread::available_parallelism().unwrap().get();
         let _load: Vec<Running> = (0..cpus)
             .map(|_| {
@@ -98,10 +106,10 @@ impl Figures {
         let stats = BpfStats::on();
         let (before, cpu_before, begin) = (programs.run_time(), cpu_seconds(pid), Instant::now());
         // Nobody watches: whoever looks at single runs is sampled, too, in files of /proc.
-        std::thread::sleep(SPAN);
+        std::thread::sleep(span);
         let run_time = programs.run_time().since(before);
         let cpu = (cpu_seconds(pid) - cpu_before) / begin.elapsed().as_secs_f64();
-        let single = programs.watch(SPAN / 2);
+        let single = programs.watch(span / 2);
         drop(stats);
         self.runs_ns.extend(single.into_iter().map(|ns| ns as f64));
         self.means_ns.push(run_time.mean_ns());
@@ -111,6 +119,10 @@ impl Figures {
 
     fn print(&mut self, name: &str) {
         print(name, "bpf_run_time_mean", median(&mut self.means_ns) / 1e3, "us");
+        for (quartile, share) in [("lower", 0.25), ("upper", 0.75)] {
+            let mean_ns = quantile(&mut self.means_ns, share);
+            print(name, &format!("bpf_run_time_mean_{quartile}_quartile"), mean_ns / 1e3, "us");
+        }
         print(name, "bpf_run_time_p50", median(&mut self.runs_ns) / 1e3, "us");
         print(name, "bpf_run_time_p99", quantile(&mut self.runs_ns, 0.99) / 1e3, "us");
         print(name, "single_runs", self.runs_ns.len() as f64, "");
