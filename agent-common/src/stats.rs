@@ -58,6 +58,12 @@ impl Program {
         Self::OomVictim,
     ];
 
+    /// Whether a run may be preempted by another one on the same CPU: probes run in their task's own context.
+    #[inline(always)]
+    pub const fn is_preemptible(self) -> bool {
+        matches!(self, Self::Allocation | Self::Allocated | Self::Freed)
+    }
+
     /// The name used in metrics and messages.
     pub const fn name(self) -> &'static str {
         match self {

@@ -20,9 +20,9 @@ pub fn count(program: Program, counter: Counter) {
 #[inline(always)]
 pub fn timed(program: Program, body: impl FnOnce()) {
     let number = match STATS.get_ptr_mut(slot(program, Counter::Runs)) {
-        // SAFETY: as in `add`.
+        // SAFETY: a map value.
         Some(runs) => unsafe {
-            *runs = (*runs).wrapping_add(1);
+            increase(program, runs, 1);
             *runs
         },
         None => 0,
@@ -49,8 +49,8 @@ pub fn took(program: Program, start_ns: u64) {
     add(program, Counter::TimedNs, run_ns);
     count(program, Counter::TimedRuns);
     if let Some(runs) = RUN_TIMES.get_ptr_mut(run_time_slot(program, run_ns)) {
-        // SAFETY: as in `add`.
-        unsafe { *runs = (*runs).wrapping_add(1) };
+        // SAFETY: a map value.
+        unsafe { increase(program, runs, 1) };
     }
 }
 
@@ -58,7 +58,7 @@ pub fn took(program: Program, start_ns: u64) {
 #[inline(always)]
 pub fn set_runs(program: Program, runs: u64) {
     if let Some(counted) = STATS.get_ptr_mut(slot(program, Counter::Runs)) {
-        // SAFETY: as in `add`.
+        // SAFETY: a map value that nothing else counts in.
         unsafe { *counted = runs };
     }
 }
@@ -107,9 +107,23 @@ pub unsafe fn add_shared(word: *mut u64, amount: u64) {
 #[inline(always)]
 fn add(program: Program, counter: Counter, amount: u64) {
     if let Some(value) = STATS.get_ptr_mut(slot(program, counter)) {
-        // SAFETY: the pointer is to this CPU's slot. An interrupt may lose an increment of
-        // a program that it interrupts only if both keep the same slot, which none do. Programs of probes
-        // can be preempted on some kernels, and then lose what was counted meanwhile.
+        // SAFETY: a map value.
+        unsafe { increase(program, value, amount) };
+    }
+}
+
+/// Adds to what this CPU counts of a program. What interrupts it counts elsewhere; only another run of the
+/// same program could lose an increment, where there may be one in between.
+///
+/// # Safety
+/// `value` is a map value that only this CPU and this program add to.
+#[inline(always)]
+unsafe fn increase(program: Program, value: *mut u64, amount: u64) {
+    if program.is_preemptible() {
+        // SAFETY: an aligned word.
+        unsafe { add_shared(value, amount) };
+    } else {
+        // SAFETY: as above.
         unsafe { *value = (*value).wrapping_add(amount) };
     }
 }

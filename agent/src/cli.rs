@@ -113,13 +113,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "EVERFLAME_ALLOC_WINDOW")]
     pub alloc_window: Option<Duration>,
     /// From the beginning of a window to that of the next, which is on other processes
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "EVERFLAME_ALLOC_WINDOW_INTERVAL")]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, requires = "alloc_window", env = "EVERFLAME_ALLOC_WINDOW_INTERVAL")]
     pub alloc_window_interval: Duration,
     /// Processes that a window is open on
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000), env = "EVERFLAME_ALLOC_WINDOW_PROCESSES")]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000), requires = "alloc_window", env = "EVERFLAME_ALLOC_WINDOW_PROCESSES")]
     pub alloc_window_processes: u64,
     /// CPU time that a window may cost; it ends when it has cost that
-    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = budget, env = "EVERFLAME_ALLOC_WINDOW_BUDGET")]
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = budget, requires = "alloc_window", env = "EVERFLAME_ALLOC_WINDOW_BUDGET")]
     pub alloc_window_budget: Duration,
     /// Where to serve /metrics, /healthz and /debug/pprof/profile; `off` serves nothing
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4041", env = "EVERFLAME_METRICS")]
@@ -275,10 +275,17 @@ impl RunArgs {
                 "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu,lock,alloc"
             ));
         }
-        if let Some(window) = self.alloc_window {
-            if !self.kinds.contains(&Kind::Alloc) {
-                return Err("--alloc-window is of kind alloc; add that to --kinds".to_owned());
+        if !self.kinds.contains(&Kind::Alloc) {
+            let given = [
+                ("--alloc-window", self.alloc_window.is_some()),
+                ("--alloc-period", self.alloc_period.is_some()),
+                ("--alloc-modes", self.alloc_modes != [AllocMode::Faults]),
+            ];
+            if let Some((flag, _)) = given.iter().find(|(_, is_given)| *is_given) {
+                return Err(format!("{flag} is of kind alloc; add that to --kinds"));
             }
+        }
+        if let Some(window) = self.alloc_window {
             if window >= self.alloc_window_interval {
                 return Err("a window must be shorter than --alloc-window-interval".to_owned());
             }

@@ -4,7 +4,7 @@
 //! has cost the processes exceeds the budget: the runs of the program, by how long those take that are timed, and
 //! what the kernel takes for each to get there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::collect::ProgramStats;
@@ -70,7 +70,7 @@ pub(crate) struct Rotation {
     spent_ns: u64,
     /// The last process that has had its turn.
     last: u32,
-    /// Programs that are known to have no allocator.
+    /// Programs that had no allocator when they were looked at, so that each is counted once.
     without: HashMap<u32, Generation>,
     pub(crate) stats: RotationStats,
 }
@@ -118,19 +118,16 @@ impl Rotation {
         self.stats.open_ns += u64::try_from(open.as_nanos()).unwrap_or(u64::MAX);
     }
 
-    /// The processes whose turn it is, in order: more than are wanted, as some may not have an allocator.
+    /// The processes whose turn it is, in order: more than are wanted, as some may not have an allocator. Those that
+    /// had none are among them: it may be a library that had yet to be loaded.
     pub(crate) fn candidates(
         &mut self,
         running: impl Iterator<Item = (u32, Generation)>,
     ) -> Vec<(u32, Generation)> {
         let this = std::process::id();
-        let running: Vec<(u32, Generation)> = running.filter(|(pid, _)| *pid != this).collect();
-        self.without.retain(|pid, known| running.contains(&(*pid, *known)));
-        let mut candidates: Vec<(u32, Generation)> = running
-            .into_iter()
-            .filter(|(pid, generation)| self.without.get(pid) != Some(generation))
-            .collect();
-        candidates.sort_unstable_by_key(|(pid, _)| *pid);
+        let running: BTreeMap<u32, Generation> = running.filter(|(pid, _)| *pid != this).collect();
+        self.without.retain(|pid, known| running.get(pid) == Some(known));
+        let mut candidates: Vec<(u32, Generation)> = running.into_iter().collect();
         let after = candidates.partition_point(|(pid, _)| *pid <= self.last);
         candidates.rotate_left(after);
         candidates
@@ -148,8 +145,8 @@ impl Rotation {
 
     /// Takes note of a program that has no allocator.
     pub(crate) fn has_none(&mut self, pid: u32, generation: Generation) {
-        self.stats.without_allocator += 1;
-        self.without.insert(pid, generation);
+        let known = self.without.insert(pid, generation);
+        self.stats.without_allocator += u64::from(known != Some(generation));
     }
 }
 
@@ -219,8 +216,20 @@ mod tests {
         assert_eq!(pids(&mut rotation), [10, 20, 30]);
         rotation.took(10);
         assert_eq!(pids(&mut rotation), [20, 30, 10]);
-        rotation.has_none(30, running[0].1);
         rotation.took(20);
-        assert_eq!(pids(&mut rotation), [10, 20]);
+        assert_eq!(pids(&mut rotation), [30, 10, 20]);
+    }
+
+    #[test]
+    fn process_without_an_allocator_is_counted_once_and_looked_at_again() {
+        let mut table = ProcessTable::default();
+        table.apply(0, ProcessEvent::Fork { pid: 10, parent: 1 });
+        let generation = table.get_mut(10).generation;
+        let mut rotation = rotation();
+        for _ in 0..2 {
+            assert_eq!(rotation.candidates([(10, generation)].into_iter()).len(), 1);
+            rotation.has_none(10, generation);
+        }
+        assert_eq!(rotation.stats.without_allocator, 1);
     }
 }

@@ -69,6 +69,14 @@ pub enum SessionError {
         /// What was asked for.
         pid: u32,
     },
+    /// The live heap of the process cannot be seen, although it could be.
+    #[error("cannot attach to libeverflame_alloc.so in process {pid}: {reason}")]
+    NotAttached {
+        /// What was asked for.
+        pid: u32,
+        /// What the kernel says.
+        reason: String,
+    },
     /// The kernel does not let us.
     #[error(transparent)]
     Collect(#[from] CollectError),
@@ -160,10 +168,12 @@ impl Session {
         };
         let collect = CollectConfig { target_pid, ..collect };
         let mut profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
-        if let Some(pid) = target_pid.filter(|_| is_live)
-            && !profiler.is_attached_to(pid)
-        {
-            return Err(SessionError::NotPreloaded { pid });
+        if let Some(pid) = target_pid.filter(|_| is_live) {
+            match profiler.live_attachment(pid) {
+                Some(Ok(())) => {}
+                Some(Err(reason)) => return Err(SessionError::NotAttached { pid, reason }),
+                None => return Err(SessionError::NotPreloaded { pid }),
+            }
         }
         if collect.window_period_bytes.is_some() {
             let mode = config.alloc_mode;
@@ -235,7 +245,7 @@ impl Session {
                 last.time.start_unix_ns + last.time.duration_ns - first.time.start_unix_ns;
         }
         let lost = outcome.stats.lost();
-        let mut notes = notes(&outcome.stats, symbolizer.kernel_status());
+        let mut notes = notes(self.kind, &outcome.stats, symbolizer.kernel_status());
         notes.extend(live_notes(&outcome.stats, &outcome.live));
         notes.extend(truncation_note(&outcome.windows));
         Ok(Recording { profile, samples, lost, notes })
@@ -322,13 +332,16 @@ fn live_notes(stats: &CollectStats, live: &LiveStats) -> Vec<String> {
     notes
 }
 
-fn notes(stats: &CollectStats, kernel: KernelStatus) -> Vec<String> {
+fn notes(kind: Kind, stats: &CollectStats, kernel: KernelStatus) -> Vec<String> {
     let mut notes = Vec::new();
     let lost = stats.lost();
     if lost > 0 {
-        notes.push(format!(
-            "{lost} samples were lost because the ring buffer was full; a lower rate helps"
-        ));
+        let remedy = match kind {
+            Kind::Cpu => "; a lower --rate-hz helps",
+            Kind::Alloc => "; a longer --alloc-period helps",
+            _ => "",
+        };
+        notes.push(format!("{lost} samples were lost because the ring buffer was full{remedy}"));
     }
     if stats.sideband_lost > 0 {
         notes.push(format!(

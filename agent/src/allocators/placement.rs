@@ -6,8 +6,8 @@
 //! some bytes further in: where each call comes by once, the arguments are still in their registers, and the
 //! stack can be walked.
 //!
-//! A no-operation of five bytes is avoided: Linux 6.18 replaces it by a call into a page that children of
-//! fork do not have, and they die of it.
+//! A no-operation of five bytes is never taken: Linux 6.18 replaces it by a call into a page that children of
+//! fork do not have, and they die of it. Whatever follows is better, even if it is single-stepped.
 //!
 //! The same look at the code tells which functions end by jumping to another (a tail call): that one's caller seems to
 //! be this one's.
@@ -48,11 +48,17 @@ pub(super) fn choose(
         is_cheap: false,
         jumps_to,
     };
+    let mut is_at_nop = first.is_some_and(|first| is_nop_of_five(&first));
     while at - start < MAX_DISTANCE.min(size) {
         let Some(instruction) = decode(code, code_start, at) else { break };
         // Nobody comes by this place twice.
         if at != start && reached.targets.contains(&at) {
             break;
+        }
+        if is_at_nop && !is_nop_of_five(&instruction) {
+            place.distance = at - start;
+            place.instruction = name(&instruction);
+            is_at_nop = false;
         }
         // Go tries again from the start when it has made the stack larger, so a jump there is no loop. But
         // then the jump that decides is met twice: it is taken only if nothing better follows.
@@ -104,6 +110,10 @@ fn is_cheap(instruction: &Instruction) -> bool {
                     | Mnemonic::Loope
                     | Mnemonic::Loopne
             )
+}
+
+fn is_nop_of_five(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Nop && instruction.len() == 5
 }
 
 fn is_near(instruction: &Instruction) -> bool {
@@ -183,6 +193,9 @@ mod tests {
         check(b"\x48\x85\xff\x74\x00\xc3", SizeArgument::First, 3, "je", true);
         // nop of five bytes; push rbx; ret
         check(b"\x0f\x1f\x44\x00\x00\x53\xc3", SizeArgument::First, 5, "push", true);
+        // nop of five bytes; mov rax, rsi; xor edi, edi; push rbx; ret
+        let code = b"\x0f\x1f\x44\x00\x00\x48\x89\xf0\x31\xff\x53\xc3";
+        check(code, SizeArgument::First, 5, "mov", false);
         // mov rax, rsi; xor edi, edi; push rbx; ret
         check(b"\x48\x89\xf0\x31\xff\x53\xc3", SizeArgument::First, 0, "mov", false);
     }

@@ -205,9 +205,12 @@ impl Collector {
         self.bpf.wait_end()
     }
 
-    /// Whether a process has the library that live heaps are seen by, and its objects are seen.
-    pub fn is_attached_to(&self, pid: u32) -> bool {
-        self.live.as_ref().is_some_and(|live| live.is_attached_to(pid))
+    /// Whether a process's live heap is seen. `None` if it has not got the library for that.
+    ///
+    /// # Errors
+    /// Why it is not seen although it has, for people.
+    pub fn live_attachment(&self, pid: u32) -> Option<Result<(), String>> {
+        self.live.as_ref()?.attachment(pid)
     }
 
     /// Has waits that go on reported up to now, as samples of the next [`Self::drain`].

@@ -44,9 +44,12 @@ impl Profiler {
         self.live.stats()
     }
 
-    /// Whether a process has the library that its live heap is seen by, and is attached to.
-    pub fn is_attached_to(&self, pid: u32) -> bool {
-        self.collector.is_attached_to(pid)
+    /// Whether a process's live heap is seen. `None` if it has not got the library for that.
+    ///
+    /// # Errors
+    /// Why it is not seen although it has, for people.
+    pub fn live_attachment(&self, pid: u32) -> Option<Result<(), String>> {
+        self.collector.live_attachment(pid)
     }
 
     /// What is known of processes.

@@ -100,6 +100,9 @@ const MAX_UNFINISHED: usize = 2048;
 /// How long a profile of a process that ends for want of memory waits for stacks.
 const VICTIM_TIME: Duration = Duration::from_millis(500);
 
+/// How often samples are taken in meanwhile.
+const VICTIM_POLL: Duration = Duration::from_millis(50);
+
 impl Profiler {
     /// Starts to sample.
     pub fn start(config: &CollectConfig, filter: TargetFilter) -> Result<Self, CollectError> {
@@ -213,8 +216,15 @@ impl Profiler {
         if victims.is_empty() {
             return (Vec::new(), 0);
         }
-        self.take_finished_until(Instant::now() + VICTIM_TIME);
         let is_of_victim = |unfinished: &Unfinished| victims.contains(&unfinished.sample.pid);
+        let deadline = Instant::now() + VICTIM_TIME;
+        while self.unfinished.values().any(is_of_victim) && Instant::now() < deadline {
+            if let Some(finished) = self.collector.next_finished(Instant::now() + VICTIM_POLL) {
+                self.take_finished(finished);
+            }
+            // Others go on.
+            self.drain();
+        }
         let late: Vec<Unfinished> = self
             .unfinished
             .extract_if(|_, unfinished| is_of_victim(unfinished))

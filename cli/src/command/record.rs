@@ -123,7 +123,7 @@ impl Request {
 }
 
 pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
-    check_mode(&args)?;
+    check_flags(&args)?;
     let format = output_format(&args.output)?;
     let destination = Destination::new(Some(&args.output), format == Format::Pprof)?;
     let target = (args.pid, args.comm);
@@ -167,9 +167,15 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses what a mode of kind alloc cannot do.
-fn check_mode(args: &RecordArgs) -> Result<(), Failure> {
+/// Refuses what is of another kind, and what a mode of kind alloc cannot do.
+fn check_flags(args: &RecordArgs) -> Result<(), Failure> {
     let mode = AllocMode::from(args.mode);
+    if args.kind != Kind::Alloc && args.alloc_period.is_some() {
+        return Err(Failure::usage("--alloc-period is of --kind alloc"));
+    }
+    if args.kind != Kind::Lock && args.side != LockSide::Joined {
+        return Err(Failure::usage("--side is of --kind lock"));
+    }
     if mode == AllocMode::Faults {
         return Ok(());
     }

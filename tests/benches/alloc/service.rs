@@ -1,5 +1,6 @@
-//! redis under `redis-benchmark`: without the library, with it and nobody listening, and with it
-//! sampling at its default period, each sample and its end a trap that the kernel counts.
+//! redis under `redis-benchmark`: without the library, with it and nobody listening, with it sampling at its
+//! default period, each sample and its end a trap that the kernel counts, and with an agent that takes the
+//! stacks.
 //!
 //! CPU time is what the server itself takes; how many requests it answers in a second depends on where the
 //! scheduler puts it and its client as well.
@@ -15,6 +16,8 @@ use everflame_tests::workload::workload;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 use tempfile::TempDir;
 
+use crate::beside::agent::KindAgent;
+use crate::beside::hooks::Followed;
 use crate::print_more;
 
 /// Requests of a run: some seconds.
@@ -25,9 +28,14 @@ enum Library {
     Without,
     Idle,
     Sampling,
+    Agent,
 }
 
-const CASES: [Library; 3] = [Library::Without, Library::Idle, Library::Sampling];
+const CASES: [Library; 4] =
+    [Library::Without, Library::Idle, Library::Sampling, Library::Agent];
+
+/// Live heaps alone.
+const LIVE: Followed = Followed { kinds: "alloc", hooks: &[] };
 
 /// What a run took.
 #[derive(Clone, Copy, Default)]
@@ -56,7 +64,8 @@ pub(crate) fn run(rounds: usize) {
     for (name, value) in ["cpu", "time"].into_iter().zip(values) {
         let mut without: Vec<f64> = runs.iter().map(|of_round| value(&of_round[0])).collect();
         print("redis", &format!("{name}_without"), median(&mut without), "us per request");
-        for (case, at, unit) in [("idle", 1, "%"), ("sampling", 2, "% (target: at most 1)")] {
+        const TARGET: &str = "% (target: at most 1)";
+        for (case, at, unit) in [("idle", 1, "%"), ("sampling", 2, TARGET), ("agent", 3, TARGET)] {
             let pairs = runs.iter().map(|of_round| (value(&of_round[at]), value(&of_round[0])));
             print_more("redis", &format!("{name}_{case}_against_without"), pairs, unit);
         }
@@ -75,6 +84,8 @@ fn measure(case: Library, library: &Path) -> Run {
     let probes = matches!(case, Library::Sampling).then(|| {
         ["everflame_alloc_sampled", "everflame_free_sampled"].map(|name| Probe::at(library, name))
     });
+    let _agent = matches!(case, Library::Agent)
+        .then(|| KindAgent::start(LIVE, &["--alloc-modes", "live"]));
     // The first objects make the tables grow.
     redis.fill(20_000);
     let before = cpu_seconds(redis.process.pid());

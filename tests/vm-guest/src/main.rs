@@ -11,6 +11,7 @@ mod capabilities;
 mod chain;
 mod load;
 mod machine;
+mod memory;
 mod recording;
 
 use anyhow::{Result, ensure};
@@ -47,7 +48,9 @@ fn check_all() {
     // Before, `sched_switch` does not say in what state a thread leaves.
     if capabilities::version(&release) >= (5, 18) {
         check("waits", load::check_waits());
+        check("allocations", memory::check());
     } else {
+        check("allocations", memory::check_without());
         check("waits", load::check_without_waits());
     }
     match recording::record() {

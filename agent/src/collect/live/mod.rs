@@ -85,8 +85,7 @@ struct Attachment {
     library: Library,
     /// Keeps the file open.
     object: Arc<ObjectFile>,
-    /// `None` if that failed.
-    probes: Option<[Uprobes; 2]>,
+    probes: Result<[Uprobes; 2], UprobeError>,
     pids: HashSet<u32>,
     /// When the last process was gone.
     idle_since: Option<Instant>,
@@ -159,6 +158,9 @@ impl LiveAttachments {
                     for attachment in self.attached.iter_mut().filter(copied) {
                         attachment.pids.insert(*pid);
                     }
+                    if let Some(periods) = &mut self.periods {
+                        periods.copied(*pid, *parent);
+                    }
                 }
             }
             // Only its main thread, if there are others.
@@ -192,15 +194,18 @@ impl LiveAttachments {
         }
     }
 
-    /// Whether this process's objects are seen.
-    pub(super) fn is_attached_to(&self, pid: u32) -> bool {
-        self.attached
-            .iter()
-            .any(|attachment| attachment.probes.is_some() && attachment.pids.contains(&pid))
+    /// Whether this process's objects are seen. `None` if it has not got the library.
+    ///
+    /// # Errors
+    /// Why they are not seen although it has.
+    pub(super) fn attachment(&self, pid: u32) -> Option<Result<(), String>> {
+        let of_process = |attachment: &&Attachment| attachment.pids.contains(&pid);
+        let attached = self.attached.iter().find(of_process)?;
+        Some(attached.probes.as_ref().map(|_| ()).map_err(ToString::to_string))
     }
 
     pub(super) fn stats(&self) -> AttachStats {
-        let seen = || self.attached.iter().filter(|attachment| attachment.probes.is_some());
+        let seen = || self.attached.iter().filter(|attachment| attachment.probes.is_ok());
         AttachStats {
             processes: seen().map(|attachment| attachment.pids.len()).sum(),
             files: seen().count(),
@@ -239,20 +244,17 @@ impl LiveAttachments {
 
     fn attach(&mut self, file: &File, library: Library, object: &Arc<ObjectFile>) {
         let path = &object.path;
-        let probes = match self.programs.attach(file, &library, self.only) {
-            Ok(probes) => {
-                info!(file = path, "attached to the library: live heaps are seen");
-                Some(probes)
-            }
+        let probes = self.programs.attach(file, &library, self.only);
+        match &probes {
+            Ok(_) => info!(file = path, "attached to the library: live heaps are seen"),
             Err(error) => {
                 self.failed += 1;
                 if !error.is_gone() {
-                    let error = &error as &dyn std::error::Error;
+                    let error = error as &dyn std::error::Error;
                     warn!(file = path, error, "live heaps are not seen");
                 }
-                None
             }
-        };
+        }
         self.attached.push(Attachment {
             library,
             object: Arc::clone(object),

@@ -57,6 +57,14 @@ impl Periods {
         }
     }
 
+    /// A process has become a copy of another one, and has its period.
+    pub(super) fn copied(&mut self, pid: u32, parent: u32) {
+        let of_parent = self.before.iter().filter(|((other, _), _)| *other == parent);
+        let copies: Vec<(Place, u64)> =
+            of_parent.map(|((_, avma), before)| ((pid, *avma), *before)).collect();
+        self.before.extend(copies);
+    }
+
     /// The process is gone, or another program.
     pub(super) fn forget(&mut self, pid: u32) {
         self.before.retain(|(other, _), _| *other != pid);
@@ -108,6 +116,19 @@ mod tests {
         periods.set(u32::MAX, 0x1000);
         periods.set(std::process::id(), 8);
         periods.forget(u32::MAX);
+        drop(periods);
+        assert_eq!(PERIOD.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn copy_of_a_process_gets_back_what_that_one_had() {
+        static PERIOD: AtomicU64 = AtomicU64::new(7);
+        // A parent that was written to, and is gone.
+        let mut periods = Periods::new(32);
+        let avma = (&raw const PERIOD).addr() as u64;
+        periods.before.insert((u32::MAX, avma), 7);
+        periods.copied(std::process::id(), u32::MAX);
+        PERIOD.store(32, Ordering::Relaxed);
         drop(periods);
         assert_eq!(PERIOD.load(Ordering::Relaxed), 7);
     }
