@@ -235,7 +235,9 @@ impl Collector {
             if now >= deadline {
                 return Ok(());
             }
-            let woken = match self.poll(deadline.min(self.next_hotplug_look) - now) {
+            let next_read = self.sideband.next_read().unwrap_or(deadline);
+            let until = deadline.min(self.next_hotplug_look).min(next_read);
+            let woken = match self.poll(until.saturating_duration_since(now)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
                 result => result.map_err(|source| CollectError::Wait { source })?,
             };
@@ -245,6 +247,8 @@ impl Collector {
             if woken.sideband {
                 self.drain_sideband();
                 std::thread::sleep(SIDEBAND_PAUSE.min(deadline.saturating_duration_since(now)));
+            } else if self.sideband.next_read().is_some_and(|at| at <= Instant::now()) {
+                self.drain_sideband();
             }
             if woken.interrupted {
                 return Ok(());

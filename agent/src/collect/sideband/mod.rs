@@ -3,15 +3,24 @@
 //! One buffer per CPU, of an event that counts nothing and only carries records. Mapped
 //! files are opened while the record is read, so that a process may be gone the next
 //! moment.
+//!
+//! Who is woken by them is another matter: that is what a second event is for, the bell, whose records nobody reads.
+//! It can be switched off without any record being lost ([`pace`]).
+
+mod pace;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Instant;
 
 use perf_event::data::Record;
 use perf_event::events::Software;
-use perf_event::{Builder, Clock, SampleFlag, Sampler};
+use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
 use thiserror::Error;
+use tracing::debug;
+
+use pace::Pace;
 
 use super::cpu::way_out;
 use super::event::ProcessEvent;
@@ -19,6 +28,12 @@ use crate::process::{MappedMemory, Mapping, ObjectCache};
 
 /// Room for some thousand records on each CPU.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// The reader is woken when so much of a buffer is in use, whatever the bell does.
+const WAKE_AT_BYTES: usize = BUFFER_BYTES / 4;
+
+/// A page, which is least.
+const BELL_BYTES: usize = 4096;
 
 /// The record's own time is its last word, as nothing else is asked for.
 const TIME_BYTES: usize = 8;
@@ -42,9 +57,16 @@ pub enum SidebandError {
     },
 }
 
+/// What is open on a CPU.
+struct Buffers {
+    records: Sampler,
+    bell: Sampler,
+}
+
 /// The side-band buffers of all CPUs.
 pub(super) struct Sideband {
-    by_cpu: BTreeMap<u32, Sampler>,
+    by_cpu: BTreeMap<u32, Buffers>,
+    pace: Pace,
     lost: u64,
     unreadable: u64,
 }
@@ -52,7 +74,12 @@ pub(super) struct Sideband {
 impl Sideband {
     /// Begins to follow processes on `cpus`.
     pub(super) fn start(cpus: &[u32]) -> Result<Self, SidebandError> {
-        let mut sideband = Self { by_cpu: BTreeMap::new(), lost: 0, unreadable: 0 };
+        let mut sideband = Self {
+            by_cpu: BTreeMap::new(),
+            pace: Pace::new(Instant::now()),
+            lost: 0,
+            unreadable: 0,
+        };
         for &cpu in cpus {
             sideband.open(cpu)?;
         }
@@ -64,12 +91,12 @@ impl Sideband {
         if self.by_cpu.contains_key(&cpu) {
             return Ok(());
         }
-        let sampler = open(cpu).map_err(|source| SidebandError::Open {
+        let buffers = open(cpu, !self.pace.is_silent()).map_err(|source| SidebandError::Open {
             cpu,
             way_out: way_out(&source),
             source,
         })?;
-        self.by_cpu.insert(cpu, sampler);
+        self.by_cpu.insert(cpu, buffers);
         Ok(())
     }
 
@@ -83,12 +110,19 @@ impl Sideband {
         self.by_cpu.remove(&cpu);
     }
 
-    /// Each CPU's descriptor, readable when there are records.
+    /// Each CPU's descriptors, readable when there are records to be read at once.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
-        self.by_cpu.iter().map(|(cpu, sampler)| {
-            // SAFETY: the sampler owns the descriptor and outlives the borrow.
-            (*cpu, unsafe { BorrowedFd::borrow_raw(sampler.as_raw_fd()) })
+        self.by_cpu.iter().flat_map(|(cpu, buffers)| {
+            [&buffers.records, &buffers.bell].map(|sampler| {
+                // SAFETY: the sampler owns the descriptor and outlives the borrow.
+                (*cpu, unsafe { BorrowedFd::borrow_raw(sampler.as_raw_fd()) })
+            })
         })
+    }
+
+    /// When to read although no descriptor is readable.
+    pub(super) fn next_read(&self) -> Option<Instant> {
+        self.pace.next_read()
     }
 
     /// Reads everything that waits.
@@ -97,8 +131,12 @@ impl Sideband {
         objects: &mut ObjectCache,
         mut each: impl FnMut(u64, ProcessEvent),
     ) {
-        for sampler in self.by_cpu.values_mut() {
-            while let Some(record) = sampler.next_record() {
+        let mut count = 0;
+        for Buffers { records, bell } in self.by_cpu.values_mut() {
+            // Before, so that it rings for what comes meanwhile.
+            while bell.next_record().is_some() {}
+            while let Some(record) = records.next_record() {
+                count += 1;
                 let bytes = record.to_contiguous();
                 let time =
                     bytes.len().checked_sub(TIME_BYTES).and_then(|at| bytes[at..].first_chunk());
@@ -115,6 +153,20 @@ impl Sideband {
                         }
                     }
                 }
+            }
+        }
+        if self.pace.read(count, Instant::now()) {
+            self.set_bells();
+        }
+    }
+
+    /// Switches them on or off.
+    fn set_bells(&mut self) {
+        for (cpu, Buffers { bell, .. }) in &mut self.by_cpu {
+            let set = if self.pace.is_silent() { bell.disable() } else { bell.enable() };
+            if let Err(error) = set {
+                // Then it is woken too often, or reads late.
+                debug!(cpu, %error, "cannot say when to be woken");
             }
         }
     }
@@ -170,29 +222,45 @@ fn trim_padding(bytes: &[u8]) -> &[u8] {
     &bytes[..end]
 }
 
-fn open(cpu: u32) -> io::Result<Sampler> {
-    let build = |build_id: bool| {
-        Builder::new(Software::DUMMY)
-            .any_pid()
-            .one_cpu(usize::try_from(cpu).unwrap_or(usize::MAX))
-            .include_kernel()
-            .sample(SampleFlag::TIME)
-            .sample_id_all(true)
-            .clockid(Clock::MONOTONIC)
-            .mmap(true)
-            .mmap2(true)
-            .comm(true)
-            .comm_exec(true)
-            .task(true)
-            .build_id(build_id)
-            // Wakes the reader at the first byte; waking by number of events never fires
-            // for an event that takes no samples.
-            .wakeup_watermark(1)
-            .build()
-    };
+/// Opens both, the bell switched on or not.
+fn open(cpu: u32, rings: bool) -> io::Result<Buffers> {
     // Build ids in records came with Linux 5.12; without them files are told apart by inode.
-    let counter = build(true).or_else(|_| build(false))?;
-    let mut sampler = counter.sampled(BUFFER_BYTES)?;
-    sampler.enable()?;
-    Ok(sampler)
+    let counter = of_records(cpu, true).or_else(|_| of_records(cpu, false))?;
+    let mut records = counter.sampled(BUFFER_BYTES)?;
+    records.enable()?;
+    let mut bell = of_bell(cpu)?.sampled(BELL_BYTES)?;
+    if rings {
+        bell.enable()?;
+    }
+    Ok(Buffers { records, bell })
+}
+
+fn of_records(cpu: u32, build_id: bool) -> io::Result<Counter> {
+    Ok(of_all(cpu)
+        .sample(SampleFlag::TIME)
+        .sample_id_all(true)
+        .clockid(Clock::MONOTONIC)
+        .mmap2(true)
+        .comm(true)
+        .comm_exec(true)
+        .build_id(build_id)
+        .wakeup_watermark(WAKE_AT_BYTES)
+        .build()?)
+}
+
+fn of_bell(cpu: u32) -> io::Result<Counter> {
+    // Rings at the first byte; waking by number of events never fires for an event that takes no samples.
+    Ok(of_all(cpu).wakeup_watermark(1).build()?)
+}
+
+/// What runs and what is mapped, of all processes.
+fn of_all(cpu: u32) -> Builder<'static> {
+    let mut builder = Builder::new(Software::DUMMY);
+    builder
+        .any_pid()
+        .one_cpu(usize::try_from(cpu).unwrap_or(usize::MAX))
+        .include_kernel()
+        .mmap(true)
+        .task(true);
+    builder
 }
