@@ -17,17 +17,20 @@ const _: () = assert!(MAX_KERNEL_FRAMES + MAX_USER_FRAMES <= FRAME_SLOTS);
 
 /// Bytes of a stack that are copied when it cannot be walked at once. Most stacks are
 /// smaller; what lies above is lost.
-pub const MAX_STACK_COPY: usize = STACK_COPY_CHUNKS[0] * 2 - MIN_STACK_COPY;
+pub const MAX_STACK_COPY: usize = STACK_COPY_PAGES * STACK_COPY_PAGE;
 
 /// A copy begins this many bytes below the stack pointer: the red zone of x86_64, in which
 /// OpenSSL's hash functions keep the address of their frame.
 pub const STACK_COPY_BELOW: u64 = 128;
 
-/// A stack is copied in these pieces, each tried once: together they reach its end, wherever
-/// that is, to within the smallest of them.
-pub const STACK_COPY_CHUNKS: [usize; 6] = [8192, 4096, 2048, 1024, 512, 256];
+/// A stack is copied by what these pages have of it, up to one that is not there: stacks end where a page
+/// does. The first one is mostly a part of a page.
+pub const STACK_COPY_PAGES: usize = 5;
 
-const MIN_STACK_COPY: usize = 256;
+/// Pages are as large as this, or a multiple.
+pub const STACK_COPY_PAGE: usize = 4096;
+
+const _: () = assert!(STACK_COPY_PAGE.is_power_of_two());
 
 /// Words of a stack that are read at once during a walk: a page, as most stacks of some depth
 /// are read as a whole (200 frames cost 25 to 30 % less than with an eighth of that).

@@ -20,7 +20,7 @@ use everflame_agent_common::{
 use crate::{
     maps::{
         ALLOCATION_COUNTDOWN, ALLOCATION_RULES, ALLOCATION_SAMPLING, ALLOCATION_SCRATCH,
-        ALLOCATION_WALK, CONFIG,
+        ALLOCATION_WALK, config,
     },
     registers,
     sample::{Memory, sample_current_task},
@@ -45,7 +45,7 @@ fn allocated(ctx: &ProbeContext) {
     let Some(countdown) = ALLOCATION_COUNTDOWN.get_ptr_mut(0) else {
         return stats::count(Program::Allocation, Counter::NoScratch);
     };
-    let period = CONFIG.load().window_period_bytes;
+    let period = config!(window_period_bytes);
     // SAFETY: this CPU's. A task that is preempted here may undo what another has counted meanwhile: one
     // object in millions.
     let is_sampled = unsafe { (*countdown).pass(size, period, random) };

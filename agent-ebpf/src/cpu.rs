@@ -13,7 +13,7 @@ use everflame_agent_common::{
 #[cfg(not(feature = "old-kernels"))]
 use crate::{maps::CPU_TIMES, task};
 use crate::{
-    maps::{CONFIG, CPU_RULES, CPU_SCRATCH, CPU_WALK},
+    maps::{CPU_RULES, CPU_SCRATCH, CPU_WALK, config},
     registers::{self, Found},
     stats,
 };
@@ -21,12 +21,11 @@ use crate::{
 /// Samples the current task.
 #[inline(always)]
 pub fn sample(ctx: &PerfEventContext) {
-    let config = CONFIG.load();
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if pid == 0 {
         return stats::count(Program::Cpu, Counter::Idle);
     }
-    if config.target_pid != 0 && config.target_pid != pid {
+    if config!(target_pid) != 0 && config!(target_pid) != pid {
         return stats::count(Program::Cpu, Counter::Filtered);
     }
     let (Some(scratch), Some(walk), Some(rules)) =
@@ -56,7 +55,7 @@ pub fn sample(ctx: &PerfEventContext) {
 /// What a sample of the current task stands for.
 #[inline(always)]
 fn value_ns() -> u64 {
-    let period_ns = CONFIG.load().cpu_period_ns;
+    let period_ns = config!(cpu_period_ns);
     #[cfg(not(feature = "old-kernels"))]
     if let Some(value_ns) = accounted_ns(period_ns) {
         return value_ns;

@@ -5,7 +5,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    EbpfContext, bindings::task_struct, helpers::bpf_get_current_task_btf, macros::btf_tracepoint,
+    EbpfContext,
+    bindings::task_struct,
+    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel},
+    macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
 use everflame_agent_common::{
@@ -17,7 +20,7 @@ use everflame_agent_common::{
 
 use crate::{
     lock,
-    maps::{CONFIG, GROWTH, GROWTH_SEEN},
+    maps::{GROWTH, GROWTH_SEEN, config},
     stats,
     task::{field, pid},
 };
@@ -76,18 +79,17 @@ unsafe fn changed(
     if seen.knows(memory as u64, pid, at, pages) {
         return;
     }
-    let config = CONFIG.load();
     // A copy that is being made, or pages that the kernel takes from another process.
     // SAFETY: a task.
-    if unsafe { field::<_, *const c_void>(task, config.task_mm_offset) } != memory {
+    if unsafe { field::<_, *const c_void>(task, config!(task_mm_offset)) } != memory {
         return;
     }
-    if config.target_pid != 0 && config.target_pid != pid {
+    if config!(target_pid) != 0 && config!(target_pid) != pid {
         return;
     }
     // SAFETY: a task; its process's first thread is one, too.
     let known = unsafe {
-        let leader: *mut task_struct = field(task, config.task_leader_offset);
+        let leader: *mut task_struct = field(task, config!(task_leader_offset));
         GROWTH.get_or_create(leader)
     };
     let Some(known) = known else { return stats::count(Program::Growth, Counter::Untracked) };
@@ -105,7 +107,7 @@ unsafe fn changed(
                 counter(memory, Backing::Shared),
             ]
         };
-        let left = stats::random_below(config.growth_period_bytes);
+        let left = stats::random_below(config!(growth_period_bytes));
         *known = Growth { memory: memory as u64, pages, left };
         return;
     }
@@ -122,8 +124,14 @@ unsafe fn changed(
 /// As of [`changed`].
 #[inline(always)]
 unsafe fn counter(memory: *const c_void, backing: Backing) -> u64 {
-    let config = CONFIG.load();
-    let offset = config.mm_pages_offset + config.mm_pages_stride * backing as u32;
+    let stride = config!(mm_pages_stride);
+    let offset = config!(mm_pages_offset) + stride * backing as u32;
+    if stride as usize == size_of::<u64>() {
+        // Nothing but atomics, before Linux 6.2: its verifier does not let a program read into such an array.
+        // SAFETY: the helper checks the address.
+        return unsafe { bpf_probe_read_kernel(memory.byte_add(offset as usize).cast()) }
+            .unwrap_or(0);
+    }
     // SAFETY: the kernel knows that there is such a counter.
     unsafe { field(memory, offset) }
 }
@@ -137,9 +145,8 @@ fn sample(
     pages: u64,
     thinning: &mut Thinning,
 ) {
-    let config = CONFIG.load();
-    let bytes = pages * u64::from(config.page_bytes);
-    let (period, most) = (config.growth_period_bytes, config.growth_samples);
+    let bytes = pages * u64::from(config!(page_bytes));
+    let (period, most) = (config!(growth_period_bytes), config!(growth_samples));
     let random = stats::scrambled(known.left ^ bytes);
     let Some(weight) = count_down(&mut known.left, bytes, period, random) else { return };
     thinning.advance(stats::now_ns(), GrowthSeen::INTERVAL_NS, most);
@@ -147,7 +154,7 @@ fn sample(
     if thinning.is_thinning() {
         stats::count(Program::Growth, Counter::Thinned);
     }
-    let count = weight.value.checked_div(u64::from(config.page_bytes)).unwrap_or(0);
+    let count = weight.value.checked_div(u64::from(config!(page_bytes))).unwrap_or(0);
     let weight = Weight { value: weight.value, count };
     let detail = [index, 0, 0, 0, 0, 0, 0, 0, 0];
     lock::sample(Program::Growth, Some(ctx), Kind::Growth, weight, detail);

@@ -14,7 +14,7 @@ use everflame_agent_common::{
 
 use crate::{
     lock,
-    maps::{CONFIG, SPINS, SUBMITTING, THREADS},
+    maps::{SPINS, SUBMITTING, THREADS, config},
     stats,
     task::pid,
 };
@@ -35,7 +35,7 @@ pub struct Spin {
 /// Whether the locks of a task are looked at.
 #[inline(always)]
 fn is_target(task: *const task_struct) -> bool {
-    let target = CONFIG.load().target_pid;
+    let target = config!(target_pid);
     // SAFETY: a task.
     target == 0 || target == unsafe { pid(task) }
 }
@@ -108,7 +108,7 @@ fn spun(ctx: &impl EbpfContext, program: Program, spin: &mut Spin) {
     let kernel_lock = spin.lock;
     spin.lock = 0;
     let end_ns = stats::now_ns();
-    let period = CONFIG.load().wait_period_ns;
+    let period = config!(wait_period_ns);
     if spin.left == 0 {
         spin.left = stats::random_below(period);
     }

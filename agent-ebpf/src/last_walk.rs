@@ -214,6 +214,7 @@ impl LastWalk {
         }
         let noted = before[(at & MASK) as usize];
         self.at = at;
-        self.differs = noted.sp() ^ registers.sp | noted.ip() ^ registers.ip | registers.interrupted;
+        self.differs =
+            noted.sp() ^ registers.sp | noted.ip() ^ registers.ip | registers.interrupted;
     }
 }

@@ -11,7 +11,7 @@ use everflame_agent_common::{
     wait::Weight,
 };
 
-use crate::{allocation, maps::CONFIG, sample, stats};
+use crate::{allocation, maps::config, sample, stats};
 
 /// Runs at each sampled allocation, in its thread, when the allocator has returned the object.
 #[uprobe]
@@ -56,6 +56,6 @@ fn freed(ctx: &ProbeContext) {
 /// Whether the current process is looked at.
 #[inline(always)]
 fn is_target() -> bool {
-    let target = CONFIG.load().target_pid;
+    let target = config!(target_pid);
     target == 0 || target == (bpf_get_current_pid_tgid() >> 32) as u32
 }

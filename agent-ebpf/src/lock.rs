@@ -15,7 +15,7 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    maps::{CONFIG, LOCK_RULES, LOCK_SAMPLING, LOCK_SCRATCH, LOCK_WALK, LOCKS},
+    maps::{LOCK_RULES, LOCK_SAMPLING, LOCK_SCRATCH, LOCK_WALK, LOCKS, config},
     registers,
     sample::{Memory, sample_current_task},
     stats::{self, add_shared as add},
@@ -64,7 +64,7 @@ pub unsafe fn futex_of(task: *mut task_struct) -> u64 {
 #[inline(always)]
 pub fn came(key: LockKey, now_ns: u64) {
     let Some(lock) = LOCKS.get_ptr_mut(&key) else {
-        let left = stats::random_below(CONFIG.load().wait_period_ns);
+        let left = stats::random_below(config!(wait_period_ns));
         let lock = Lock { waiters: 1, released_ns: now_ns, late_ns: 0, left };
         if LOCKS.insert(&key, &lock, 0).is_err() {
             stats::count(Program::SwitchOut, Counter::Untracked);
@@ -148,7 +148,7 @@ pub unsafe fn left(ctx: &impl EbpfContext, thread: &Thread, pid: u32, tid: u32, 
             return;
         }
     }
-    let period = CONFIG.load().wait_period_ns;
+    let period = config!(wait_period_ns);
     let weight = blame(&mut before, now_ns, period, stats::scrambled(now_ns));
     (lock.released_ns, lock.late_ns, lock.left) = (now_ns, 0, before.left);
     // Without a weight of its own, to say who ended a wait that will be a sample, unless the CPU

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use everflame_agent_common::unwind::Registers;
 
-use crate::{kernel, maps::CONFIG};
+use crate::{kernel, maps::config};
 
 #[cfg(bpf_target_arch = "x86_64")]
 type Saved = aya_ebpf::bindings::pt_regs;
@@ -60,13 +60,12 @@ pub fn saved_by_current_task() -> Option<u64> {
         return Some((unsafe { bpf_task_pt_regs(task) }) as u64);
     }
     // What the helper does: they end where the task's kernel stack does.
-    let config = CONFIG.load();
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
-    let stack = task.wrapping_add(u64::from(config.task_stack_offset)) as *const u64;
+    let stack = task.wrapping_add(u64::from(config!(task_stack_offset))) as *const u64;
     // SAFETY: the helper checks the address.
     let stack = unsafe { bpf_probe_read_kernel(stack) }.ok()?;
-    Some(stack.wrapping_add(u64::from(config.stack_registers_offset)))
+    Some(stack.wrapping_add(u64::from(config!(stack_registers_offset))))
 }
 
 /// Where the kernel has saved the registers of a task; the verifier knows it for that.

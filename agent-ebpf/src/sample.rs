@@ -14,17 +14,20 @@ use aya_ebpf::{
 };
 use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind, REGISTERS_AT, STACK_AT, SampleHeader, THREAD_NAME_LEN},
-    limits::{FRAME_SLOTS, MAX_KERNEL_FRAMES, MAX_STACK_COPY, STACK_COPY_BELOW, STACK_COPY_CHUNKS},
+    limits::{
+        FRAME_SLOTS, MAX_KERNEL_FRAMES, MAX_STACK_COPY, STACK_COPY_BELOW, STACK_COPY_PAGE,
+        STACK_COPY_PAGES,
+    },
     stats::{Counter, Program},
-    unwind::{Registers, Sign as _, Stop},
+    unwind::{Registers, Stop},
     wait::{Wait, Weight},
 };
 
 use crate::{
-    maps::{CONFIG, EVENTS, SUBMITTING},
+    maps::{EVENTS, SUBMITTING, config},
     registers::{self, Found},
     stats,
-    unwind::{self, OpaqueSign, Parts, RuleCache, Walk},
+    unwind::{self, Parts, RuleCache, Walk},
 };
 
 /// A record under construction: too large for the 512 bytes of BPF stack.
@@ -100,7 +103,7 @@ impl Scratch {
         }
         let frames = (written / 8) as u16;
         self.header.kernel_frames = frames;
-        self.header.kernel_stop = if u32::from(frames) >= CONFIG.load().max_kernel_frames {
+        self.header.kernel_stop = if u32::from(frames) >= config!(max_kernel_frames) {
             Stop::DepthLimit as u8
         } else {
             Stop::End as u8
@@ -135,32 +138,32 @@ impl Scratch {
     /// Copies what the agent needs to finish the walk.
     #[inline(always)]
     fn copy_stack(&mut self, program: Program, walk: &mut Walk) {
-        let config = CONFIG.load();
         // A quarter of the ring buffer is for samples without copies, which are small. The
         // reader has been awake since the first quarter was full.
-        let is_short_of_room = EVENTS.query(0) >= u64::from(config.wakeup_bytes) * 3;
-        if is_short_of_room || walk.may_not_copy(config.stack_copies_per_second) {
+        let is_short_of_room = EVENTS.query(0) >= u64::from(config!(wakeup_bytes)) * 3;
+        if is_short_of_room || walk.may_not_copy(config!(stack_copies_per_second)) {
             return stats::count(program, Counter::StackCopiesRefused);
         }
         self.registers = walk.registers;
         let start = walk.registers.sp.wrapping_sub(STACK_COPY_BELOW);
         let mut copied = 0;
-        let mut chunk = 0;
-        while chunk < STACK_COPY_CHUNKS.len() {
-            let size = STACK_COPY_CHUNKS[chunk];
-            let from = start.wrapping_add(copied as u64);
-            // SAFETY: the chunks before this one have at most the sum of their sizes, and
-            // all together fit; the kernel checks the address.
+        for _ in 0..STACK_COPY_PAGES {
+            let from = start.wrapping_add(copied);
+            let size = STACK_COPY_PAGE as u64 - (from & (STACK_COPY_PAGE as u64 - 1));
+            // SAFETY: each is a page at most, for all of which there is room; the kernel checks the address.
             let read = unsafe {
                 bpf_probe_read_user(
-                    self.stack.as_mut_ptr().add(copied).cast(),
+                    self.stack.as_mut_ptr().add(copied as usize).cast(),
                     size as u32,
                     from as *const c_void,
                 )
             };
-            // Without a branch, as there would be 2^6 paths to verify.
-            copied += size * (OpaqueSign::of(read) ^ 1) as usize;
-            chunk += 1;
+            if read != 0 {
+                break;
+            }
+            // Written down, as the compiler would reckon it from addresses, which the verifier knows nothing of.
+            // SAFETY: adds registers.
+            unsafe { core::arch::asm!("{0} += {1}", inout(reg) copied, in(reg) size) };
         }
         self.header.stack_bytes = copied as u32;
         if copied == 0 {
@@ -245,11 +248,7 @@ fn header(kind: Kind, weight: Weight) -> SampleHeader {
 #[inline(always)]
 fn wakeup() -> u32 {
     let waiting = EVENTS.query(0);
-    if waiting >= u64::from(CONFIG.load().wakeup_bytes) {
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    }
+    if waiting >= u64::from(config!(wakeup_bytes)) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
 }
 
 /// Writes a record to the ring buffer, or counts it as lost.

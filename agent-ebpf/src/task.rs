@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::task_struct;
 
-use crate::maps::CONFIG;
+use crate::maps::config;
 
 /// A member of a structure of the kernel.
 ///
@@ -21,7 +21,7 @@ pub unsafe fn field<S, T>(of: *const S, offset: u32) -> T {
 #[inline(always)]
 pub unsafe fn tid(task: *const task_struct) -> u32 {
     // SAFETY: as the caller says.
-    unsafe { field(task, CONFIG.load().task_pid_offset) }
+    unsafe { field(task, config!(task_pid_offset)) }
 }
 
 /// The id of a thread's process.
@@ -31,7 +31,7 @@ pub unsafe fn tid(task: *const task_struct) -> u32 {
 #[inline(always)]
 pub unsafe fn pid(task: *const task_struct) -> u32 {
     // SAFETY: as the caller says.
-    unsafe { field(task, CONFIG.load().task_tgid_offset) }
+    unsafe { field(task, config!(task_tgid_offset)) }
 }
 
 /// How long a thread has been ready to run but not on a CPU, in all its life, up to when it was last
@@ -41,7 +41,7 @@ pub unsafe fn pid(task: *const task_struct) -> u32 {
 /// As of [`tid`].
 #[inline(always)]
 pub unsafe fn run_delay_ns(task: *const task_struct) -> u64 {
-    let offset = CONFIG.load().task_run_delay_offset;
+    let offset = config!(task_run_delay_offset);
     // SAFETY: as the caller says.
     if offset == 0 { 0 } else { unsafe { field(task, offset) } }
 }
@@ -52,7 +52,7 @@ pub unsafe fn run_delay_ns(task: *const task_struct) -> u64 {
 /// As of [`tid`].
 #[inline(always)]
 pub unsafe fn is_queued(task: *const task_struct) -> bool {
-    let offset = CONFIG.load().task_queued_offset;
+    let offset = config!(task_queued_offset);
     // SAFETY: as the caller says.
     offset != 0 && unsafe { field::<_, u64>(task, offset) } != 0
 }
@@ -64,7 +64,7 @@ pub unsafe fn is_queued(task: *const task_struct) -> bool {
 /// As of [`tid`].
 #[inline(always)]
 pub unsafe fn cpu_time_ns(task: *const task_struct) -> Option<u64> {
-    let offset = CONFIG.load().task_cpu_time_offset;
+    let offset = config!(task_cpu_time_offset);
     // SAFETY: as the caller says.
     if offset == 0 { None } else { Some(unsafe { field(task, offset) }) }
 }

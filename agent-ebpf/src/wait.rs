@@ -18,8 +18,8 @@ use everflame_agent_common::{
 use crate::{
     kernel_lock, lock,
     maps::{
-        CONFIG, ENDED, SWITCH_CLOCK, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
-        WAITING_WALK,
+        ENDED, SWITCH_CLOCK, THREADS, WAIT_RULES, WAIT_SCRATCH, WAIT_WALK, WAITING_SCRATCH,
+        WAITING_WALK, config,
     },
     registers::{self, Found},
     stats,
@@ -61,16 +61,15 @@ impl SwitchClock {
     /// `task` comes from the kernel, which knows it for a task.
     #[inline(always)]
     unsafe fn advance(&mut self, task: *const task_struct) -> u64 {
-        let config = CONFIG.load();
-        if config.task_cfs_rq_offset == 0 {
+        if config!(task_cfs_rq_offset) == 0 {
             self.switched_ns = stats::now_ns();
             return self.switched_ns;
         }
         // SAFETY: a task, the part of its CPU's run queue that it belongs to, and that queue.
         let scheduler_ns: u64 = unsafe {
-            let cfs_rq: *const c_void = field(task, config.task_cfs_rq_offset);
-            let rq: *const c_void = field(cfs_rq, config.cfs_rq_rq_offset);
-            field(rq, config.rq_clock_offset)
+            let cfs_rq: *const c_void = field(task, config!(task_cfs_rq_offset));
+            let rq: *const c_void = field(cfs_rq, config!(cfs_rq_rq_offset));
+            field(rq, config!(rq_clock_offset))
         };
         if scheduler_ns.wrapping_sub(self.compared_ns) > Self::COMPARE_EVERY_NS {
             self.compare(scheduler_ns);
@@ -101,9 +100,8 @@ impl SwitchClock {
 /// As of [`tid`].
 #[inline(always)]
 pub unsafe fn follow(program: Program, task: *mut task_struct) -> Option<*mut Thread> {
-    let config = CONFIG.load();
     // SAFETY: as the caller says.
-    if config.target_pid != 0 && config.target_pid != unsafe { pid(task) } {
+    if config!(target_pid) != 0 && config!(target_pid) != unsafe { pid(task) } {
         return None;
     }
     // SAFETY: as the caller says.
@@ -115,8 +113,8 @@ pub unsafe fn follow(program: Program, task: *mut task_struct) -> Option<*mut Th
     unsafe {
         if (*thread).wait_left == 0 {
             // Countdowns begin anywhere.
-            (*thread).queue_left = stats::random_below(config.wait_period_ns);
-            (*thread).wait_left = stats::random_below(config.wait_period_ns);
+            (*thread).queue_left = stats::random_below(config!(wait_period_ns));
+            (*thread).wait_left = stats::random_below(config!(wait_period_ns));
         }
     }
     Some(thread)
@@ -131,7 +129,6 @@ pub unsafe fn switch_out(task: *mut task_struct, preempted: bool, state: u32) {
     let Some(clock) = SWITCH_CLOCK.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's, which switches once at a time; and a task.
     let out_ns = unsafe { (*clock).advance(task) };
-    let config = CONFIG.load();
     // SAFETY: a task.
     if unsafe { tid(task) } == 0 || state & TASK_DEAD != 0 {
         return;
@@ -142,11 +139,11 @@ pub unsafe fn switch_out(task: *mut task_struct, preempted: bool, state: u32) {
     let thread = unsafe { &mut *thread };
     // Ready to run, though it meant to wait: somebody was quicker.
     let state = if preempted || state == 0 { PREEMPTED } else { state };
-    if config.locks != 0 {
+    if config!(locks) != 0 {
         kernel_lock::stop_spinning();
     }
     let mut lock = 0;
-    if config.locks != 0 && state != PREEMPTED {
+    if config!(locks) != 0 && state != PREEMPTED {
         lock = thread.kernel_lock;
         if lock == 0 {
             // SAFETY: a task.
@@ -202,8 +199,7 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     }
     thread.out_ns = 0;
     thread.reported_ns = 0;
-    let config = CONFIG.load();
-    let period = config.wait_period_ns;
+    let period = config!(wait_period_ns);
     let random = stats::scrambled(in_ns);
     let rest_ns = woken_ns - start_ns;
     let is_rest = reported_ns > out_ns;
@@ -218,7 +214,7 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     if waited.is_none() && queued.is_none() {
         return;
     }
-    let most = config.wait_samples;
+    let most = config!(wait_samples);
     let thinning = &mut clock.thinning;
     thinning.advance(in_ns, Thinning::INTERVAL_NS, most);
     let Some(ended) = ENDED.get_ptr_mut(0) else { return };
@@ -360,7 +356,7 @@ pub unsafe fn waiting(ctx: *const EachTask) {
     let now_ns = stats::now_ns();
     let start_ns = if reported_ns > out_ns { reported_ns } else { out_ns };
     let value = now_ns.saturating_sub(start_ns);
-    if value < CONFIG.load().wait_period_ns {
+    if value < config!(wait_period_ns) {
         return;
     }
     let (Some(scratch), Some(walk)) = (WAITING_SCRATCH.get_ptr_mut(0), WAITING_WALK.get_ptr_mut(0))

@@ -285,10 +285,8 @@ impl RunArgs {
                 return Err(format!("{flag} is of kind alloc; add that to --kinds"));
             }
         }
-        if let Some(window) = self.alloc_window {
-            if window >= self.alloc_window_interval {
-                return Err("a window must be shorter than --alloc-window-interval".to_owned());
-            }
+        if self.alloc_window.is_some_and(|window| window >= self.alloc_window_interval) {
+            return Err("a window must be shorter than --alloc-window-interval".to_owned());
         }
         for (position, (name, _)) in self.labels.iter().enumerate() {
             if self.labels[..position].iter().any(|(other, _)| other == name) {
@@ -345,15 +343,16 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A number with one of these units, in the unit that is 1.
+fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        _ => return Err("a duration looks like 10s or 1m".to_owned()),
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)) {
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*scale)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match amount(text, &[("s", 1), ("m", 60)]) {
         Some(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
         Some(_) => Err("a window lasts from 1s to 60m".to_owned()),
         None => Err("a duration looks like 10s or 1m".to_owned()),
@@ -361,14 +360,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn budget(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        _ => return Err("a budget looks like 100ms or 1s".to_owned()),
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds)) {
+    match amount(text, &[("ms", 1), ("s", 1000)]) {
         Some(budget @ 1..=3_600_000) => Ok(Duration::from_millis(budget)),
         Some(_) => Err("a budget is 1ms to 3600s".to_owned()),
         None => Err("a budget looks like 100ms or 1s".to_owned()),
@@ -377,15 +369,7 @@ fn budget(text: &str) -> Result<Duration, String> {
 
 /// The BPF programs count a period in 32 bits.
 fn offcpu_period(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let nanoseconds = match unit {
-        "us" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        _ => return Err("a period looks like 10ms or 500us".to_owned()),
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(nanoseconds)) {
+    match amount(text, &[("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)]) {
         Some(period @ 100_000..=1_000_000_000) => Ok(Duration::from_nanos(period)),
         Some(_) => Err("a period lasts from 100us to 1s".to_owned()),
         None => Err("a period looks like 10ms or 500us".to_owned()),
@@ -494,6 +478,10 @@ mod tests {
         assert!(check(&window[2..]).unwrap_err().contains("--kinds"));
         let long = ["--kinds", "alloc", "--alloc-window", "2m"];
         assert!(check(&long).unwrap_err().contains("shorter"));
+        assert!(check(&["--alloc-period", "1MiB"]).unwrap_err().contains("--kinds"));
+        assert!(check(&["--alloc-modes", "live"]).unwrap_err().contains("--kinds"));
+        let without = ["everflame-agent", "--kinds", "alloc", "--alloc-window-budget", "1s"];
+        assert!(Cli::try_parse_from(without).unwrap_err().to_string().contains("--alloc-window"));
     }
 
     #[test]

@@ -63,6 +63,17 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     window_period_bytes: 0,
 });
 
+/// One of the settings. Not [`Global::load`], which reads all of them each time.
+macro_rules! config {
+    ($field:ident) => {{
+        let config =
+            (&raw const $crate::maps::CONFIG).cast::<everflame_agent_common::config::Config>();
+        // SAFETY: a `Global` is nothing but its value. It is not what the compiler sees here.
+        unsafe { (&raw const (*config).$field).read_volatile() }
+    }};
+}
+pub(crate) use config;
+
 /// Samples on their way to the agent, which sets the real size.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);

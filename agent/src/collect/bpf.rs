@@ -103,6 +103,12 @@ pub enum BpfError {
         #[source]
         source: ProgramError,
     },
+    /// The kernel runs only what is made for the oldest ones.
+    #[error("{what} cannot be seen: the kernel is older than Linux 5.17")]
+    TooOld {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The object lacks something that this agent expects; the two do not belong together.
     #[error("the BPF object has no `{name}`: it was not built with this agent")]
     Missing {
@@ -202,7 +208,13 @@ impl Bpf {
         // While it has all of its maps.
         let uprobes = uprobes
             .iter()
-            .map(|(program, name)| (*program, UprobeProgram::load(&mut ebpf, object, name)))
+            .map(|(program, name)| {
+                let loaded = match form {
+                    ProgramForm::Recent => UprobeProgram::load(&mut ebpf, object, name),
+                    ProgramForm::Old => Err(BpfError::TooOld { what: "what processes allocate" }),
+                };
+                (*program, loaded)
+            })
             .collect();
         let memory_bytes = ebpf.maps().map(|(_, map)| map_memory_bytes(map)).sum();
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)

@@ -71,7 +71,7 @@ pub(super) fn load(
     let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait, &uprobes)?;
     match growth {
         Some(Ok(())) if form == ProgramForm::Recent => bpf.load_growth(),
-        Some(Ok(())) => bpf.do_without_growth(BpfError::Missing { name: "growth" }),
+        Some(Ok(())) => bpf.do_without_growth(BpfError::TooOld { what: "growth of memory" }),
         Some(Err(reason)) => bpf.do_without_growth(reason),
         None => {}
     }

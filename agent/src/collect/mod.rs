@@ -63,9 +63,9 @@ use order::Ordering;
 use sideband::Sideband;
 use waits::take_user_stack;
 
-/// Records of processes are read at most this often. A process that lives shorter than that
-/// can still be opened by its path.
-const SIDEBAND_PAUSE: Duration = Duration::from_millis(2);
+/// After records of processes have been read, those that follow may be more than one: a program that starts maps
+/// its loader, then its libraries.
+const SIDEBAND_PAUSE: Duration = Duration::from_micros(500);
 
 /// /proc is read again at most this often when records were lost.
 const RESEED_INTERVAL: Duration = Duration::from_secs(10);

@@ -8,9 +8,10 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Instant;
 
 use everflame_tests::bench::print;
-use everflame_tests::cost::{cpu_seconds, median};
+use everflame_tests::cost::{BpfPrograms, BpfStats, cpu_seconds, median};
 use everflame_tests::redis::Redis;
 use everflame_tests::workload::workload;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
@@ -31,11 +32,14 @@ enum Library {
     Agent,
 }
 
-const CASES: [Library; 4] =
-    [Library::Without, Library::Idle, Library::Sampling, Library::Agent];
+const CASES: [Library; 4] = [Library::Without, Library::Idle, Library::Sampling, Library::Agent];
 
 /// Live heaps alone.
 const LIVE: Followed = Followed { kinds: "alloc", hooks: &[] };
+const LIVE_ONLY: &[&str] = &["--alloc-modes", "live"];
+
+/// They make the server's tables grow.
+const FIRST_OBJECTS: u64 = 20_000;
 
 /// What a run took.
 #[derive(Clone, Copy, Default)]
@@ -72,23 +76,33 @@ pub(crate) fn run(rounds: usize) {
     }
     let mut traps: Vec<f64> = runs.iter().map(|of_round| of_round[2].traps_per_second).collect();
     print("redis", "sampling_traps", median(&mut traps), "per second");
+    print("redis", "agent_bpf_time", bpf_percent(&library), "% of the time that redis runs");
 }
 
-fn measure(case: Library, library: &Path) -> Run {
+/// What the agent's programs take, by the kernel's statistics. The traps that they run in come on top.
+fn bpf_percent(library: &Path) -> f64 {
     let dir = TempDir::new().unwrap();
-    let redis = Redis::start(dir.path(), |command| {
+    let redis = start(Library::Agent, library, dir.path());
+    let agent = KindAgent::start(LIVE, LIVE_ONLY);
+    redis.fill(FIRST_OBJECTS);
+    let programs = BpfPrograms::of(agent.process.pid());
+    let _stats = BpfStats::on();
+    let (before, begin) = (programs.run_time(), Instant::now());
+    requests_per_second(&redis);
+    let run_time = programs.run_time().since(before);
+    100.0 * run_time.ns as f64 / begin.elapsed().as_nanos() as f64
+}
+
+fn start(case: Library, library: &Path, dir: &Path) -> Redis {
+    Redis::start(dir, |command| {
         if !matches!(case, Library::Without) {
             command.env("LD_PRELOAD", library).env_remove("EVERFLAME_ALLOC_PERIOD");
         }
-    });
-    let probes = matches!(case, Library::Sampling).then(|| {
-        ["everflame_alloc_sampled", "everflame_free_sampled"].map(|name| Probe::at(library, name))
-    });
-    let _agent = matches!(case, Library::Agent)
-        .then(|| KindAgent::start(LIVE, &["--alloc-modes", "live"]));
-    // The first objects make the tables grow.
-    redis.fill(20_000);
-    let before = cpu_seconds(redis.process.pid());
+    })
+}
+
+/// Runs the load.
+fn requests_per_second(redis: &Redis) -> f64 {
     let output = redis
         .benchmark()
         .args([
@@ -97,11 +111,23 @@ fn measure(case: Library, library: &Path) -> Run {
         ])
         .output()
         .unwrap();
-    let cpu = cpu_seconds(redis.process.pid()) - before;
     let stdout = String::from_utf8_lossy(&output.stdout);
     let row = stdout.lines().find_map(|line| line.strip_prefix("\"SET\",\""));
     let per_second = row.and_then(|row| row.split('"').next()?.parse::<f64>().ok());
-    let per_second = per_second.unwrap_or_else(|| panic!("redis-benchmark says {stdout}"));
+    per_second.unwrap_or_else(|| panic!("redis-benchmark says {stdout}"))
+}
+
+fn measure(case: Library, library: &Path) -> Run {
+    let dir = TempDir::new().unwrap();
+    let redis = start(case, library, dir.path());
+    let probes = matches!(case, Library::Sampling).then(|| {
+        ["everflame_alloc_sampled", "everflame_free_sampled"].map(|name| Probe::at(library, name))
+    });
+    let _agent = matches!(case, Library::Agent).then(|| KindAgent::start(LIVE, LIVE_ONLY));
+    redis.fill(FIRST_OBJECTS);
+    let before = cpu_seconds(redis.process.pid());
+    let per_second = requests_per_second(&redis);
+    let cpu = cpu_seconds(redis.process.pid()) - before;
     let requests: f64 = REQUESTS.parse().unwrap();
     let probes = probes.into_iter().flatten();
     let traps: f64 = probes.map(Probe::end).sum();

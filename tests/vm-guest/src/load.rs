@@ -29,24 +29,28 @@ pub(crate) fn check() -> Result<String> {
         let collector =
             Collector::start(&config).with_context(|| format!("in the form {form:?}"))?;
         times.push(format!("{form:?} in {:.1?}", started.elapsed()));
-        let refused: Vec<String> = collector
-            .refused_programs()
-            .map(|(program, error)| format!("{program:?}: {error}"))
-            .collect();
-        ensure!(refused.is_empty(), "refused in the form {form:?}: {}", refused.join("; "));
+        accepted(&collector).with_context(|| format!("in the form {form:?}"))?;
     }
     Ok(times.join(", "))
+}
+
+/// Fails if the kernel has refused a program, with all that it says.
+pub(crate) fn accepted(collector: &Collector) -> Result<()> {
+    let Some((program, error)) = collector.refused_programs().next() else { return Ok(()) };
+    let mut reasons = vec![error.to_string()];
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        reasons.push(error.to_string());
+        source = error.source();
+    }
+    bail!("{program:?} is refused: {}", reasons.join(": "))
 }
 
 /// Follows waits where the kernel says enough about them, and returns how it sees their ends.
 pub(crate) fn check_waits() -> Result<String> {
     let config = CollectConfig::of_waits(WaitConfig { locks: true, ..WaitConfig::default() });
     let collector = Collector::start(&config)?;
-    let refused: Vec<String> = collector
-        .refused_programs()
-        .map(|(program, error)| format!("{program:?}: {error}"))
-        .collect();
-    ensure!(refused.is_empty(), "refused: {}", refused.join("; "));
+    accepted(&collector)?;
     let end = collector.wait_end().context("waits are not followed")?;
     drop(collector);
 

@@ -6,6 +6,7 @@ use everflame_agent::collect::{CollectConfig, Collector, LiveConfig};
 use everflame_agent::session::{AllocMode, Session, SessionConfig, Target};
 use everflame_profile::{Kind, fold};
 
+use crate::load::accepted;
 use crate::recording::RATE_HZ;
 
 const PERIOD_BYTES: u64 = 256 << 10;
@@ -23,11 +24,7 @@ pub(crate) fn check() -> Result<String> {
         ..CollectConfig::of_growth(PERIOD_BYTES)
     };
     let collector = Collector::start(&config)?;
-    let refused: Vec<String> = collector
-        .refused_programs()
-        .map(|(program, error)| format!("{program:?}: {error}"))
-        .collect();
-    ensure!(refused.is_empty(), "refused: {}", refused.join("; "));
+    accepted(&collector)?;
     drop(collector);
 
     let session = Session::start(SessionConfig {
@@ -44,9 +41,10 @@ pub(crate) fn check() -> Result<String> {
     let bytes: i64 =
         fold(&recording.profile, ALLOC_SPACE).into_iter().map(|(_, bytes)| bytes).sum();
     let detail = format!("{} MiB grown of {}", bytes >> 20, GROWTH_BYTES >> 20);
-    // The profiler itself grows a bit in this process.
+    // What there was when the program first looked is not growth, and that may be a huge page; on the other
+    // hand, the profiler itself grows a bit in this process.
     let expected = GROWTH_BYTES as i64;
-    ensure!(bytes > expected * 95 / 100 && bytes < expected * 125 / 100, "{detail}");
+    ensure!(bytes > expected * 90 / 100 && bytes < expected * 125 / 100, "{detail}");
     Ok(detail)
 }
 

@@ -236,7 +236,7 @@ fn open(cpu: u32, rings: bool) -> io::Result<Buffers> {
 }
 
 fn of_records(cpu: u32, build_id: bool) -> io::Result<Counter> {
-    Ok(of_all(cpu)
+    of_all(cpu)
         .sample(SampleFlag::TIME)
         .sample_id_all(true)
         .clockid(Clock::MONOTONIC)
@@ -245,12 +245,12 @@ fn of_records(cpu: u32, build_id: bool) -> io::Result<Counter> {
         .comm_exec(true)
         .build_id(build_id)
         .wakeup_watermark(WAKE_AT_BYTES)
-        .build()?)
+        .build()
 }
 
 fn of_bell(cpu: u32) -> io::Result<Counter> {
     // Rings at the first byte; waking by number of events never fires for an event that takes no samples.
-    Ok(of_all(cpu).wakeup_watermark(1).build()?)
+    of_all(cpu).wakeup_watermark(1).build()
 }
 
 /// What runs and what is mapped, of all processes.
