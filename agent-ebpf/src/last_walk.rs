@@ -138,6 +138,9 @@ impl LastWalk {
         let begin = index;
         let (mut index, mut at, mut fp) = (index, self.at, registers.fp);
         let mut noted = self.frames[present ^ 1][(at & MASK) as usize];
+        if noted.ip >> ADDRESS_BITS == 0 {
+            return index;
+        }
         let [saved_at, return_address_at] = noted.places(window);
         if window.words_at(saved_at, return_address_at).is_none() {
             window.move_to(noted.sp() + (noted.sp >> ADDRESS_BITS << 3));

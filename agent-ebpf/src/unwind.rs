@@ -366,9 +366,10 @@ impl Window {
             .then(|| [first, second].map(|place| self.words[(place & MASK) as usize]).into())
     }
 
-    /// Reads anew, from an address on.
+    /// Reads anew, from an address on, a multiple of 8.
     #[inline(always)]
     pub fn move_to(&mut self, address: u64) {
+        self.len = 0;
         read(self, address);
     }
 }

@@ -74,6 +74,9 @@ fn main() -> ExitCode {
                 .with_ansi(std::io::stderr().is_terminal())
                 .with_writer(std::io::stderr)
                 .init();
+            if cli.run.alloc_period.is_some() && !cli.run.kinds.contains(&Kind::Alloc) {
+                warn!("--alloc-period is of kind alloc, which --kinds does not have: ignored");
+            }
             match run(cli.run) {
                 Ok(never) => match never {},
                 Err(error) => {

@@ -70,7 +70,7 @@ pub struct Function {
     pub allocator: Allocator,
     /// Offsets in the file.
     pub code: Range<u64>,
-    /// Where it is probed; `None` if another one counts what it is asked for.
+    /// Where it is probed; `None` if another one counts what it is asked for, or there is no place for a probe.
     pub site: Option<Site>,
     /// The instruction there.
     pub instruction: String,
@@ -234,7 +234,7 @@ fn place(file: &File, functions: &mut [(Function, SizeArgument)]) {
         let goes_on =
             starts.iter().any(|other| *other != start && placement.jumps_to.contains(other));
         let argument = if goes_on { left_to_another(&function.name, *size) } else { Some(*size) };
-        function.site = argument.map(|size| Site {
+        function.site = argument.filter(|_| !placement.is_harmful).map(|size| Site {
             offset: start + placement.distance,
             ref_ctr_offset: None,
             cookie: Entry { size, allocator: function.allocator }.cookie(),
@@ -253,6 +253,8 @@ struct Placement {
     instruction: String,
     /// Whether the kernel does the work of that instruction itself.
     is_cheap: bool,
+    /// Whether a probe there may end the process, or a child of it.
+    is_harmful: bool,
     /// Offsets that it jumps to, by itself or by way of others.
     jumps_to: HashSet<u64>,
 }

@@ -7,7 +7,8 @@
 //! stack can be walked.
 //!
 //! A no-operation of five bytes is never taken: Linux 6.18 replaces it by a call into a page that children of
-//! fork do not have, and they die of it. Whatever follows is better, even if it is single-stepped.
+//! fork do not have, and they die of it. Whatever follows is better, even if it is single-stepped; a function with nothing
+//! else is not probed.
 //!
 //! The same look at the code tells which functions end by jumping to another (a tail call): that one's caller seems to
 //! be this one's.
@@ -46,6 +47,7 @@ pub(super) fn choose(
         distance: 0,
         instruction: first.map_or_else(|| "?".to_owned(), |first| name(&first)),
         is_cheap: false,
+        is_harmful: false,
         jumps_to,
     };
     let mut is_at_nop = first.is_some_and(|first| is_nop_of_five(&first));
@@ -82,6 +84,7 @@ pub(super) fn choose(
         }
         at = instruction.next_ip();
     }
+    place.is_harmful = is_at_nop;
     place
 }
 
@@ -198,6 +201,20 @@ mod tests {
         check(code, SizeArgument::First, 5, "mov", false);
         // mov rax, rsi; xor edi, edi; push rbx; ret
         check(b"\x48\x89\xf0\x31\xff\x53\xc3", SizeArgument::First, 0, "mov", false);
+    }
+
+    #[test]
+    fn function_with_nothing_but_a_harmful_place_is_known() {
+        // nop of five bytes; 1: push rbx; pop rbx; jmp 1b
+        for (code, size) in
+            [(&b"\x0f\x1f\x44\x00\x00\x53\x5b\xeb\xfc"[..], 9), (b"\x0f\x1f\x44\x00\x00", 5)]
+        {
+            assert!(
+                choose(code, START, (START, size), SizeArgument::First).is_harmful,
+                "{code:x?}"
+            );
+        }
+        assert!(!choose(b"\x53\xc3", START, (START, 2), SizeArgument::First).is_harmful);
     }
 
     #[test]

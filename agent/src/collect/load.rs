@@ -18,7 +18,7 @@ use crate::kernel::{
 };
 
 /// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
-/// as many as samples, within these bounds. Each has up to 16 KiB.
+/// as many as samples, within these bounds. Each has up to 20 KiB.
 const STACK_COPIES_PER_SECOND: RangeInclusive<u64> = 128..=1024;
 
 /// Loads the programs in the form that fits the kernel.

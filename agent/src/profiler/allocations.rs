@@ -21,6 +21,10 @@ impl Profiler {
     pub fn open_window(&mut self, pid: u32, deadline: Instant) -> Result<(), WindowError> {
         // What has been mapped until now.
         self.drain();
+        self.open_window_at_once(pid, deadline)
+    }
+
+    fn open_window_at_once(&mut self, pid: u32, deadline: Instant) -> Result<(), WindowError> {
         let mappings = Arc::clone(&self.processes.get_mut(pid).mappings);
         let found = self.windows.find(pid, &mappings)?;
         self.load_tables(&mappings, &found, deadline);
@@ -60,13 +64,14 @@ impl Profiler {
 
     fn open_windows(&mut self, rotation: &mut Rotation) {
         self.windows.forget_closed();
+        self.drain();
         for (pid, generation) in rotation.candidates(self.processes.running()) {
             if self.windows.open_on() >= rotation.processes() {
                 break;
             }
             rotation.took(pid);
             // Nobody waits for tables here.
-            match self.open_window(pid, Instant::now()) {
+            match self.open_window_at_once(pid, Instant::now()) {
                 Ok(()) => rotation.stats.opened += 1,
                 Err(WindowError::Allocators(_)) => rotation.has_none(pid, generation),
                 Err(WindowError::Collect(error)) => {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::finish::Unfinished;
 use crate::process::{Mapping, Mappings};
 
-/// Stacks, at most. Each can have 16 KiB.
+/// Stacks, at most. Each can have 20 KiB.
 const MAX_STACKS: usize = 2048;
 
 /// What they hold, at most. A process that generates code may change its mappings between

@@ -1,7 +1,7 @@
 //! Allocations: loads the programs that see them, in the form that the kernel takes, and measures memory that is
 //! known to have grown.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use everflame_agent::collect::{CollectConfig, Collector, LiveConfig};
 use everflame_agent::session::{AllocMode, Session, SessionConfig, Target};
 use everflame_profile::{Kind, fold};
@@ -54,7 +54,8 @@ pub(crate) fn check_without() -> Result<String> {
         Ok(_) => bail!("an agent of allocations only has started"),
         Err(error) => {
             let reason = error.to_string();
-            Some(reason).filter(|reason| !reason.is_empty()).context("without a reason")
+            ensure!(reason.contains("older than Linux 5.17"), "another reason: {reason}");
+            Ok(reason)
         }
     }
 }

@@ -158,9 +158,9 @@ impl LiveAttachments {
                     for attachment in self.attached.iter_mut().filter(copied) {
                         attachment.pids.insert(*pid);
                     }
-                    if let Some(periods) = &mut self.periods {
-                        periods.copied(*pid, *parent);
-                    }
+                }
+                if let Some(periods) = &mut self.periods {
+                    periods.copied(*pid, *parent);
                 }
             }
             // Only its main thread, if there are others.

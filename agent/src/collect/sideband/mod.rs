@@ -17,6 +17,7 @@ use std::time::Instant;
 use perf_event::data::Record;
 use perf_event::events::Software;
 use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
+use rustix::ioctl::{IntegerSetter, Opcode, ioctl, opcode};
 use thiserror::Error;
 use tracing::debug;
 
@@ -29,7 +30,7 @@ use crate::process::{MappedMemory, Mapping, ObjectCache};
 /// Room for some thousand records on each CPU.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// The reader is woken when so much of a buffer is in use, whatever the bell does.
+/// The reader is woken each time that so much has been written, whatever the bell does.
 const WAKE_AT_BYTES: usize = BUFFER_BYTES / 4;
 
 /// A page, which is least.
@@ -156,15 +157,14 @@ impl Sideband {
             }
         }
         if self.pace.read(count, Instant::now()) {
-            self.set_bells();
+            self.set_bells(!self.pace.is_silent());
         }
     }
 
-    /// Switches them on or off.
-    fn set_bells(&mut self) {
-        for (cpu, Buffers { bell, .. }) in &mut self.by_cpu {
-            let set = if self.pace.is_silent() { bell.disable() } else { bell.enable() };
-            if let Err(error) = set {
+    /// Has them ring from now on, or not.
+    fn set_bells(&self, rings: bool) {
+        for (cpu, Buffers { bell, .. }) in &self.by_cpu {
+            if let Err(error) = set_output(bell, rings) {
                 // Then it is woken too often, or reads late.
                 debug!(cpu, %error, "cannot say when to be woken");
             }
@@ -180,6 +180,18 @@ impl Sideband {
     pub(super) fn unreadable(&self) -> u64 {
         self.unreadable
     }
+}
+
+/// Whether an event writes records. Unlike switching it off this interrupts no other CPU.
+fn set_output(sampler: &Sampler, writes: bool) -> io::Result<()> {
+    /// `PERF_EVENT_IOC_PAUSE_OUTPUT`, Linux 4.7.
+    const PAUSE: Opcode = opcode::write::<u32>(b'$', 9);
+    // SAFETY: the sampler owns the descriptor and outlives the borrow.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(sampler.as_raw_fd()) };
+    // SAFETY: the argument of this request is a number.
+    let request = unsafe { IntegerSetter::<PAUSE>::new_usize(usize::from(!writes)) };
+    // SAFETY: as above.
+    Ok(unsafe { ioctl(descriptor, request) }?)
 }
 
 fn process_event(
@@ -222,16 +234,16 @@ fn trim_padding(bytes: &[u8]) -> &[u8] {
     &bytes[..end]
 }
 
-/// Opens both, the bell switched on or not.
+/// Opens both.
 fn open(cpu: u32, rings: bool) -> io::Result<Buffers> {
+    // First, as the kernel serves the event that was opened last before the others: when it rings, the record is there.
+    let mut bell = of_bell(cpu)?.sampled(BELL_BYTES)?;
+    set_output(&bell, rings)?;
+    bell.enable()?;
     // Build ids in records came with Linux 5.12; without them files are told apart by inode.
     let counter = of_records(cpu, true).or_else(|_| of_records(cpu, false))?;
     let mut records = counter.sampled(BUFFER_BYTES)?;
     records.enable()?;
-    let mut bell = of_bell(cpu)?.sampled(BELL_BYTES)?;
-    if rings {
-        bell.enable()?;
-    }
     Ok(Buffers { records, bell })
 }
 
@@ -264,3 +276,6 @@ fn of_all(cpu: u32) -> Builder<'static> {
         .task(true);
     builder
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ const LULL: Duration = Duration::from_secs(1);
 /// In such a time: with fewer it is woken again.
 const FEW: usize = 320;
 
-/// How often records are read while nobody is told of them.
+/// How often records are read while nobody is told of them, or while each time there are some.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Counts records.
@@ -28,11 +28,13 @@ pub(super) struct Pace {
     since: Instant,
     records: usize,
     read: Instant,
+    /// Whether to look once more, whatever was told: others may have come meanwhile of which nobody was told.
+    goes_on: bool,
 }
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { is_silent: false, since: now, records: 0, read: now }
+        Self { is_silent: false, since: now, records: 0, read: now, goes_on: false }
     }
 
     /// Whether nobody is to be woken.
@@ -40,26 +42,40 @@ impl Pace {
         self.is_silent
     }
 
-    /// When records are to be read, if nobody is told of them.
+    /// When records are to be read, whether or not anybody is told of them.
     pub(super) fn next_read(&self) -> Option<Instant> {
-        self.is_silent.then(|| self.read + READ_INTERVAL)
+        (self.is_silent || self.goes_on).then(|| self.read + READ_INTERVAL)
     }
 
     /// Takes note of records that were read `now`. Whether [`Self::is_silent`] is another than before.
     pub(super) fn read(&mut self, records: usize, now: Instant) -> bool {
         self.read = now;
-        self.records += records;
         let before = self.is_silent;
         let is_over = now - self.since >= if before { LULL } else { LOOK };
-        if before && is_over && self.records < FEW {
-            self.is_silent = false;
-        } else if !before && self.records >= MANY {
-            self.is_silent = true;
+        if before {
+            self.records += records;
+            if is_over {
+                self.is_silent = self.records >= FEW;
+                self.begin(now);
+            }
+        } else {
+            // What came long ago does not count.
+            if is_over {
+                self.begin(now);
+            }
+            self.records += records;
+            if self.records >= MANY {
+                self.is_silent = true;
+                self.begin(now);
+            }
         }
-        if is_over || self.is_silent != before {
-            (self.since, self.records) = (now, 0);
-        }
+        self.goes_on = records > 0 || self.is_silent != before;
         self.is_silent != before
+    }
+
+    /// Counts anew.
+    fn begin(&mut self, now: Instant) {
+        (self.since, self.records) = (now, 0);
     }
 }
 
@@ -75,8 +91,10 @@ mod tests {
         // Some programs start, over some time.
         for ms in [0, 50, 110, 160] {
             assert!(!pace.read(30, at(ms)), "{ms}");
+            assert_eq!(pace.next_read(), Some(at(ms + 2)));
+            assert!(!pace.read(0, at(ms + 2)), "{ms}");
+            assert_eq!(pace.next_read(), None);
         }
-        assert_eq!(pace.next_read(), None);
         // Many.
         assert!(pace.read(40, at(170)));
         assert!(pace.is_silent());
@@ -85,6 +103,9 @@ mod tests {
         assert!(!pace.read(400, at(1170)));
         assert!(!pace.read(200, at(2000)));
         assert!(pace.read(0, at(2170)));
+        // Once more: what came before somebody is told again.
+        assert_eq!(pace.next_read(), Some(at(2172)));
+        assert!(!pace.read(0, at(2172)));
         assert_eq!(pace.next_read(), None);
     }
 }
