@@ -169,6 +169,11 @@ pub fn switch_in(ctx: &impl EbpfContext) {
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task_btf() };
     // SAFETY: a task.
+    if unsafe { tid(task) } == 0 {
+        // A CPU that goes idle does so every other switch, and there is nothing to look up.
+        return;
+    }
+    // SAFETY: a task.
     let Some(thread) = (unsafe { THREADS.get(task) }) else { return };
     // SAFETY: a map value, and the current thread's own.
     let thread = unsafe { &mut *thread };

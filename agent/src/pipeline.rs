@@ -91,7 +91,7 @@ const WAITING_TIME: Duration = Duration::from_millis(200);
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// Samples of growth on each CPU, at most; see docs/benchmarks.md for what they cost.
-const GROWTH_SAMPLES_PER_SECOND: u32 = 100;
+const GROWTH_SAMPLES_PER_SECOND: u32 = 25;
 
 /// A running agent. Its threads are called [`Pipeline::THREADS`] in `health`, which hears
 /// of their end.
