@@ -17,6 +17,8 @@
 mod beside;
 mod faults;
 mod forks;
+mod object;
+mod pairs;
 mod program;
 mod service;
 mod window;
@@ -35,9 +37,10 @@ fn main() {
         return;
     }
     let rounds = rounds_or(DEFAULT_ROUNDS);
-    let groups: [Group; 4] = [
+    let groups: [Group; 5] = [
         ("faults", faults::run),
         ("program", program::run),
+        ("object", object::run),
         ("redis", service::run),
         ("window", window::run),
     ];

@@ -43,8 +43,8 @@ const TURNS: usize = 3;
 const CASES: [Library; 4] = [Library::Without, Library::Idle, Library::Sampling, Library::Agent];
 
 /// Live heaps alone.
-const LIVE: Followed = Followed { kinds: "alloc", hooks: &[] };
-const LIVE_ONLY: &[&str] = &["--alloc-modes", "live"];
+pub(crate) const LIVE: Followed = Followed { kinds: "alloc", hooks: &[] };
+pub(crate) const LIVE_ONLY: &[&str] = &["--alloc-modes", "live"];
 
 /// They make the server's tables grow.
 const FIRST_OBJECTS: u64 = 20_000;
@@ -167,7 +167,7 @@ fn measure(case: Library, redis: &Redis, library: &Path) -> Run {
 }
 
 /// As `cargo xtask bench alloc` builds it.
-fn library() -> Option<PathBuf> {
+pub(crate) fn library() -> Option<PathBuf> {
     let bench = std::env::current_exe().ok()?;
     let target = bench.ancestors().nth(3)?;
     Some(target.join("preload/libeverflame_alloc.so")).filter(|path| path.exists())

@@ -1,16 +1,14 @@
 //! What a call of an allocator costs while a window is open on its process: pairs of an allocation and
 //! `free`, with and without, in turns. `free` is not probed.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-
 use everflame_tests::allocations::wait_for_probes;
 use everflame_tests::cost::median;
 use everflame_tests::program::{Running, everflame};
-use everflame_tests::workload::workload;
 use tempfile::TempDir;
 
 use everflame_tests::bench::print;
+
+use crate::pairs::Pairs;
 
 const PAIRS: &str = "300000";
 
@@ -27,17 +25,17 @@ pub(crate) fn run(rounds: usize) {
     eprintln!("{rounds} rounds of {PAIRS} pairs by each function, with and without a window ...");
     let mut closed = [(); FUNCTIONS.len()].map(|()| Vec::new());
     let mut open = [(); PERIODS.len()].map(|()| closed.clone());
-    let mut pairs = Pairs::start();
+    let mut pairs = Pairs::start(PAIRS, &[]);
     for _ in 0..rounds {
-        pairs.measure(&mut closed);
+        measure(&mut pairs, &mut closed);
         for (period, open) in PERIODS.iter().zip(&mut open) {
             let dir = TempDir::new().unwrap();
             let mut command = everflame();
             command.args(["record", "--kind", "alloc", "--mode", "window", "--duration", "10m"]);
-            command.args(["--alloc-period", period, "--pid", &pairs.child.id().to_string(), "-o"]);
+            command.args(["--alloc-period", period, "--pid", &pairs.pid().to_string(), "-o"]);
             let mut window = Running::start(command.arg(dir.path().join("alloc.pb.gz")));
-            wait_for_probes(pairs.child.id());
-            pairs.measure(open);
+            wait_for_probes(pairs.pid());
+            measure(&mut pairs, open);
             window.terminate();
         }
     }
@@ -51,51 +49,9 @@ pub(crate) fn run(rounds: usize) {
     }
 }
 
-/// `tests/workloads/pairs.c`, which measures itself.
-struct Pairs {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Pairs {
-    fn start() -> Self {
-        let mut child = Command::new(workload("pairs"))
-            .arg(PAIRS)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut pairs = Self { child, stdin, stdout };
-        assert_eq!(pairs.line(), "ready");
-        pairs
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    /// Adds the nanoseconds of a pair by each function.
-    fn measure(&mut self, ns: &mut [Vec<f64>; FUNCTIONS.len()]) {
-        for (function, ns) in FUNCTIONS.iter().zip(ns) {
-            writeln!(self.stdin, "{function}").unwrap();
-            let line = self.line();
-            let field = line.split(' ').find_map(|word| word.strip_prefix("ns="));
-            ns.push(
-                field.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("{line}")),
-            );
-        }
-    }
-}
-
-impl Drop for Pairs {
-    fn drop(&mut self) {
-        // A line that is no function's name ends it.
-        let _ = writeln!(self.stdin);
-        let _ = self.child.wait();
+/// Adds the nanoseconds of a pair by each function.
+fn measure(pairs: &mut Pairs, ns: &mut [Vec<f64>; FUNCTIONS.len()]) {
+    for (function, ns) in FUNCTIONS.iter().zip(ns) {
+        ns.push(pairs.ns(function));
     }
 }
