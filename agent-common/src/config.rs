@@ -1,5 +1,7 @@
 //! Settings that the agent writes into the programs' read-only data before it loads them.
 
+use crate::block::BlockLayout;
+
 /// Settings of all programs; a global named `CONFIG` in the BPF object.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,10 +63,19 @@ pub struct Config {
     /// One sample in this much that processes allocate while a window is open on them, in bytes; at
     /// most [`MAX_PERIOD`](crate::allocation::MAX_PERIOD).
     pub window_period_bytes: u64,
+    /// Offset of `inode.i_sb`.
+    pub inode_superblock_offset: u32,
+    /// Offset of `super_block.s_dev`.
+    pub superblock_device_offset: u32,
+    /// Of requests to disks.
+    pub block: BlockLayout,
 }
 
 /// Bytes of a [`Config`].
-pub const CONFIG_BYTES: usize = 120;
+pub const CONFIG_BYTES: usize = BLOCK_AT + size_of::<BlockLayout>();
+
+/// Where the parts begin that are structures of their own.
+const BLOCK_AT: usize = 128;
 
 const _: () = assert!(size_of::<Config>() == CONFIG_BYTES);
 
@@ -99,6 +110,11 @@ impl Config {
         bytes[104..108].copy_from_slice(&self.page_bytes.to_ne_bytes());
         bytes[108..112].copy_from_slice(&self.growth_samples.to_ne_bytes());
         bytes[112..120].copy_from_slice(&self.window_period_bytes.to_ne_bytes());
+        bytes[120..124].copy_from_slice(&self.inode_superblock_offset.to_ne_bytes());
+        bytes[124..BLOCK_AT].copy_from_slice(&self.superblock_device_offset.to_ne_bytes());
+        for (bytes, word) in bytes[BLOCK_AT..].chunks_exact_mut(4).zip(self.block.words()) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
         bytes
     }
 }
@@ -137,6 +153,9 @@ mod tests {
             page_bytes: 24,
             growth_samples: 25,
             window_period_bytes: 26,
+            inode_superblock_offset: 29,
+            superblock_device_offset: 30,
+            block: BlockLayout { has_queue_argument: 27, samples: 28, ..BlockLayout::default() },
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -166,5 +185,9 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, page_bytes)..][..4], 24u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, growth_samples)..][..4], 25u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, window_period_bytes)..][..8], 26u64.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, inode_superblock_offset)..][..4], 29u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, superblock_device_offset)..][..4], 30u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, block.has_queue_argument)..][..4], 27u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, block.samples)..], 28u32.to_ne_bytes());
     }
 }

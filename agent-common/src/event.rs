@@ -52,6 +52,16 @@ pub enum Kind {
     /// The kernel ends a process for want of memory. A header alone, about that process, which is
     /// mostly not the current one. `pid` is 0 where the kernel tells no more than a thread's id.
     OomVictim = 10,
+    /// A request to a disk is made, of which there will be a record of the end; the detail is a
+    /// [`Started`](crate::block::Started).
+    BlockStart = 11,
+    /// It is completed; [`SampleHeader::value`] is bytes, the detail a [`Done`](crate::block::Done). A
+    /// header alone: what runs just then has nothing to do with it.
+    BlockDone = 12,
+    /// A file was made durable, by `fsync` or as a part of a write; [`SampleHeader::value`] is how long
+    /// that took in nanoseconds, the first word of the detail the file system's device: its major number
+    /// in the upper, its minor number in the lower half.
+    Sync = 13,
 }
 
 impl Kind {
@@ -68,6 +78,9 @@ impl Kind {
             8 => Some(Self::Allocated),
             9 => Some(Self::Freed),
             10 => Some(Self::OomVictim),
+            11 => Some(Self::BlockStart),
+            12 => Some(Self::BlockDone),
+            13 => Some(Self::Sync),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@
 extern crate std;
 
 pub mod allocation;
+pub mod block;
 pub mod config;
 pub mod cpu_time;
 pub mod event;

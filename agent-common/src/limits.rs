@@ -47,6 +47,15 @@ const _: () = assert!(CACHED_RULES.is_power_of_two());
 /// Locks that are followed; the least recently used make room for others.
 pub const MAX_LOCKS: u32 = 16 * 1024;
 
+/// Requests to disks that are followed at the same time.
+pub const MAX_REQUESTS: u32 = 16 * 1024;
+
+/// Queues of disks.
+pub const MAX_QUEUES: u32 = 256;
+
+/// Tasks that make files durable at the same time.
+pub const MAX_SYNCS: u32 = 4096;
+
 /// Processes whose memory layout is known to the programs, at most.
 pub const MAX_PROCESSES: u32 = 16 * 1024;
 

@@ -37,11 +37,19 @@ pub enum Program {
     Freed = 12,
     /// Tells of processes that the kernel ends for want of memory.
     OomVictim = 13,
+    /// Samples requests to disks when they are made.
+    BlockStart = 14,
+    /// Notes when they are issued.
+    BlockIssue = 15,
+    /// Notes when they are completed.
+    BlockDone = 16,
+    /// Samples how long it takes to make files durable.
+    Sync = 17,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -56,6 +64,10 @@ impl Program {
         Self::Allocated,
         Self::Freed,
         Self::OomVictim,
+        Self::BlockStart,
+        Self::BlockIssue,
+        Self::BlockDone,
+        Self::Sync,
     ];
 
     /// Whether a run may be preempted by another one on the same CPU: probes run in their task's own context.
@@ -81,6 +93,10 @@ impl Program {
             Self::Allocated => "allocated",
             Self::Freed => "freed",
             Self::OomVictim => "oom_victim",
+            Self::BlockStart => "block_start",
+            Self::BlockIssue => "block_issue",
+            Self::BlockDone => "block_done",
+            Self::Sync => "sync",
         }
     }
 }
@@ -137,7 +153,7 @@ impl Counter {
 pub const SLOTS: u32 = COUNTERS * PROGRAMS;
 
 const COUNTERS: u32 = 16;
-const PROGRAMS: u32 = 16;
+const PROGRAMS: u32 = 32;
 
 const _: () =
     assert!(Counter::ALL.len() <= COUNTERS as usize && Program::ALL.len() <= PROGRAMS as usize);

@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{bpf_get_current_task_btf, generated::bpf_get_attach_cookie},
+    helpers::generated::bpf_get_attach_cookie,
     macros::uprobe,
     programs::ProbeContext,
 };
@@ -95,9 +95,7 @@ pub fn sample(program: Program, kind: Kind, weight: Weight, detail: [u64; DETAIL
     };
     // SAFETY: this CPU's maps, which nothing else uses.
     let memory = unsafe { Memory::new(is_sampling, scratch, walk, rules) };
-    // SAFETY: a helper without arguments.
-    let task = unsafe { bpf_get_current_task_btf() };
-    sample_current_task::<ProbeContext>(program, memory, task, None, kind, weight, detail);
+    sample_current_task::<ProbeContext>(program, memory, None, kind, weight, detail);
 }
 
 /// Any number of 64 bits.

@@ -186,7 +186,5 @@ pub fn sample<C: EbpfContext>(
     };
     // SAFETY: this CPU's maps, which nothing else uses.
     let memory = unsafe { Memory::new(is_sampling, scratch, walk, rules) };
-    // SAFETY: a helper without arguments.
-    let task = unsafe { bpf_get_current_task_btf() };
-    sample_current_task(program, memory, task, kernel, kind, weight, detail);
+    sample_current_task(program, memory, kernel, kind, weight, detail);
 }

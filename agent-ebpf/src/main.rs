@@ -10,6 +10,7 @@
 
 #[cfg(not(feature = "old-kernels"))]
 mod allocation;
+mod block;
 mod cpu;
 mod exec;
 #[cfg(not(feature = "old-kernels"))]
@@ -30,7 +31,6 @@ mod sample;
 mod stats;
 #[cfg(not(feature = "old-kernels"))]
 mod switches;
-#[cfg(not(feature = "old-kernels"))]
 mod task;
 #[cfg(not(feature = "old-kernels"))]
 mod task_storage;

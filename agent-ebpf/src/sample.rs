@@ -204,6 +204,27 @@ pub fn announce(program: Program, kind: Kind, pid: u32, tid: u32) {
     submit_header(program, &header, BPF_RB_FORCE_WAKEUP);
 }
 
+/// Hands over a record that is nothing but a header, about no task.
+#[inline(always)]
+pub fn submit_about_nobody(
+    program: Program,
+    kind: Kind,
+    weight: Weight,
+    detail: [u64; DETAIL_WORDS],
+) {
+    let header = SampleHeader {
+        time_ns: stats::now_ns(),
+        value: weight.value,
+        count: weight.count,
+        kind: kind as u16,
+        kernel_stop: Stop::Absent as u8,
+        user_stop: Stop::Absent as u8,
+        detail,
+        ..SampleHeader::default()
+    };
+    submit_header(program, &header, wakeup());
+}
+
 /// Hands over a record about the current task that is nothing but a header.
 #[inline(always)]
 pub fn submit_without_stacks(program: Program, kind: Kind, detail: [u64; DETAIL_WORDS]) {
@@ -300,7 +321,6 @@ impl Memory {
 pub fn sample_current_task<C: EbpfContext>(
     program: Program,
     memory: Memory,
-    task: *mut task_struct,
     kernel: Option<&C>,
     kind: Kind,
     weight: Weight,
@@ -319,9 +339,7 @@ pub fn sample_current_task<C: EbpfContext>(
         if let Some(ctx) = kernel {
             scratch.take_kernel_stack(ctx);
         }
-        // SAFETY: the current task is alive.
-        let saved = unsafe { registers::saved_by(task) };
-        match registers::copy(saved as u64, &mut walk.registers) {
+        match registers::of_current_task(&mut walk.registers) {
             Found::User => scratch.take_user_stack(program, walk, rules),
             Found::Compat => scratch.take_leaf(walk.registers.ip, Stop::Compat),
             Found::Kernel => {}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::kind::Kind;
 
-use crate::collect::{AllocMode, LiveConfig, WaitConfig};
+use crate::collect::{AllocMode, BlockConfig, LiveConfig, WaitConfig};
 use crate::export::{self, ExportError};
 use crate::rotation::RotationConfig;
 use crate::session::DEFAULT_ALLOC_PERIOD_BYTES;
@@ -54,7 +54,8 @@ const MAX_LABELS: usize = 48;
 const MAX_LABELS_BYTES: usize = 8 << 10;
 
 /// Labels that tell processes and hosts apart, which one value for all would undo.
-const RESERVED_LABELS: [&str; 7] = ["host", "pid", "comm", "container_id", "unit", "mode", "oom"];
+const RESERVED_LABELS: [&str; 8] =
+    ["host", "pid", "comm", "container_id", "unit", "mode", "event", "oom"];
 
 /// What the agent can do beside profiling.
 #[derive(Debug, Subcommand)]
@@ -84,7 +85,7 @@ pub struct RunArgs {
     /// The collector; without one, profiles are kept in the spool
     #[arg(long, value_name = "URL", value_parser = server, env = "EVERFLAME_SERVER")]
     pub server: Option<String>,
-    /// Kinds of profile to take: cpu, offcpu, lock, alloc
+    /// Kinds of profile to take: cpu, offcpu, lock, alloc, block
     #[arg(
         long,
         value_name = "KINDS",
@@ -100,6 +101,10 @@ pub struct RunArgs {
     /// are always sampled, unless a CPU has more than 1000 such samples a second
     #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = offcpu_period, env = "EVERFLAME_OFFCPU_PERIOD")]
     pub offcpu_period: Duration,
+    /// Requests to disks of which kind block takes the stack, at most, in a second on each CPU; where there are
+    /// more, a share of them stands for all
+    #[arg(long, value_name = "N", default_value_t = BlockConfig::default().samples_per_second, value_parser = clap::value_parser!(u32).range(10..), env = "EVERFLAME_BLOCK_SAMPLES")]
+    pub block_samples: u32,
     /// How kind alloc sees allocations: faults is by what processes' memory grows by, live is by the
     /// library that is loaded into some of them (docs/live-heap.md)
     #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "faults", value_parser = alloc_mode, env = "EVERFLAME_ALLOC_MODES")]
@@ -232,6 +237,12 @@ impl RunArgs {
         })
     }
 
+    /// Which requests to disks are sampled, if any are.
+    pub fn block_config(&self) -> Option<BlockConfig> {
+        let config = BlockConfig { samples_per_second: self.block_samples };
+        self.kinds.contains(&Kind::Block).then_some(config)
+    }
+
     /// How live heaps are followed, if they are.
     pub fn live_config(&self) -> Option<LiveConfig> {
         let period_bytes = self.alloc_period;
@@ -268,11 +279,9 @@ impl RunArgs {
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        let is_there =
-            |kind: &&Kind| matches!(kind, Kind::Cpu | Kind::OffCpu | Kind::Lock | Kind::Alloc);
-        if let Some(kind) = self.kinds.iter().find(|kind| !is_there(kind)) {
+        if let Some(kind) = self.kinds.iter().find(|kind| **kind == Kind::Tcp) {
             return Err(format!(
-                "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu,lock,alloc"
+                "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu,lock,alloc,block"
             ));
         }
         if !self.kinds.contains(&Kind::Alloc) {
@@ -485,6 +494,6 @@ mod tests {
     #[test]
     fn kinds_that_are_not_there_yet_are_named() {
         assert!(check(&["--kinds", "cpu,tcp"]).unwrap_err().contains("`tcp`"));
-        assert_eq!(check(&["--kinds", "cpu,offcpu,lock,alloc"]), Ok(()));
+        assert_eq!(check(&["--kinds", "cpu,offcpu,lock,alloc,block"]), Ok(()));
     }
 }

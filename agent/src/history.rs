@@ -180,6 +180,7 @@ impl Grown {
                     wait: None,
                     memory,
                     allocator: None,
+                    block: None,
                 };
                 (Arc::new(key), totals)
             })
@@ -278,6 +279,7 @@ fn without_stacks(of: &ProcessWindow) -> ProcessWindow {
         identity: Arc::clone(&of.identity),
         stacks: HashMap::default(),
         allocations: HashMap::default(),
+        blocks: HashMap::default(),
         contention: HashMap::default(),
         heap: HashMap::default(),
         heap_period_bytes: 0,
@@ -325,6 +327,7 @@ mod tests {
             wait: None,
             memory: Some(Backing::Anonymous),
             allocator: None,
+            block: None,
         };
         let mut stacks = Map::default();
         for (address, value) in grown {
@@ -342,6 +345,7 @@ mod tests {
             identity: Arc::new(ProcessIdentity::default()),
             stacks,
             allocations: Map::default(),
+            blocks: Map::default(),
             contention: Map::default(),
             heap: Map::default(),
             heap_period_bytes: 0,

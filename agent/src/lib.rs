@@ -10,6 +10,7 @@
 //! | [`process`] | knows which processes there are and what lies in their memory |
 //! | [`identity`] | says who a process is: service, version, container, unit |
 //! | [`live`] | remembers which sampled objects processes hold |
+//! | [`requests`] | puts the beginning and the end of requests to disks together |
 //! | [`aggregate`] | adds up equal stacks of a window |
 //! | [`history`] | remembers what processes have grown by, for when memory runs out |
 //! | [`symbolize`] | turns addresses into functions and lines |
@@ -27,6 +28,7 @@ pub mod capabilities;
 pub mod cli;
 pub mod collect;
 mod contention;
+pub mod disks;
 pub mod export;
 pub mod health;
 pub mod history;
@@ -42,6 +44,7 @@ pub mod process;
 pub mod profile;
 pub mod profiler;
 mod publish;
+pub mod requests;
 pub mod rotation;
 pub mod self_profile;
 pub mod session;

@@ -135,6 +135,7 @@ fn run(args: RunArgs) -> Result<Infallible> {
     let waits = args.wait_config();
     let growth_period_bytes = args.growth_period_bytes();
     let live = args.live_config();
+    let block = args.block_config();
     let alloc_windows = args.alloc_windows();
     let mut export = ExportConfig::new(args.server, args.spool_dir);
     export.spool_max_bytes = args.spool_max_bytes;
@@ -146,6 +147,7 @@ fn run(args: RunArgs) -> Result<Infallible> {
         growth_period_bytes,
         live,
         alloc_windows,
+        block,
         kinds: args.kinds,
         window: args.window,
         host: host_name(args.host.as_deref()),

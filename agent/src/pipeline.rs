@@ -24,7 +24,7 @@ use thiserror::Error;
 use tracing::{debug, info};
 
 use crate::collect::{
-    Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker, brief,
+    BlockConfig, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker, brief,
 };
 use crate::export::Exporter;
 use crate::health::Health;
@@ -55,6 +55,8 @@ pub struct PipelineConfig {
     pub alloc_windows: Option<(RotationConfig, u64)>,
     /// How live heaps are followed; `None` is not at all.
     pub live: Option<LiveConfig>,
+    /// Which requests to disks are followed; `None` is none.
+    pub block: Option<BlockConfig>,
     /// Which profiles are made of what is sampled.
     pub kinds: Vec<Kind>,
     /// Length of a window.
@@ -118,6 +120,7 @@ impl Pipeline {
             growth_period_bytes: config.growth_period_bytes,
             window_period_bytes: config.alloc_windows.map(|(_, period_bytes)| period_bytes),
             live: config.live,
+            block: config.block,
             growth_samples_per_second: GROWTH_SAMPLES_PER_SECOND,
             oom_victims: config.growth_period_bytes.is_some(),
             target_pid: None,
@@ -299,6 +302,7 @@ fn symbolize(
             (Kind::Alloc, window.growth + window.objects),
             (Kind::OffCpu, window.waits),
             (Kind::Lock, window.locks),
+            (Kind::Block, window.blocks),
         ];
         for (kind, samples) in of_kinds.into_iter().filter(|(_, samples)| *samples > 0) {
             metrics.samples.get_or_create(&KindLabels { kind: kind.name() }).inc_by(samples);
@@ -355,7 +359,8 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         + stats.waits.no_scratch()
         + stats.growth.no_scratch
         + stats.allocation.no_scratch
-        + stats.allocated.no_scratch;
+        + stats.allocated.no_scratch
+        + stats.block.no_scratch();
     let skipped =
         [("idle", stats.cpu.idle), ("filtered", stats.cpu.filtered), ("no_scratch", no_scratch)];
     for (reason, count) in skipped {
@@ -379,7 +384,8 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
         (Program::Freed, &stats.freed),
         (Program::OomVictim, &stats.oom_victim),
     ];
-    for (program, stats) in others.into_iter().filter(|(_, stats)| stats.runs > 0) {
+    let others = others.into_iter().chain(stats.block.programs());
+    for (program, stats) in others.filter(|(_, stats)| stats.runs > 0) {
         metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
     }
     let lost = waits.switch_in.ring_full.iter().zip(&waits.waiting.ring_full);
@@ -403,8 +409,14 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     metrics.growth_history_bytes.set(gauge(history.bytes));
     raise_to(&metrics.growth_history_evictions, history.evicted);
     raise_to(&metrics.growth_history_folded, history.folded);
-    raise_to(&metrics.untracked_threads, waits.untracked() + stats.growth.untracked);
-    raise_to(&metrics.thinned_samples, waits.switch_in.thinned + stats.growth.thinned);
+    for cpu in 0..stats.block.start.ring_full.len() {
+        let of_kind = stats.block.programs();
+        let lost = of_kind.iter().filter_map(|(_, stats)| stats.ring_full.get(cpu)).sum();
+        metrics.set_lost_samples(Kind::Block.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
+    }
+    let untracked = waits.untracked() + stats.growth.untracked + stats.block.untracked();
+    raise_to(&metrics.untracked_threads, untracked);
+    raise_to(&metrics.thinned_samples, waits.switch_in.thinned + stats.growth.thinned + stats.block.start.thinned);
     raise_to(&metrics.waiting_errors, waits.waiting_errors);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);

@@ -15,7 +15,7 @@ use everflame_profile::kind::Kind;
 use everflame_profile::{MergeError, Merger, pprof};
 use thiserror::Error;
 
-use crate::collect::{CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker};
+use crate::collect::{BlockConfig, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker};
 use crate::live::LiveStats;
 use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
@@ -35,7 +35,7 @@ pub const DEFAULT_ALLOC_PERIOD_BYTES: u64 = 512 << 10;
 /// What to record.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// Which profile: [`Kind::Cpu`], [`Kind::OffCpu`], [`Kind::Lock`] or [`Kind::Alloc`].
+    /// Which profile: [`Kind::Cpu`], [`Kind::OffCpu`], [`Kind::Lock`], [`Kind::Alloc`] or [`Kind::Block`].
     pub kind: Kind,
     /// CPU samples a second on each CPU.
     pub rate_hz: u64,
@@ -54,7 +54,7 @@ pub struct SessionConfig {
 pub enum SessionError {
     /// The kind is not there yet.
     #[error(
-        "profiles of kind `{kind}` cannot be recorded yet; `cpu`, `offcpu`, `lock` and `alloc` can"
+        "profiles of kind `{kind}` cannot be recorded yet; `cpu`, `offcpu`, `lock`, `alloc` and `block` can"
     )]
     Kind {
         /// What was asked for.
@@ -164,7 +164,8 @@ impl Session {
                     period_bytes: config.live_period_bytes,
                 }),
             },
-            kind => return Err(SessionError::Kind { kind }),
+            Kind::Block => CollectConfig::of_blocks(BlockConfig::for_recording()),
+            kind @ Kind::Tcp => return Err(SessionError::Kind { kind }),
         };
         let collect = CollectConfig { target_pid, ..collect };
         let mut profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;

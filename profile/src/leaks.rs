@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::frames::{Frames, basename};
 use crate::ids::IdIndex;
-use crate::select::{sample_type_index, string};
+use crate::select::{label, number, sample_type_index, string};
 
 /// What is held, by stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -72,7 +72,7 @@ pub fn leaks(profile: &Profile) -> LeakReport {
         let value = |index: usize| sample.value.get(index).copied().unwrap_or(0);
         let stack: Vec<String> =
             frames.stack(sample).map(|frame| frames.name(frame).to_owned()).collect();
-        let text = |key| label(profile, sample, key);
+        let text = |key| label(profile, sample, key).to_owned();
         let key = (text("pid"), text("comm"), stack);
         let held = by_stack.entry(key).or_default();
         let add = |sum: &mut i64, index| *sum = sum.saturating_add(value(index));
@@ -134,16 +134,6 @@ impl<'a> Sites<'a> {
             (line.line > 0 && !file.is_empty()).then(|| format!("{file}:{}", line.line))
         })
     }
-}
-
-fn label(profile: &Profile, sample: &Sample, key: &str) -> String {
-    let label = sample.label.iter().find(|label| string(profile, label.key) == key);
-    label.map(|label| string(profile, label.str).to_owned()).unwrap_or_default()
-}
-
-fn number(profile: &Profile, sample: &Sample, key: &str) -> i64 {
-    let label = sample.label.iter().find(|label| string(profile, label.key) == key);
-    label.map_or(0, |label| label.num)
 }
 
 #[cfg(test)]

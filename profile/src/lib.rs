@@ -13,11 +13,13 @@
 //!   check it;
 //! - [`merge`] sums profiles into one;
 //! - [`select`] picks the sample type to look at;
-//! - [`top`], [`flame`], [`diff`], [`fold`], [`locks`](mod@locks) and [`leaks`](mod@leaks) answer questions about it.
+//! - [`top`], [`flame`], [`diff`], [`fold`], [`locks`](mod@locks), [`leaks`](mod@leaks) and
+//!   [`io`](mod@io) answer questions about it.
 //!
 //! Sums saturate instead of overflowing, here and everywhere else in this crate.
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod builder;
 pub mod decode;
 pub mod diff;
@@ -26,8 +28,10 @@ pub mod flame;
 pub mod fold;
 mod frames;
 mod ids;
+pub mod io;
 pub mod kind;
 pub mod leaks;
+mod lengths;
 mod lock_site;
 pub mod locks;
 pub mod merge;
@@ -47,6 +51,7 @@ pub use self::diff::{Delta, DiffError, DiffTable, FunctionDiff, diff};
 pub use self::encode::encode_gz;
 pub use self::flame::{FlameNode, FlameTree, flame};
 pub use self::fold::fold;
+pub use self::io::{IoBucket, IoReport, IoStack, IoTotals, Latency, io};
 pub use self::kind::{Kind, UnknownKind};
 pub use self::leaks::{HeldStack, LeakReport, leaks};
 pub use self::locks::{HolderTotals, LockReport, LockTotals, WaiterTotals, locks};

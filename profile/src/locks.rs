@@ -10,14 +10,15 @@
 //! program that wants it. Others have two words side by side, for readers and for writers, which
 //! are one lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use everflame_proto::pprof::{Profile, Sample};
 use serde::Serialize;
 
 use crate::frames::Frames;
+use crate::lengths::Lengths;
 use crate::lock_site::{parks, wanting};
-use crate::select::{sample_type_index, string};
+use crate::select::{label, number, sample_type_index};
 
 /// All locks that were waited for, the one with the longest waits first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -122,8 +123,7 @@ struct Building {
     symbol: String,
     waiters: HashMap<Vec<String>, WaiterTotals>,
     holders: HashMap<Vec<String>, HolderTotals>,
-    /// (nanoseconds, waits) of the waits in each power of two.
-    lengths: BTreeMap<i64, (i64, i64)>,
+    lengths: Lengths,
 }
 
 /// Makes the report of a profile of kind `lock`; empty of any other.
@@ -152,9 +152,7 @@ pub fn locks(profile: &Profile) -> LockReport {
             lock.comm.clone_from(&view.comm);
         }
         lock.name(view.symbol);
-        let length = lock.lengths.entry(number(profile, sample, "wait")).or_default();
-        length.0 = length.0.saturating_add(wait_ns);
-        length.1 = length.1.saturating_add(waits);
+        lock.lengths.add(number(profile, sample, "wait"), wait_ns, waits);
         let (stack, threads) = (Vec::new(), BTreeSet::from([view.thread]));
         let waiter = WaiterTotals { stack, threads, wait_ns, waits };
         lock.waiters.entry(view.stack).or_default().add(waiter);
@@ -222,11 +220,7 @@ impl Building {
         for (stack, totals) in other.holders {
             self.holders.entry(stack).or_default().add(totals);
         }
-        for (bucket, (wait_ns, waits)) in other.lengths {
-            let length = self.lengths.entry(bucket).or_default();
-            length.0 = length.0.saturating_add(wait_ns);
-            length.1 = length.1.saturating_add(waits);
-        }
+        self.lengths.merge(other.lengths);
     }
 
     fn finish(self, (pid, identity): Key) -> LockTotals {
@@ -257,30 +251,13 @@ impl Building {
             comm: some(self.comm),
             wait_ns: sum(|waiter| waiter.wait_ns),
             waits: sum(|waiter| waiter.waits),
-            p50_ns: quantile(&self.lengths, 50),
-            p99_ns: quantile(&self.lengths, 99),
-            max_ns: quantile(&self.lengths, 100),
+            p50_ns: self.lengths.quantile(50),
+            p99_ns: self.lengths.quantile(99),
+            max_ns: self.lengths.quantile(100),
             waiters,
             holders,
         }
     }
-}
-
-/// The mean length of the waits in that power of two in which the given percentage of all waits
-/// is reached; of the last one its upper bound is not known to be reached, so it is a mean, too.
-fn quantile(lengths: &BTreeMap<i64, (i64, i64)>, percent: i64) -> i64 {
-    let total = lengths.values().fold(0_i64, |sum, (_, waits)| sum.saturating_add(*waits));
-    let wanted = i128::from(total) * i128::from(percent);
-    let mut before = 0_i128;
-    let mut length = 0;
-    for (nanoseconds, waits) in lengths.values().filter(|(_, waits)| *waits > 0) {
-        length = nanoseconds / waits;
-        before += i128::from(*waits) * 100;
-        if before >= wanted {
-            break;
-        }
-    }
-    length
 }
 
 /// What a sample says.
@@ -328,16 +305,6 @@ impl View {
         }
         Identity::Address(self.address.clone())
     }
-}
-
-fn label<'a>(profile: &'a Profile, sample: &Sample, key: &str) -> &'a str {
-    let found = sample.label.iter().find(|label| string(profile, label.key) == key);
-    found.map_or("", |label| string(profile, label.str))
-}
-
-fn number(profile: &Profile, sample: &Sample, key: &str) -> i64 {
-    let found = sample.label.iter().find(|label| string(profile, label.key) == key);
-    found.map_or(0, |label| label.num)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which of a profile's sample types to look at.
 
-use everflame_proto::pprof::{Label, Profile, ValueType};
+use everflame_proto::pprof::{Label, Profile, Sample, ValueType};
 
 /// Why no sample type could be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +54,18 @@ pub fn retain_labelled(profile: &mut Profile, key: &str, text: &str) {
     };
     samples.retain(|sample| sample.label.iter().any(is_it));
     profile.sample = samples;
+}
+
+/// The text of a sample's label; "" if it has none.
+pub(crate) fn label<'a>(profile: &'a Profile, sample: &Sample, key: &str) -> &'a str {
+    let found = sample.label.iter().find(|label| string(profile, label.key) == key);
+    found.map_or("", |label| string(profile, label.str))
+}
+
+/// The number of a sample's label; 0 if it has none.
+pub(crate) fn number(profile: &Profile, sample: &Sample, key: &str) -> i64 {
+    let found = sample.label.iter().find(|label| string(profile, label.key) == key);
+    found.map_or(0, |label| label.num)
 }
 
 /// An entry of the string table; "" for an index outside of it.

@@ -8,6 +8,7 @@
 
 mod agent;
 mod alloc;
+mod block;
 mod failures;
 mod locks;
 mod memory;

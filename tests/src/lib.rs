@@ -11,6 +11,7 @@ pub mod allocations;
 pub mod bench;
 pub mod busy;
 pub mod cost;
+pub mod disk;
 pub mod memory_cgroup;
 pub mod profile;
 pub mod program;

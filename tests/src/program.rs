@@ -87,6 +87,12 @@ impl Running {
         self.wait()
     }
 
+    /// Presses Ctrl-C (SIGINT) and waits.
+    pub fn interrupt(&mut self) -> ExitStatus {
+        self.signal(Signal::INT);
+        self.wait()
+    }
+
     /// Kills it (SIGKILL) and waits.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -2,6 +2,7 @@
 
 #[cfg(not(feature = "old-kernels"))]
 mod allocations;
+mod io;
 #[cfg(not(feature = "old-kernels"))]
 mod tasks;
 #[cfg(not(feature = "old-kernels"))]
@@ -14,6 +15,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use everflame_agent_common::{
+    block::BlockLayout,
     config::Config,
     limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_PROCESSES},
     stats,
@@ -22,6 +24,7 @@ use everflame_agent_common::{
 
 #[cfg(not(feature = "old-kernels"))]
 pub use self::allocations::*;
+pub use self::io::*;
 #[cfg(not(feature = "old-kernels"))]
 pub use self::tasks::*;
 #[cfg(not(feature = "old-kernels"))]
@@ -61,15 +64,18 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     page_bytes: 0,
     growth_samples: 0,
     window_period_bytes: 0,
+    inode_superblock_offset: 0,
+    superblock_device_offset: 0,
+    block: BlockLayout::NONE,
 });
 
 /// One of the settings. Not [`Global::load`], which reads all of them each time.
 macro_rules! config {
-    ($field:ident) => {{
+    ($($field:ident).+) => {{
         let config =
             (&raw const $crate::maps::CONFIG).cast::<everflame_agent_common::config::Config>();
         // SAFETY: a `Global` is nothing but its value. It is not what the compiler sees here.
-        unsafe { (&raw const (*config).$field).read_volatile() }
+        unsafe { (&raw const (*config)$(.$field)+).read_volatile() }
     }};
 }
 pub(crate) use config;

@@ -47,10 +47,8 @@ impl Aggregator {
         process: &mut Process,
         identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
     ) -> (Arc<[Frame]>, &[MappedRange]) {
-        self.window.samples += 1;
+        self.count(sample);
         self.window.objects += 1;
-        self.window.user_stops[sample.user_stop as usize] += 1;
-        self.window.kernel_stops[sample.kernel_stop as usize] += 1;
         let frames = self.frames(sample, process);
         let stack = beyond_the_library(&frames).into();
         let Weights { objects, bytes } = Weights::of(allocated.size, allocated.period);

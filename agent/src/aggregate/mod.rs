@@ -3,6 +3,7 @@
 //! This is where an address of a process becomes a place in a file, with the mappings as they
 //! were at the time of the sample; from here on nothing depends on the process. No I/O.
 
+mod block;
 mod heap;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use crate::object::ObjectFile;
 use crate::process::{Backing, DataPlace, Generation, Process};
 use crate::wait::FUTEX_WAIT;
 
+pub use block::{BlockKey, BlockTotals, DiskName};
 pub use heap::HeapTotals;
 
 /// Memory of the stacks in one window. A window that reaches this is closed early, as a
@@ -79,6 +81,15 @@ pub struct StackKey {
     pub memory: Option<MemoryBacking>,
     /// Of allocations: whose function was called.
     pub allocator: Option<Allocator>,
+    /// Of requests to disks: which, and how long they took.
+    pub block: Option<BlockKey>,
+}
+
+impl StackKey {
+    /// Memory that it takes.
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.kernel) + size_of_val(&*self.user) + size_of::<Self>()
+    }
 }
 
 /// What waits are told apart by, beside their stacks.
@@ -197,6 +208,8 @@ pub struct ProcessWindow {
     pub stacks: Map<Arc<StackKey>, Totals>,
     /// Stacks of allocations.
     pub allocations: Map<Arc<StackKey>, Allocated>,
+    /// Requests to disks that it has made.
+    pub blocks: Map<Arc<StackKey>, BlockTotals>,
     /// Its waits for locks, divided among the releases that ended them.
     pub contention: Map<(Arc<StackKey>, Option<Arc<StackKey>>), Totals>,
     /// What was allocated on its live heap, and what is there.
@@ -213,7 +226,7 @@ pub struct ProcessWindow {
 impl ProcessWindow {
     /// All stacks, but those of its live heap.
     pub fn keys(&self) -> impl Iterator<Item = &Arc<StackKey>> {
-        self.stacks.keys().chain(self.allocations.keys())
+        self.stacks.keys().chain(self.allocations.keys()).chain(self.blocks.keys())
     }
 
     /// The user frames of all stacks.
@@ -238,6 +251,8 @@ pub struct Window {
     pub locks: u64,
     /// And samples of growth of memory, and of allocations.
     pub growth: u64,
+    /// And requests to disks, and files that were made durable.
+    pub blocks: u64,
     /// And sampled objects.
     pub objects: u64,
     /// User stacks by why they end; indexed by [`Stop`].
@@ -250,7 +265,7 @@ pub struct Window {
 impl Window {
     /// Samples of CPUs: all that are nothing else.
     pub fn cpu_samples(&self) -> u64 {
-        self.samples - self.waits - self.locks - self.growth - self.objects
+        self.samples - self.waits - self.locks - self.growth - self.blocks - self.objects
     }
 
     /// What processes have, whatever was sampled when.
@@ -279,41 +294,18 @@ impl Aggregator {
     /// and `locate` once for each futex.
     pub fn add(
         &mut self,
-        sample: Sample,
+        mut sample: Sample,
         process: &mut Process,
         identify: impl FnOnce(&mut Process) -> Arc<ProcessIdentity>,
         locate: impl FnOnce(&mut Process, u64) -> Option<DataPlace>,
     ) {
-        self.window.samples += 1;
+        self.count(&sample);
         self.window.waits += u64::from(matches!(sample.kind, Kind::OffCpu | Kind::Waiting));
         self.window.locks += u64::from(matches!(sample.kind, Kind::Release | Kind::Spinning));
         self.window.growth += u64::from(matches!(sample.kind, Kind::Growth | Kind::Allocation));
-        self.window.user_stops[sample.user_stop as usize] += 1;
-        self.window.kernel_stops[sample.kernel_stop as usize] += 1;
-        let user = self.frames(&sample, process);
-        // Only the leaf is an address of an instruction that runs; all others are where a
-        // call returns to, which may be the first byte of the next function.
-        let mut kernel = sample.kernel;
-        kernel.iter_mut().skip(1).for_each(|address| *address = address.wrapping_sub(1));
-        let key = StackKey {
-            // One that goes on is a part of one that ends in another window.
-            kind: if sample.kind == Kind::Waiting { Kind::OffCpu } else { sample.kind },
-            wait: match (&sample.wait, &sample.release) {
-                (Some(wait), _) => Some(WaitKey::of(wait)),
-                (None, release) => release.as_ref().map(WaitKey::of_release),
-            },
-            memory: sample.memory,
-            allocator: sample.allocation.map(|allocation| allocation.allocator),
-            tid: sample.tid,
-            thread_name: sample.thread_name,
-            // A wait is on none.
-            cpu: if sample.kind == Kind::Cpu { sample.cpu } else { 0 },
-            kernel,
-            user,
-        };
+        let key = self.key(&mut sample, process);
         let index = self.process(sample.pid, process, identify);
-        let bytes =
-            size_of_val(&*key.kernel) + size_of_val(&*key.user) + size_of::<(StackKey, Totals)>();
+        let bytes = key.bytes() + size_of::<Totals>();
         let known = &mut self.window.processes[index];
         if known.name != process.name {
             known.name.clone_from(&process.name);
@@ -386,6 +378,37 @@ impl Aggregator {
         window
     }
 
+    fn count(&mut self, sample: &Sample) {
+        self.window.samples += 1;
+        self.window.user_stops[sample.user_stop as usize] += 1;
+        self.window.kernel_stops[sample.kernel_stop as usize] += 1;
+    }
+
+    /// What a sample is added up by. Takes its stack in the kernel away.
+    fn key(&mut self, sample: &mut Sample, process: &mut Process) -> StackKey {
+        // Only the leaf is an address of an instruction that runs; all others are where a
+        // call returns to, which may be the first byte of the next function.
+        let mut kernel = std::mem::take(&mut sample.kernel);
+        kernel.iter_mut().skip(1).for_each(|address| *address = address.wrapping_sub(1));
+        StackKey {
+            // One that goes on is a part of one that ends in another window.
+            kind: if sample.kind == Kind::Waiting { Kind::OffCpu } else { sample.kind },
+            wait: match (&sample.wait, &sample.release) {
+                (Some(wait), _) => Some(WaitKey::of(wait)),
+                (None, release) => release.as_ref().map(WaitKey::of_release),
+            },
+            memory: sample.memory,
+            allocator: sample.allocation.map(|allocation| allocation.allocator),
+            block: None,
+            tid: sample.tid,
+            thread_name: sample.thread_name,
+            // A wait is on none.
+            cpu: if sample.kind == Kind::Cpu { sample.cpu } else { 0 },
+            kernel,
+            user: self.frames(sample, process),
+        }
+    }
+
     fn process(
         &mut self,
         pid: u32,
@@ -405,6 +428,7 @@ impl Aggregator {
             identity,
             stacks: Map::default(),
             allocations: Map::default(),
+            blocks: Map::default(),
             contention: Map::default(),
             heap: Map::default(),
             heap_period_bytes: 0,

@@ -1,5 +1,6 @@
 //! What can be asked of a collector.
 
+use super::block::BlockConfig;
 use super::bpf::ProgramForm;
 use super::live::LiveConfig;
 use super::waits::WaitConfig;
@@ -42,6 +43,8 @@ pub struct CollectConfig {
     pub window_period_bytes: Option<u64>,
     /// How live heaps are followed; `None` is not at all.
     pub live: Option<LiveConfig>,
+    /// Which requests to disks are followed; `None` is none.
+    pub block: Option<BlockConfig>,
     /// Samples of growth in a second on each CPU, at most, but for large ones: where there would be more,
     /// a share of them is kept, which stands for all.
     pub growth_samples_per_second: u32,
@@ -59,7 +62,16 @@ pub struct CollectConfig {
 impl CollectConfig {
     /// Whether there is nothing to go on with if there are no uprobes.
     pub(super) fn is_of_uprobes_alone(&self) -> bool {
-        self.cpu_rate_hz.is_none() && self.waits.is_none() && self.growth_period_bytes.is_none()
+        self.cpu_rate_hz.is_none()
+            && self.waits.is_none()
+            && self.growth_period_bytes.is_none()
+            && self.block.is_none()
+    }
+
+    /// Whether there is nothing to go on with if requests to disks are not seen.
+    pub(super) fn is_of_blocks_alone(&self) -> bool {
+        let has_uprobes = self.window_period_bytes.is_some() || self.live.is_some();
+        Self { block: None, ..self.clone() }.is_of_uprobes_alone() && !has_uprobes
     }
 
     /// CPU time of all processes, with defaults for what is not said.
@@ -70,6 +82,7 @@ impl CollectConfig {
             growth_period_bytes: None,
             window_period_bytes: None,
             live: None,
+            block: None,
             growth_samples_per_second: u32::MAX,
             oom_victims: false,
             target_pid: None,
@@ -92,6 +105,11 @@ impl CollectConfig {
     /// said.
     pub fn of_live_heaps(live: LiveConfig) -> Self {
         Self { cpu_rate_hz: None, live: Some(live), ..Self::at_rate(0) }
+    }
+
+    /// Requests of all processes to disks and nothing else, with defaults for what is not said.
+    pub fn of_blocks(block: BlockConfig) -> Self {
+        Self { cpu_rate_hz: None, block: Some(block), ..Self::at_rate(0) }
     }
 
     /// Waits of all processes and nothing else, with defaults for what is not said.

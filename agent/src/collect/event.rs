@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use everflame_agent_common::allocation::Allocation;
+use everflame_agent_common::block::{Done, Started};
 use everflame_agent_common::event::{self, Kind, SampleHeader};
 use everflame_agent_common::growth::Backing;
 use everflame_agent_common::live::Allocated;
@@ -29,6 +30,8 @@ pub struct Sample {
     pub allocation: Option<Allocation>,
     /// Of objects on a live heap: which one. When one is freed, only its address is known.
     pub allocated: Option<Box<Allocated>>,
+    /// Of what concerns disks: which, and what became of it.
+    pub io: Option<Io>,
     /// Of releases of locks: which, and when.
     pub release: Option<Release>,
     /// Process id in the initial pid namespace.
@@ -52,6 +55,36 @@ pub struct Sample {
     pub mapped_ns: u64,
     /// What is needed to go on, when it ends at [`Stop::NoTable`].
     pub stack_copy: Option<Box<StackCopy>>,
+}
+
+/// What a sample says of disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// A request is made.
+    Started(Started),
+    /// It is completed, at a time on CLOCK_MONOTONIC.
+    Done(Done, u64),
+    /// A file has been made durable that is on this device, by its numbers.
+    Synced {
+        /// The upper half of the number, or all of it where there is only one.
+        major: u32,
+        /// The lower half.
+        minor: u32,
+    },
+}
+
+impl Io {
+    fn read(kind: Kind, header: &SampleHeader) -> Option<Self> {
+        match kind {
+            Kind::BlockStart => Some(Self::Started(Started::from_detail(&header.detail))),
+            Kind::BlockDone => Some(Self::Done(Done::from_detail(&header.detail), header.time_ns)),
+            Kind::Sync => {
+                let device = header.detail[0];
+                Some(Self::Synced { major: (device >> 32) as u32, minor: device as u32 })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The stack of a walk that met a file without a table.
@@ -86,6 +119,7 @@ impl Sample {
             },
             allocated: matches!(kind, Kind::Allocated | Kind::Freed)
                 .then(|| Box::new(Allocated::from_detail(&header.detail))),
+            io: Io::read(kind, &header),
             release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use everflame_agent_common::block::BlockLayout;
 use everflame_agent_common::config::Config;
 use everflame_agent_common::stats::Program;
 use everflame_agent_common::wait::Thinning;
@@ -11,10 +12,10 @@ use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
 use super::cpu::{Clock, period_ns};
 use super::host::max_kernel_frames;
 use super::live;
-use super::{CollectConfig, WaitConfig, brief};
+use super::{BlockConfig, CollectConfig, WaitConfig, brief};
 use crate::kernel::{
-    Feature, KernelFeatures, Unwinder, cpu_time_offset, memory_location, pt_regs_location,
-    task_location,
+    Feature, KernelFeatures, Unwinder, block_layout, cpu_time_offset, file_location,
+    memory_location, pt_regs_location, task_location,
 };
 
 /// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
@@ -60,6 +61,7 @@ pub(super) fn load(
     let can_wait = waits.as_ref().and_then(|waits| waits.as_ref().ok()).copied();
     let growth =
         config.growth_period_bytes.map(|period| prepare_growth(&mut settings, config, period));
+    let block = config.block.map(|block| prepare_block(&mut settings, block));
     let mut uprobes = Vec::new();
     if let Some(period_bytes) = config.window_period_bytes {
         settings.window_period_bytes = period_bytes;
@@ -74,6 +76,9 @@ pub(super) fn load(
         Some(Ok(())) => bpf.do_without_growth(BpfError::TooOld { what: "growth of memory" }),
         Some(Err(reason)) => bpf.do_without_growth(reason),
         None => {}
+    }
+    if let Some(Err(reason)) = block {
+        bpf.do_without_block(reason);
     }
     if let Some(Err(reason)) = waits {
         bpf.do_without_waits(reason);
@@ -141,6 +146,15 @@ fn prepare_growth(
     let task = task_location()?;
     settings.task_pid_offset = task.pid_offset;
     settings.task_tgid_offset = task.tgid_offset;
+    Ok(())
+}
+
+fn prepare_block(settings: &mut Config, config: BlockConfig) -> Result<(), BpfError> {
+    let samples = samples_per_interval(config.samples_per_second);
+    let location = file_location()?;
+    settings.inode_superblock_offset = location.superblock_offset;
+    settings.superblock_device_offset = location.device_offset;
+    settings.block = BlockLayout { samples, ..block_layout()? };
     Ok(())
 }
 

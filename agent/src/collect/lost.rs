@@ -30,6 +30,10 @@ fn without(program: Program) -> &'static str {
         Program::Growth => "growth of memory is not seen",
         Program::Allocation => "there are no windows on allocators",
         Program::Allocated | Program::Freed => "live heaps are not seen",
+        Program::BlockStart | Program::BlockIssue | Program::BlockDone => {
+            "requests to disks are not seen"
+        }
+        Program::Sync => "how long files take to become durable is not seen",
         Program::OomVictim => "what runs out of memory is not shown before its window ends",
     }
 }

@@ -5,6 +5,7 @@
 //! [`Collector::drain`] yields what has happened.
 
 mod allocation;
+mod block;
 mod bpf;
 mod config;
 mod cpu;
@@ -37,11 +38,12 @@ use rustix::event::{EventfdFlags, Timespec};
 use rustix::fd::AsRawFd as _;
 use tracing::{debug, info, warn};
 
+pub use block::{BlockConfig, BlockStats};
 pub use bpf::{BpfError, ProgramForm, UnwindMaps};
 pub use config::{AllocMode, CollectConfig};
 pub use cpu::{Clock, CpuError, period_ns};
 pub use error::CollectError;
-pub use event::{Event, ProcessEvent, Sample, StackCopy, ThreadName};
+pub use event::{Event, Io, ProcessEvent, Sample, StackCopy, ThreadName};
 pub use host::monotonic_ns;
 pub use live::{AttachStats, LiveConfig};
 pub(crate) use lost::brief;
@@ -176,8 +178,10 @@ impl Collector {
         let is_all = config.cpu_rate_hz.is_none()
             && config.waits.is_none()
             && config.live.is_none()
+            && config.block.is_none()
             && config.window_period_bytes.is_none();
         collector.bpf.start_growth(is_all)?;
+        collector.bpf.start_block(config.is_of_blocks_alone())?;
         if config.is_of_uprobes_alone() {
             collector.bpf.require_uprobes()?;
         }

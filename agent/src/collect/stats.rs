@@ -2,6 +2,7 @@
 
 use everflame_agent_common::stats::Program;
 
+use super::block::BlockStats;
 use super::live::{AttachStats, LiveAttachments};
 use super::waits::WaitStats;
 use super::{CollectError, Collector};
@@ -70,6 +71,8 @@ pub struct CollectStats {
     pub allocated: ProgramStats,
     /// Those of the program that notes when these are freed.
     pub freed: ProgramStats,
+    /// Those of the programs that follow requests to disks.
+    pub block: BlockStats,
     /// Those of the program that tells whom the kernel ends for want of memory.
     pub oom_victim: ProgramStats,
     /// Which live heaps are seen.
@@ -99,6 +102,7 @@ impl CollectStats {
             + self.allocation.lost()
             + self.allocated.lost()
             + self.freed.lost()
+            + self.block.lost()
     }
 }
 
@@ -123,6 +127,12 @@ impl Collector {
             allocation: self.bpf.program_stats(Program::Allocation)?,
             allocated: self.bpf.program_stats(Program::Allocated)?,
             freed: self.bpf.program_stats(Program::Freed)?,
+            block: BlockStats {
+                start: self.bpf.program_stats(Program::BlockStart)?,
+                issue: self.bpf.program_stats(Program::BlockIssue)?,
+                done: self.bpf.program_stats(Program::BlockDone)?,
+                sync: self.bpf.program_stats(Program::Sync)?,
+            },
             oom_victim: self.bpf.program_stats(Program::OomVictim)?,
             attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),
             sideband_lost: self.sideband.lost(),

@@ -6,6 +6,7 @@
 //! generated code stay as they are. Frames that have no symbol keep mapping, build id and
 //! address, to be resolved later.
 
+mod block;
 mod heap;
 mod locks;
 mod memory;
@@ -189,7 +190,9 @@ pub fn build<'a>(
         let locks = locks.then(|| locks::profiles(process, window, symbols, time));
         let heap = kinds.contains(&ProfileKind::Alloc);
         let heap = heap.then(|| heap::profile(process, window, symbols, time)).flatten();
-        plain.chain(memory.into_iter().flatten()).chain(heap).chain(locks.into_iter().flatten())
+        let block = kinds.contains(&ProfileKind::Block);
+        let block = block.then(|| block::profiles(process, window, symbols, time));
+        plain.chain(block.into_iter().flatten()).chain(memory.into_iter().flatten()).chain(heap).chain(locks.into_iter().flatten())
     })
 }
 
@@ -262,6 +265,8 @@ impl<'a> Assembly<'a> {
         let (unit, period) = match kind {
             ProfileKind::Cpu => ("nanoseconds", time.cpu_period_ns),
             ProfileKind::Alloc => ("bytes", time.alloc_period_bytes),
+            // A request stands for itself, and for those that were not chosen.
+            ProfileKind::Block => ("nanoseconds", 0),
             _ => ("nanoseconds", time.wait_period_ns),
         };
         builder.set_period(value, unit, period);
@@ -327,7 +332,12 @@ impl<'a> Assembly<'a> {
             Kind::OffCpu | Kind::Waiting => scheduler_frames(self.kernel_names(key)),
             // No kernel stack is taken.
             Kind::Allocation => 0,
-            Kind::Release | Kind::Spinning | Kind::Growth => {
+            Kind::Release
+            | Kind::Spinning
+            | Kind::Growth
+            | Kind::BlockStart
+            | Kind::BlockDone
+            | Kind::Sync => {
                 tracepoint_frames(self.kernel_names(key))
             }
         };

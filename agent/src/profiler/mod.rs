@@ -2,6 +2,7 @@
 
 mod allocations;
 mod known;
+mod sink;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,21 +15,24 @@ use everflame_agent_common::unwind::Stop;
 
 use crate::aggregate::{Aggregator, ProcessWindow, Window};
 use crate::collect::{
-    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Sample, Waker,
-    monotonic_ns, period_ns,
+    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Io, Sample,
+    Waker, monotonic_ns, period_ns,
 };
+use crate::disks::Disks;
 use crate::history::{GrowthHistory, HISTORY_BYTES, HistoryStats};
 use crate::identity::{identify_as_copy, identify_copy, identity_of};
 use crate::kernel::WaitEnd;
 use crate::live::{HeapChange, LiveHeaps, ObjectId};
-use crate::process::{DataPlace, Process, ProcessTable, has_other_threads};
+use crate::process::{Process, ProcessTable, has_other_threads};
 use crate::profile::WindowTime;
+use crate::requests::{Ended, Requests};
 use crate::rotation::Rotation;
 use crate::target::{Target, TargetFilter};
 use crate::unwind::Finished;
 use crate::windows::Windows;
 
 pub use known::ProcessStats;
+use sink::Sink;
 
 /// Samples wait in the ring buffer at most this long.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -61,6 +65,8 @@ pub struct Profiler {
     filter: TargetFilter,
     aggregator: Aggregator,
     live: LiveHeaps,
+    requests: Requests<Process>,
+    disks: Disks,
     windows: Windows,
     rotation: Option<Rotation>,
     period_ns: u64,
@@ -113,6 +119,8 @@ impl Profiler {
             filter,
             aggregator: Aggregator::default(),
             live: LiveHeaps::default(),
+            requests: Requests::default(),
+            disks: Disks::default(),
             windows: Windows::default(),
             rotation: None,
             period_ns: config.cpu_rate_hz.map_or(0, period_ns),
@@ -203,6 +211,7 @@ impl Profiler {
         self.window_start_ns = now_ns;
         let mut window = self.aggregator.take();
         self.identify_copies(&mut window);
+        self.disks.forget();
         if let Some(history) = &mut self.history {
             history.add(&window, |pid, generation| self.processes.is_alive(pid, generation));
         }
@@ -365,11 +374,22 @@ impl Profiler {
 
     fn add(&mut self, unfinished: Unfinished) {
         let Unfinished { sample, mut process, object } = unfinished;
+        if let Some(Io::Started(started)) = sample.io {
+            let ended: Vec<Ended<Process>> = self.requests.begin(started, sample, process).collect();
+            for (sample, mut process) in ended {
+                self.sink().add(sample, None, &mut process);
+            }
+            return;
+        }
         if sample.allocation.is_some() && self.windows.is_nested(sample.pid, &sample.user) {
             return;
         }
-        let Self { aggregator, live, vanished, locks, .. } = self;
-        add((aggregator, live), sample, object, &mut process, vanished, *locks);
+        self.sink().add(sample, object, &mut process);
+    }
+
+    fn sink(&mut self) -> Sink<'_> {
+        let Self { aggregator, live, disks, vanished, locks, .. } = self;
+        Sink { aggregator, live, disks, vanished, locks: *locks }
     }
 
     fn drain_collector(&mut self) {
@@ -379,6 +399,8 @@ impl Profiler {
             filter,
             aggregator,
             live,
+            requests,
+            disks,
             windows,
             vanished,
             locks,
@@ -400,6 +422,12 @@ impl Profiler {
                 let address = sample.allocated.map_or(0, |freed| freed.address);
                 live.freed(program, address);
             }
+            Event::Sample(end) if end.kind == Kind::BlockDone => {
+                if let Some((sample, mut process)) = requests.end(end) {
+                    let mut sink = Sink { aggregator, live, disks, vanished, locks: *locks };
+                    sink.add(sample, None, &mut process);
+                }
+            }
             Event::Sample(mut sample) => {
                 if !filter.admits(&sample, processes.get_mut(sample.pid)) {
                     return;
@@ -417,12 +445,20 @@ impl Profiler {
                     // Before the process can be gone.
                     identity_of(sample.pid, process, vanished);
                     *next_unfinished += 1;
+                    if let Some(Io::Started(started)) = sample.io {
+                        requests.await_stack(started);
+                    }
                     let unfinished = Unfinished { sample, process: process.clone(), object };
                     arrived.push((*next_unfinished, unfinished));
+                } else if let Some(Io::Started(started)) = sample.io {
+                    identity_of(sample.pid, process, vanished);
+                    // Its stack is there, so nothing can have ended before it.
+                    drop(requests.begin(started, sample, process.clone()));
                 } else if sample.allocation.is_none()
                     || !windows.is_nested(sample.pid, &sample.user)
                 {
-                    add((aggregator, live), sample, object, process, vanished, *locks);
+                    let mut sink = Sink { aggregator, live, disks, vanished, locks: *locks };
+                    sink.add(sample, object, process);
                 }
             }
         });
@@ -433,31 +469,6 @@ impl Profiler {
             processes.sweep(now_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
         }
     }
-}
-
-/// Adds a sample to the window, with what /proc says of its process; and to the object that it is about,
-/// if it is about one.
-fn add(
-    (aggregator, live): (&mut Aggregator, &mut LiveHeaps),
-    sample: Sample,
-    object: Option<ObjectId>,
-    process: &mut Process,
-    vanished: &mut u64,
-    locks: bool,
-) {
-    let pid = sample.pid;
-    let identify = |process: &mut Process| identity_of(pid, process, vanished);
-    if let Some(allocated) = sample.allocated.as_deref() {
-        let (stack, ranges) = aggregator.add_allocated(&sample, allocated, process, identify);
-        if let Some(object) = object {
-            live.set_stack(object, &stack, ranges);
-        }
-        return;
-    }
-    let locate = |process: &mut Process, avma: u64| -> Option<DataPlace> {
-        locks.then(|| process.data_place(pid, avma, monotonic_ns())).flatten()
-    };
-    aggregator.add(sample, process, identify, locate);
 }
 
 fn signed(ns: u64) -> i64 {

@@ -3,6 +3,7 @@
 //! Names of commands and flags are what scripts rely on: add to them, never rename.
 
 mod leaks;
+mod report;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::format::{Format, one_of};
 use crate::when::{When, parse_duration};
 
 pub(crate) use leaks::{LeaksArgs, LeaksSort};
+pub(crate) use report::ReportArgs;
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -75,6 +77,21 @@ WAIT is what threads waited, all together. Of a holder it is the waiting of othe
 releases of the lock ended. A lock without an address is one whose waiters sleep on words of
 their own: it has the name of the function that wants it.";
 
+const IO_EXAMPLES: &str = "\
+Examples:
+  everflame io                                         this host, for 10 seconds
+  everflame io --pid 4711 --duration 30s
+  everflame io --format json -- ./import               until it ends
+  everflame io --selector '{service=\"db\"}' --from -15m
+      what the collector has; '{}' is everything
+  everflame io block.pb.gz                             of everflame record --kind block
+
+QUEUE is the time from when a request is made to when it goes to its disk, DEVICE from then to
+its end; percentiles are right to within a power of two. An operation is a completed request, as
+/sys/block/DISK/stat counts them; sync is how long it took to make a file durable (ext4 and f2fs),
+whatever requests that needed. (writeback) is what the kernel writes of what some process has
+written to a file before.";
+
 const ROOT_HELP: &str = "\
 Examples:
   everflame record -o host.svg                         profile this host, here and now
@@ -99,6 +116,7 @@ pub(crate) enum Command {
     Flame(FlameArgs),
     Diff(DiffArgs),
     Locks(LocksArgs),
+    Io(IoArgs),
     Leaks(LeaksArgs),
     Services(ServicesArgs),
 }
@@ -187,57 +205,17 @@ pub(crate) enum LockSide {
 /// Show which locks threads wait for, who waits, and who held them
 #[derive(Debug, Args)]
 #[command(after_help = LOCKS_EXAMPLES)]
-#[command(group = ArgGroup::new("target").args(["pid", "comm", "command", "selector", "files"]))]
 pub(crate) struct LocksArgs {
-    /// pprof files of kind lock, instead of this host
-    #[arg(value_name = "FILE", conflicts_with_all = ["duration", "from", "to"])]
-    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
 
-    /// How long to watch this host; 10s unless there is a COMMAND, which is watched until it ends
-    #[arg(long, value_parser = parse_duration, conflicts_with = "selector")]
-    pub(crate) duration: Option<Duration>,
-
-    /// Only the process with this id
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) pid: Option<u32>,
-
-    /// Only processes with this name
-    #[arg(long, value_name = "NAME")]
-    pub(crate) comm: Option<String>,
-
-    /// Ask the collector, instead of watching this host, for profiles with these labels, as in
-    /// PromQL: '{service="api"}'; '{}' is all
-    #[arg(long)]
-    pub(crate) selector: Option<String>,
-
-    /// The collector
-    #[arg(long, value_name = "URL", env = "EVERFLAME_SERVER", hide_env_values = true, default_value = DEFAULT_URL)]
-    pub(crate) server: String,
-
-    /// From this time on: RFC 3339, Unix seconds, or relative as in -1h30m [default: an hour
-    /// before --to]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "selector")]
-    pub(crate) from: Option<When>,
-
-    /// Before this time [default: now]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "selector")]
-    pub(crate) to: Option<When>,
-
-    /// The most locks to show; 0 is all [default: 10 in tables, else all]
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u32>,
-
-    /// What to write [default: what --output ends in, else a table]
-    #[arg(long, value_parser = one_of(command::locks::FORMATS))]
-    pub(crate) format: Option<Format>,
-
-    /// Where to, instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-
-    /// A program to start; it and its children are watched
-    #[arg(last = true)]
-    pub(crate) command: Vec<OsString>,
+/// Show what processes want of disks, how long that takes, and which code it is
+#[derive(Debug, Args)]
+#[command(after_help = IO_EXAMPLES)]
+pub(crate) struct IoArgs {
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
 }
 
 /// Show the functions that cost the most

@@ -1,73 +1,30 @@
 //! `everflame locks`: which locks threads wait for, who waits, and who held them.
 //!
-//! The report itself is [`everflame_profile::locks`]; here is where its profile comes from (this
-//! host, a collector, or files), and how it looks on a terminal.
+//! The report itself is [`everflame_profile::locks`]; here is how it looks on a terminal.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use everflame_profile::{Kind, LockReport, LockTotals, locks};
 
-use super::record::{Request, capture};
-use super::{json, limit, more, range};
-use crate::args::{LocksArgs, RangeArgs};
-use crate::collector::{Collector, selection};
+use super::more;
+use super::report::{View, path, profile};
+use crate::args::LocksArgs;
 use crate::failure::Failure;
-use crate::files;
-use crate::format::Format;
-use crate::output::Destination;
-use crate::table::{Table, printable, terminal_width};
+use crate::table::{Table, printable};
 use crate::units::value;
-use crate::when::now_unix_ns;
 
-pub(crate) const FORMATS: &[Format] = &[Format::Table, Format::Json];
-
-/// Locks that a table shows unless `--limit` says otherwise.
-const DEFAULT_LIMIT: u32 = 10;
 /// Stacks of each side that it shows of a lock.
 const MAX_STACKS: usize = 3;
-/// Functions that it shows of a stack.
-const MAX_FUNCTIONS: usize = 6;
 /// Names of threads.
 const MAX_THREADS: usize = 3;
 
 pub(crate) fn run(args: LocksArgs) -> Result<(), Failure> {
-    let output = args.output.as_deref();
-    let format = Format::choose(args.format, output, FORMATS)?;
-    let destination = Destination::new(output, false)?;
-    let limit = limit(args.limit.or((format == Format::Table).then_some(DEFAULT_LIMIT)), format);
-    let width = terminal_width().filter(|_| output.is_none());
-    let mut report = report(args)?;
+    let view = View::new(&args.report)?;
+    let mut report = locks(&profile(args.report, Kind::Lock)?);
     let is_empty = report.locks.is_empty();
-    let hidden = report.locks.len().saturating_sub(limit);
-    report.locks.truncate(limit);
-    if format == Format::Json {
-        destination.write(&json(&report))?;
-    } else if !is_empty {
-        destination.write(text(&report, hidden, width).as_bytes())?;
-    }
-    if is_empty {
-        let message = "no thread waited for a lock".to_owned();
-        return Err(Failure::NoData { message });
-    }
-    Ok(())
-}
-
-fn report(args: LocksArgs) -> Result<LockReport, Failure> {
-    if !args.files.is_empty() {
-        return Ok(locks(&files::read_all(&args.files)?));
-    }
-    if let Some(selector) = &args.selector {
-        let range = range(&RangeArgs { from: args.from, to: args.to }, now_unix_ns())?;
-        let mut collector = Collector::connect(&args.server)?;
-        let selection = selection(Kind::Lock.name(), selector, range, None);
-        return Ok(locks(&collector.merge(selection)?));
-    }
-    // The rate is that of CPU samples, of which there are none.
-    let target = (args.pid, args.comm);
-    let request = Request::new(Kind::Lock, 1, target, args.duration, args.command);
-    let (recording, _) = capture(request)?;
-    Ok(locks(&recording.profile))
+    let hidden = view.cut(&mut report.locks);
+    view.show(&report, is_empty, |width| text(&report, hidden, width), "no thread waited for a lock")
 }
 
 fn text(report: &LockReport, hidden: usize, width: Option<usize>) -> String {
@@ -116,18 +73,6 @@ fn headline(rank: usize, lock: &LockTotals) -> String {
         ns(lock.p99_ns),
         ns(lock.max_ns)
     ))
-}
-
-/// The program's part of a stack, leaf first.
-fn path(stack: &[String]) -> String {
-    let is_entry = |name: &String| name.starts_with("entry_SYSCALL") || name == "el0_svc";
-    let from = stack.iter().rposition(is_entry).map_or(0, |at| at + 1);
-    let own = &stack[from..];
-    let mut names: Vec<&str> = own.iter().take(MAX_FUNCTIONS).map(String::as_str).collect();
-    if own.len() > MAX_FUNCTIONS {
-        names.push("...");
-    }
-    names.join(" < ")
 }
 
 fn some_of(names: &BTreeSet<String>) -> String {

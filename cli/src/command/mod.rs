@@ -3,10 +3,12 @@
 
 pub(crate) mod diff;
 pub(crate) mod flame;
+pub(crate) mod io;
 pub(crate) mod leaks;
 pub(crate) mod locks;
 mod progress;
 pub(crate) mod record;
+pub(crate) mod report;
 pub(crate) mod services;
 mod subject;
 pub(crate) mod top;
@@ -34,6 +36,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Flame(args) => flame::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Locks(args) => locks::run(args),
+        Command::Io(args) => io::run(args),
         Command::Leaks(args) => leaks::run(args),
         Command::Services(args) => services::run(args),
     }

@@ -143,6 +143,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
         let missed = match args.kind {
             Kind::Lock => "did not wait for locks",
             Kind::OffCpu => "did not wait",
+            Kind::Block => "did nothing to disks",
             Kind::Alloc if args.mode == AllocModeArg::Live => {
                 "allocated nothing that was sampled, or has not loaded libeverflame_alloc.so \
                  (LD_PRELOAD; see docs/live-heap.md)"

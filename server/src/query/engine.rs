@@ -29,9 +29,13 @@ use crate::{
 const STORED_LIMITS: DecodeLimits =
     DecodeLimits { max_compressed_bytes: usize::MAX, max_decompressed_bytes: 1 << 30 };
 
-/// The label, and its value, of profiles of what a process had grown by when the kernel ended it:
-/// the sum of what is in those of its windows.
-const OUT_OF_MEMORY: (&str, &str) = ("oom", "true");
+/// Labels, and their values, of profiles that repeat what others have.
+const REPEATED: [(&str, &str); 2] = [
+    // What a process had grown by when the kernel ended it: the sum of what is in those of its windows.
+    ("oom", "true"),
+    // How long it took to make files durable: mostly requests to a disk, which have their own.
+    ("event", "sync"),
+];
 
 /// What a query may cost.
 #[derive(Debug, Clone, Copy)]
@@ -273,7 +277,9 @@ impl Run {
             Merge { run: self, merger: Merger::new(), profiles: 0, windows: Windows::default() };
         let mut stopped = None;
         let mut filter = selection.filter.clone();
-        filter.selector.leave_out(OUT_OF_MEMORY.0, OUT_OF_MEMORY.1);
+        for (name, value) in REPEATED {
+            filter.selector.leave_out(name, value);
+        }
         self.store.visit_profiles(&filter, &mut |profile| match merge.add(&profile) {
             Ok(()) => ControlFlow::Continue(()),
             Err(err) => {

@@ -17,12 +17,8 @@ const SLEEPS: i64 = 50;
 
 /// Returns the forms with the time that it took to start with each.
 pub(crate) fn check() -> Result<String> {
-    let forms: &[ProgramForm] = match KernelFeatures::probe().unwinder() {
-        Unwinder::Recent => &[ProgramForm::Recent, ProgramForm::Old],
-        Unwinder::Old => &[ProgramForm::Old],
-    };
     let mut times = Vec::new();
-    for &form in forms {
+    for form in forms() {
         let started = Instant::now();
         let mut config = CollectConfig::at_rate(RATE_HZ);
         config.program_form = Some(form);
@@ -32,6 +28,14 @@ pub(crate) fn check() -> Result<String> {
         accepted(&collector).with_context(|| format!("in the form {form:?}"))?;
     }
     Ok(times.join(", "))
+}
+
+/// Those that the kernel can run.
+pub(crate) fn forms() -> Vec<ProgramForm> {
+    match KernelFeatures::probe().unwinder() {
+        Unwinder::Recent => vec![ProgramForm::Recent, ProgramForm::Old],
+        Unwinder::Old => vec![ProgramForm::Old],
+    }
 }
 
 /// Fails if the kernel has refused a program, with all that it says.

@@ -4,9 +4,11 @@
 //! `VM: done` comes last; the host decides from these. Whatever happens, the machine is
 //! powered off at the end, because the host waits for that.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the console is the only way out")]
 
+#[expect(unsafe_code, reason = "disks are made by ioctls")]
+mod block;
 mod capabilities;
 mod chain;
 mod load;
@@ -53,6 +55,7 @@ fn check_all() {
         check("allocations", memory::check_without());
         check("waits", load::check_without_waits());
     }
+    check("block", block::check());
     match recording::record() {
         Ok(recorded) => {
             check("samples", enough(recorded.samples, recorded.expected));

@@ -55,6 +55,8 @@ pub(crate) fn require(args: &Args) -> Result<()> {
             "programs that tests run",
             &[
                 ("go", "golang-go"),
+                ("biolatency", "libbpf-tools"),
+                ("fio", "fio"),
                 ("g++", "g++"),
                 ("javac", "default-jdk-headless"),
                 ("node", "nodejs"),

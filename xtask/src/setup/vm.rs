@@ -16,8 +16,10 @@ pub(super) fn set_up(machines: &[Machine]) -> Result<()> {
     if !apt::is_available() || find("dpkg-deb").is_none() {
         bail!("the kernels are Debian's, and come through its package manager, apt");
     }
-    let emulators: Vec<_> = machines.iter().map(|machine| machine.qemu()).collect();
-    require_programs("emulators", &emulators)?;
+    let mut programs: Vec<_> = machines.iter().map(|machine| machine.qemu()).collect();
+    // Modules of the kernels are compressed.
+    programs.push(("xz", "xz-utils"));
+    require_programs("emulators", &programs)?;
     for &machine in machines.iter().filter(|machine| !machine.is_native()) {
         set_up_compilers(machine)?;
     }

@@ -37,6 +37,26 @@ pub(super) fn write(files: &[File], output: &Path) -> Result<()> {
     archive.finish().with_context(cannot)
 }
 
+/// Writes what is in `base`, and behind it the modules in a folder, as /modules.
+pub(super) fn with_modules(base: &Path, modules: &Path, output: &Path) -> Result<()> {
+    let cannot = || format!("cannot write {}", output.display());
+    fs::copy(base, output).with_context(cannot)?;
+    // One archive after the other is one archive, for the kernel.
+    let file = Output::options().append(true).open(output).with_context(cannot)?;
+    let mut archive = Archive { output: BufWriter::new(file), entries: 0 };
+    archive.entry("modules", DIRECTORY, (0, 0), &[]).with_context(cannot)?;
+    let entries =
+        fs::read_dir(modules).with_context(|| format!("cannot list {}", modules.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", modules.display()))?;
+        let path = entry.path();
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = format!("modules/{}", entry.file_name().to_string_lossy());
+        archive.entry(&name, PROGRAM, (0, 0), &bytes).with_context(cannot)?;
+    }
+    archive.finish().with_context(cannot)
+}
+
 /// Parents come before their children, as the kernel wants it.
 fn folders(files: &[File]) -> BTreeSet<String> {
     let mut folders: BTreeSet<String> = MOUNT_POINTS.map(str::to_owned).into();

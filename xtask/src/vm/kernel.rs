@@ -55,12 +55,18 @@ impl Kernel {
         cache.join("kernels").join(self.name).join("vmlinuz")
     }
 
+    /// Where those of its modules are that guests need.
+    pub(super) fn modules(&self, cache: &Path) -> PathBuf {
+        cache.join("kernels").join(self.name).join("modules")
+    }
+
     /// Puts its image into the cache, unless there is one and `update` does not ask for the
     /// newest.
     pub(super) fn fetch(&self, cache: &Path, mirror: Option<&str>, update: bool) -> Result<()> {
         let image = self.image(cache);
         let label = image.with_file_name("package");
-        let present = fs::read_to_string(&label).ok().filter(|_| image.is_file());
+        let is_whole = image.is_file() && self.modules(cache).is_dir();
+        let present = fs::read_to_string(&label).ok().filter(|_| is_whole);
         if let Some(present) = present.as_deref().filter(|_| !update) {
             say(&format!("{}: {present}, cached", self.name));
             return Ok(());
@@ -82,6 +88,7 @@ impl Kernel {
         run(command("dpkg-deb").arg("--extract").arg(&deb).arg(&files))?;
         let found = vmlinuz(&files).with_context(|| format!("{package} has no kernel image"))?;
         fs::rename(found, new.join("vmlinuz")).context("cannot keep the kernel image")?;
+        keep_modules(&files, &new.join("modules"))?;
         fs::write(new.join("package"), package).context("cannot write to the cache")?;
         remove(&files)?;
         fs::remove_file(deb).context("cannot remove the package")?;
@@ -120,6 +127,25 @@ fn vmlinuz(files: &Path) -> Option<PathBuf> {
     candidates.into_iter().find(|path| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
     })
+}
+
+/// Modules that guests load, where they are not built into the kernel; none needs another one.
+const MODULES: [&str; 1] = ["kernel/drivers/block/loop.ko"];
+
+fn keep_modules(files: &Path, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let versions = ["lib/modules", "usr/lib/modules"].map(|dir| entries(&files.join(dir)));
+    for (version, module) in versions.iter().flatten().flat_map(|v| MODULES.map(|m| (v, m))) {
+        let plain = version.join(module);
+        let packed = version.join(format!("{module}.xz"));
+        if packed.is_file() {
+            run(command("xz").arg("--decompress").arg(&packed))?;
+        }
+        if let Some(name) = plain.file_name().filter(|_| plain.is_file()) {
+            fs::rename(&plain, folder.join(name)).context("cannot keep a module")?;
+        }
+    }
+    Ok(())
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

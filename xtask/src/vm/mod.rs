@@ -92,10 +92,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let mut reports = Vec::new();
     for kernel in kernels {
+        let initramfs = folder.join(format!("initramfs-{}.cpio", kernel.name));
+        initramfs::with_modules(
+            &initramfs_path(kernel.machine),
+            &kernel.modules(&cache),
+            &initramfs,
+        )?;
         let run = qemu::Run {
             machine: kernel.machine,
             kernel: kernel.image(&cache),
-            initramfs: initramfs_path(kernel.machine),
+            initramfs,
             console: folder.join(format!("{}.log", kernel.name)),
             timeout: Duration::from_secs(args.timeout),
             show: args.verbose,

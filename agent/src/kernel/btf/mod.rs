@@ -12,11 +12,15 @@
 //! The format: Documentation/bpf/btf.rst of the kernel. Nothing that a file contains makes the
 //! walker read outside it or run for longer than [`MAX_MEMBERS`] members.
 
+mod block;
+
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
 use thiserror::Error;
+
+pub use block::{FileLocation, block_layout, file_location};
 
 /// Where the kernel shows its types.
 pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -261,6 +265,7 @@ enum Kind {
     Pointer = 2,
     Struct = 4,
     Union = 5,
+    Enumeration = 6,
     Typedef = 8,
     Function = 12,
     Prototype = 13,
@@ -325,6 +330,7 @@ impl<'a> Btf<'a> {
     const TYPE_BYTES: usize = 12;
     const MEMBER_BYTES: usize = 12;
     const PARAMETER_BYTES: usize = 8;
+    const ENUMERATOR_BYTES: usize = 8;
 
     /// `bytes` in this machine's own byte order.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
@@ -435,6 +441,17 @@ impl<'a> Btf<'a> {
         let task = self.find("task_struct", Kind::Struct)?;
         let entity = self.find("sched_entity", Kind::Struct)?;
         self.member_offset(task, "se")?.checked_add(self.member_offset(entity, member)?)
+    }
+
+    /// The value of an enumerator, of whatever enumeration.
+    fn enumerator(&self, name: &str) -> Option<u32> {
+        let types = self.starts.iter().filter_map(|start| self.type_at(*start));
+        types.filter(|ty| ty.is(Kind::Enumeration)).find_map(|ty| {
+            (0..ty.len()).map(|index| ty.rest + index * Self::ENUMERATOR_BYTES).find_map(|at| {
+                let is_it = self.is_named(word(self.types, at)?, name);
+                if is_it { word(self.types, at + 4) } else { None }
+            })
+        })
     }
 
     /// Whether the kernel has a function of that name.

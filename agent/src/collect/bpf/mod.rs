@@ -3,26 +3,30 @@
 //! With `cpu` and `sideband`, the only files that know there is BPF; nothing outside
 //! `collect` touches aya.
 
+mod error;
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramError, RawTracePoint};
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::{PerfEvent, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use everflame_agent_common::block::BlockLayout;
 use everflame_agent_common::config::Config;
-use everflame_agent_common::limits::{MAX_LOCKS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
+use everflame_agent_common::limits::{MAX_LOCKS, MAX_REQUESTS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
 use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
-use thiserror::Error;
 
+use super::block::BlockPrograms;
 use super::host::max_processes;
 use super::stats::ProgramStats;
 use super::uprobes::UprobeProgram;
 use super::waits::{WaitConfig, WaitPrograms};
 use super::{growth, oom};
-use crate::kernel::{BtfError, WaitEnd, lift_memlock_limit};
+use crate::kernel::{WaitEnd, lift_memlock_limit};
+pub use error::BpfError;
 
 /// The compiled programs of agent-ebpf.
 static RECENT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
@@ -40,99 +44,6 @@ pub enum ProgramForm {
 }
 
 const CPU_SAMPLE: &str = "cpu_sample";
-
-/// Why the programs are not running.
-#[derive(Debug, Error)]
-pub enum BpfError {
-    /// The kernel has no type information.
-    #[error(
-        "the kernel has no BTF at {KERNEL_BTF}: everflame needs a kernel built with \
-         CONFIG_DEBUG_INFO_BTF=y (the default of all major distributions since 2021)"
-    )]
-    NoBtf,
-    /// The kernel does not let this process use BPF.
-    #[error(
-        "BPF is not permitted: run as root, or with CAP_BPF and CAP_PERFMON (in a container, \
-         add these capabilities and allow the bpf system call in the seccomp profile)"
-    )]
-    NotPermitted {
-        /// What the kernel answered.
-        #[source]
-        source: EbpfError,
-    },
-    /// The object was refused as a whole.
-    #[error("cannot load the BPF object")]
-    Object {
-        /// What aya or the kernel says.
-        #[source]
-        source: EbpfError,
-    },
-    /// A feature is missing for which there is no substitute.
-    #[error(transparent)]
-    Feature(#[from] crate::kernel::MissingFeature),
-    /// It cannot be found out where the kernel keeps something.
-    #[error("cannot find where this kernel keeps what the programs read")]
-    Layout(#[from] BtfError),
-    /// The kernel's types cannot be read.
-    #[error("cannot read the kernel's types")]
-    Types {
-        /// What aya says.
-        #[source]
-        source: aya::BtfError,
-    },
-    /// Waits that go on cannot be listed.
-    #[error("cannot list the tasks that wait")]
-    Iterate {
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
-    /// The iterator over tasks cannot be opened.
-    #[error("cannot open the iterator over tasks")]
-    Link {
-        /// What the kernel says.
-        #[source]
-        source: aya::programs::links::LinkError,
-    },
-    /// One program was refused.
-    #[error("the kernel refuses the BPF program `{program}`")]
-    Program {
-        /// Its name.
-        program: &'static str,
-        /// What the kernel's verifier says.
-        #[source]
-        source: ProgramError,
-    },
-    /// The kernel runs only what is made for the oldest ones.
-    #[error("{what} cannot be seen: the kernel is older than Linux 5.17")]
-    TooOld {
-        /// What was asked for.
-        what: &'static str,
-    },
-    /// The object lacks something that this agent expects; the two do not belong together.
-    #[error("the BPF object has no `{name}`: it was not built with this agent")]
-    Missing {
-        /// A program or a map.
-        name: &'static str,
-    },
-    /// The programs' debug output cannot be read.
-    #[cfg(feature = "debug-log")]
-    #[error("cannot read the debug output of the BPF programs")]
-    Log {
-        /// What aya says.
-        #[source]
-        source: aya_log::Error,
-    },
-    /// A map could not be opened.
-    #[error("cannot use the BPF map `{map}`")]
-    Map {
-        /// Its name.
-        map: &'static str,
-        /// What the kernel says.
-        #[source]
-        source: MapError,
-    },
-}
 
 /// The maps that hold what walks need to know.
 pub struct UnwindMaps {
@@ -154,6 +65,8 @@ pub(super) struct Bpf {
     waits: Option<Result<WaitPrograms, BpfError>>,
     /// Likewise.
     growth: Option<Result<(), BpfError>>,
+    /// Likewise.
+    block: Option<Result<BlockPrograms, BpfError>>,
     /// Those that were asked for.
     uprobes: Vec<(Program, Result<UprobeProgram, BpfError>)>,
     oom_error: Option<BpfError>,
@@ -182,9 +95,11 @@ impl Bpf {
         uprobes: &[(Program, &'static str)],
     ) -> Result<Self, BpfError> {
         lift_memlock_limit();
-        let config = config.to_bytes();
         let max_processes = max_processes();
         let has_locks = waits.is_some_and(|waits| waits.locks);
+        let has_blocks = config.block != BlockLayout::NONE;
+        let has_io_start = config.block.has_io_start != 0;
+        let config = config.to_bytes();
         let object = match form {
             ProgramForm::Recent => RECENT,
             ProgramForm::Old => OLD,
@@ -196,6 +111,8 @@ impl Bpf {
             .map_max_entries("EVENTS", ring_bytes)
             .map_max_entries("PROCESSES", max_processes)
             .map_max_entries("LOCKS", if has_locks { MAX_LOCKS } else { 1 })
+            .map_max_entries("REQUESTS", if has_blocks { MAX_REQUESTS } else { 1 })
+            .map_max_entries("BIOS", if has_blocks && !has_io_start { MAX_REQUESTS } else { 1 })
             .load(object)
             .map_err(object_error)?;
         let program: &mut PerfEvent = ebpf
@@ -205,6 +122,7 @@ impl Bpf {
         program.load().map_err(|source| BpfError::Program { program: CPU_SAMPLE, source })?;
         let exec_error = attach_exec(&mut ebpf).err();
         let waits = waits.map(|waits| WaitPrograms::load(&mut ebpf, waits));
+        let block = has_blocks.then(|| BlockPrograms::load(&mut ebpf, has_io_start));
         // While it has all of its maps.
         let uprobes = uprobes
             .iter()
@@ -239,6 +157,7 @@ impl Bpf {
             exec_error,
             waits,
             growth: None,
+            block,
             uprobes,
             oom_error: None,
             unwind: Some(unwind),
@@ -291,7 +210,14 @@ impl Bpf {
         let uprobes = self.uprobes.iter();
         let uprobes =
             uprobes.filter_map(|(program, loaded)| Some((*program, loaded.as_ref().err()?)));
-        exec.chain(waits.into_iter().flatten()).chain(error).chain(growth).chain(oom).chain(uprobes)
+        let (block, no_block) = match &self.block {
+            Some(Ok(block)) => (Some(block.refused()), None),
+            Some(Err(error)) => (None, Some((Program::BlockStart, error))),
+            None => (None, None),
+        };
+        let block = block.into_iter().flatten().chain(no_block);
+        let waits = waits.into_iter().flatten().chain(error);
+        exec.chain(waits).chain(growth).chain(block).chain(oom).chain(uprobes)
     }
 
     /// A program for uprobes, if it was asked for and the kernel takes it.
@@ -336,6 +262,30 @@ impl Bpf {
             Some(Err(error)) if is_required => Err(error),
             growth => {
                 self.growth = growth;
+                Ok(())
+            }
+        }
+    }
+
+    /// Requests to disks were asked for, but this kernel does not let them be seen.
+    pub(super) fn do_without_block(&mut self, reason: BpfError) {
+        self.block = Some(Err(reason));
+    }
+
+    /// Begins to follow requests to disks, if that was asked for.
+    ///
+    /// # Errors
+    /// As of [`Self::start_waits`].
+    pub(super) fn start_block(&mut self, is_required: bool) -> Result<(), BpfError> {
+        if let Some(Ok(block)) = &mut self.block
+            && let Err(error) = block.start(&mut self.ebpf)
+        {
+            self.block = Some(Err(error));
+        }
+        match self.block.take() {
+            Some(Err(error)) if is_required => Err(error),
+            block => {
+                self.block = block;
                 Ok(())
             }
         }

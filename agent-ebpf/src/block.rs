@@ -1,0 +1,351 @@
+//! `block`: requests to disks, with the stack of the code that made them.
+//!
+//! What is kept of a request, and what becomes of it, is in `everflame_agent_common::block`. That
+//! a share is chosen at the beginning makes all others cheap: their issue and their end find
+//! nothing.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_kernel},
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use everflame_agent_common::{
+    block::{
+        DISK_NAME_AT, DISK_NAME_LEN, FAILED, FIRST_COMMAND, FLUSH, Flusher, Request, SYNC, Started,
+    },
+    event::{DETAIL_WORDS, Kind},
+    stats::{Counter, Program},
+    wait::{Thinning, Weight},
+};
+
+use crate::{
+    maps::{
+        BIOS, BLOCK_THINNING, FLUSHERS, IO_RULES, IO_SAMPLING, IO_SCRATCH, IO_WALK, REQUESTS,
+        SYNCS, config,
+    },
+    sample::{Memory, sample_current_task, submit_about_nobody},
+    stats,
+    task::field,
+};
+
+/// What a tracepoint is about: its first argument, or the second one where the first is a queue.
+#[inline(always)]
+fn subject(ctx: &BtfTracePointContext) -> *const c_void {
+    if config!(block.has_queue_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) }
+}
+
+/// Runs when a request has been made, in the task that wants it (Linux 6.5). Its argument is the request.
+#[btf_tracepoint(function = "block_io_start")]
+fn block_start(ctx: BtfTracePointContext) -> i32 {
+    let request: *const c_void = ctx.arg(0);
+    stats::timed(Program::BlockStart, || {
+        // SAFETY: the tracepoint's argument is a request.
+        unsafe {
+            let flags: u32 = field(request, config!(block.flags_offset));
+            let Some(started) = begin(&ctx, request as u64, flags) else { return };
+            if flags & config!(block.flushing) != 0 {
+                let queue: u64 = field(request, config!(block.queue_offset));
+                let Request { id, start_ns, .. } = started;
+                let _ = FLUSHERS.insert(&queue, &Flusher { id, start_ns }, 0);
+            }
+            keep(Program::BlockStart, request as u64, &started);
+        }
+    });
+    0
+}
+
+/// The same on older kernels, which tell of what a request is going to be made of. Its last argument
+/// but one, or the only one, is that.
+#[btf_tracepoint(function = "block_getrq")]
+fn block_start_of_bio(ctx: BtfTracePointContext) -> i32 {
+    let bio = subject(&ctx);
+    stats::timed(Program::BlockStart, || {
+        // SAFETY: the tracepoint's argument.
+        let flags: u32 = unsafe { field(bio, config!(block.bio_flags_offset)) };
+        if let Some(started) = begin(&ctx, bio as u64, flags)
+            && BIOS.insert(&(bio as u64), &started, 0).is_err()
+        {
+            stats::count(Program::BlockStart, Counter::Untracked);
+        }
+    });
+    0
+}
+
+/// Chooses requests, and hands the stacks over of those that are chosen.
+#[inline(always)]
+fn begin(ctx: &impl EbpfContext, id: u64, flags: u32) -> Option<Request> {
+    if flags & 0xff >= FIRST_COMMAND {
+        return None;
+    }
+    let target = config!(target_pid);
+    if target != 0 && target != (bpf_get_current_pid_tgid() >> 32) as u32 {
+        return None;
+    }
+    let start_ns = stats::now_ns();
+    let count = if flags & config!(block.flushing) == 0 {
+        let thinning = BLOCK_THINNING.get_ptr_mut(0)?;
+        // SAFETY: this CPU's. What comes in between makes the next sample come sooner or later.
+        let thinning = unsafe { &mut *thinning };
+        let most = config!(block.samples);
+        thinning.advance(start_ns, Thinning::INTERVAL_NS, most);
+        let weight = Weight { value: 1, count: 1 };
+        let kept = thinning.keep(weight, 1, most, stats::scrambled(start_ns))?;
+        if thinning.is_thinning() {
+            stats::count(Program::BlockStart, Counter::Thinned);
+        }
+        kept.count
+    } else {
+        // They are few, and flushes have to find them.
+        1
+    };
+    let detail = Started { id, start_ns }.to_detail();
+    sample(ctx, Program::BlockStart, Kind::BlockStart, Weight { value: 0, count }, detail);
+    let made_ns = stats::now_ns();
+    Some(Request { id, start_ns, made_ns, issue_ns: 0, bytes: 0, stamp: 0, count })
+}
+
+#[inline(always)]
+fn keep(program: Program, request: u64, started: &Request) {
+    if REQUESTS.insert(&request, started, 0).is_err() {
+        stats::count(program, Counter::Untracked);
+    }
+}
+
+/// Runs when a request has become a part of another one, which was made by whoever made that. Its
+/// argument is the request that is no more.
+#[btf_tracepoint(function = "block_rq_merge")]
+fn block_merge(ctx: BtfTracePointContext) -> i32 {
+    let request: *const c_void = ctx.arg(0);
+    let _ = REQUESTS.remove(&(request as u64));
+    0
+}
+
+/// Runs when a request goes to its device.
+#[btf_tracepoint(function = "block_rq_issue")]
+fn block_issue(ctx: BtfTracePointContext) -> i32 {
+    let request = subject(&ctx);
+    stats::timed(Program::BlockIssue, || {
+        // SAFETY: the tracepoint's argument is a request.
+        unsafe { issue(request) };
+    });
+    0
+}
+
+/// # Safety
+/// `request` comes from the kernel, which knows it for one.
+#[inline(always)]
+unsafe fn issue(request: *const c_void) {
+    let key = request as u64;
+    // SAFETY: as the caller says.
+    let (flags, stamp): (u32, u64) = unsafe {
+        (
+            field(request, config!(block.flags_offset)),
+            field(request, config!(block.stamp_offset)),
+        )
+    };
+    if let Some(known) = REQUESTS.get_ptr_mut(&key) {
+        // SAFETY: a map value. It goes with the request, which is here.
+        let known = unsafe { &mut *known };
+        if known.issue_ns == 0 || known.stamp == stamp {
+            known.issue_ns = stats::now_ns();
+            known.stamp = stamp;
+            return;
+        }
+        // Of a request whose end was not seen.
+        let _ = REQUESTS.remove(&key);
+    }
+    let begun = if flags & 0xff == FLUSH {
+        // SAFETY: as the caller says.
+        let queue: u64 = unsafe { field(request, config!(block.queue_offset)) };
+        FLUSHERS.get_ptr(&queue).map(|flusher| {
+            // SAFETY: a map value.
+            let Flusher { id, start_ns } = unsafe { *flusher };
+            Request { id, start_ns, made_ns: start_ns, issue_ns: 0, bytes: 0, stamp, count: 1 }
+        })
+    } else if config!(block.has_io_start) == 0 {
+        // SAFETY: as the caller says.
+        let bio: u64 = unsafe { field(request, config!(block.bio_offset)) };
+        let begun = BIOS.get_ptr(&bio).map(|bio| {
+            // SAFETY: a map value.
+            Request { stamp, ..unsafe { *bio } }
+        });
+        if let Some(begun) = begun {
+            let _ = BIOS.remove(&bio);
+            if flags & config!(block.flushing) != 0 {
+                // SAFETY: as the caller says.
+                let queue: u64 = unsafe { field(request, config!(block.queue_offset)) };
+                let Request { id, start_ns, .. } = begun;
+                let _ = FLUSHERS.insert(&queue, &Flusher { id, start_ns }, 0);
+            }
+        }
+        begun
+    } else {
+        None
+    };
+    if let Some(mut begun) = begun {
+        begun.issue_ns = stats::now_ns();
+        keep(Program::BlockIssue, key, &begun);
+    }
+}
+
+/// Runs when a request is completed, or a part of it. Its arguments are (request, error, bytes).
+#[btf_tracepoint(function = "block_rq_complete")]
+fn block_done(ctx: BtfTracePointContext) -> i32 {
+    let request: *const c_void = ctx.arg(0);
+    let (error, bytes) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
+    stats::timed(Program::BlockDone, || {
+        // SAFETY: the tracepoint's argument is a request.
+        unsafe { complete(request, error, bytes) };
+    });
+    0
+}
+
+/// # Safety
+/// As of [`issue`].
+#[inline(always)]
+unsafe fn complete(request: *const c_void, error: u32, bytes: u32) {
+    let key = request as u64;
+    let Some(known) = REQUESTS.get_ptr_mut(&key) else { return };
+    // SAFETY: a map value. A request is completed by one CPU at a time.
+    let known = unsafe { &mut *known };
+    // SAFETY: as the caller says.
+    let (flags, state, left, stamp): (u32, u32, u32, u64) = unsafe {
+        (
+            field(request, config!(block.flags_offset)),
+            field(request, config!(block.state_offset)),
+            field(request, config!(block.bytes_offset)),
+            field(request, config!(block.stamp_offset)),
+        )
+    };
+    if known.issue_ns != 0 && known.stamp != stamp {
+        let _ = REQUESTS.remove(&key);
+        return;
+    }
+    known.bytes += u64::from(bytes);
+    // A write with a flush has an end when its data is written and another one after the flush.
+    let is_sequence = state & config!(block.flush_sequence) != 0 && flags & 0xff != FLUSH;
+    if bytes < left || is_sequence {
+        return;
+    }
+    let done = *known;
+    let _ = REQUESTS.remove(&key);
+    let mut operation = u64::from(flags);
+    if error != 0 {
+        operation |= FAILED;
+    }
+    if flags & config!(block.sync) != 0 {
+        operation |= SYNC;
+    }
+    // SAFETY: as the caller says.
+    let name = unsafe { name_of(disk_of(request)) };
+    let mut detail = [done.id, done.start_ns, done.made_ns, done.issue_ns, operation, 0, 0, 0, 0];
+    detail[DISK_NAME_AT..].copy_from_slice(&name);
+    let weight = Weight { value: done.bytes, count: done.count };
+    submit_about_nobody(Program::BlockDone, Kind::BlockDone, weight, detail);
+}
+
+/// The disk that a request is for.
+///
+/// # Safety
+/// As of [`issue`].
+#[inline(always)]
+unsafe fn disk_of(request: *const c_void) -> *const c_void {
+    // SAFETY: as the caller says; the kernel reads zeros where there is nothing.
+    unsafe {
+        if config!(block.disk_offset) != 0 {
+            return field(request, config!(block.disk_offset));
+        }
+        let queue: *const c_void = field(request, config!(block.queue_offset));
+        field(queue, config!(block.queue_disk_offset))
+    }
+}
+
+/// # Safety
+/// `disk` comes from the kernel, which knows it for one.
+#[inline(always)]
+unsafe fn name_of(disk: *const c_void) -> [u64; DISK_NAME_LEN / 8] {
+    let mut name = [0u64; DISK_NAME_LEN / 8];
+    // SAFETY: the helper checks the address, and writes zeros where it cannot read.
+    unsafe {
+        let from = disk.byte_add(config!(block.name_offset) as usize);
+        bpf_probe_read_kernel(name.as_mut_ptr().cast(), DISK_NAME_LEN as u32, from);
+    }
+    name
+}
+
+/// Runs when a task begins to make a file durable. What its arguments are depends on the file system.
+#[raw_tracepoint(tracepoint = "ext4_sync_file_enter")]
+fn sync_enter(_ctx: RawTracePointContext) -> i32 {
+    let task = bpf_get_current_pid_tgid();
+    let target = config!(target_pid);
+    if target == 0 || target == (task >> 32) as u32 {
+        let now_ns = stats::now_ns();
+        if SYNCS.insert(&task, &now_ns, 0).is_err() {
+            stats::count(Program::Sync, Counter::Untracked);
+        }
+    }
+    0
+}
+
+/// Runs when it is done. The first argument is the file's inode.
+#[raw_tracepoint(tracepoint = "ext4_sync_file_exit")]
+fn sync_exit(ctx: RawTracePointContext) -> i32 {
+    stats::timed(Program::Sync, || synced(&ctx));
+    0
+}
+
+#[inline(always)]
+fn synced(ctx: &RawTracePointContext) {
+    let task = bpf_get_current_pid_tgid();
+    let Some(start_ns) = SYNCS.get_ptr(&task) else { return };
+    // SAFETY: a map value.
+    let start_ns = unsafe { *start_ns };
+    let _ = SYNCS.remove(&task);
+    let value = stats::now_ns().saturating_sub(start_ns);
+    // SAFETY: the context is the tracepoint's arguments.
+    let inode = unsafe { *ctx.as_ptr().cast::<u64>() };
+    let device = device_of_inode(inode);
+    let detail = [device, 0, 0, 0, 0, 0, 0, 0, 0];
+    sample(ctx, Program::Sync, Kind::Sync, Weight { value, count: 1 }, detail);
+}
+
+/// The device of a file's file system, its major number in the upper half; 0 if it cannot be read.
+#[inline(always)]
+fn device_of_inode(inode: u64) -> u64 {
+    let mut superblock = 0u64;
+    let mut device = 0u32;
+    // SAFETY: the helper checks the addresses.
+    unsafe {
+        let at = inode.wrapping_add(u64::from(config!(inode_superblock_offset)));
+        bpf_probe_read_kernel(ptr::from_mut(&mut superblock).cast(), 8, at as *const c_void);
+        let at = superblock.wrapping_add(u64::from(config!(superblock_device_offset)));
+        bpf_probe_read_kernel(ptr::from_mut(&mut device).cast(), 4, at as *const c_void);
+    }
+    // The kernel's own form: 12 bits and 20 (include/linux/kdev_t.h).
+    u64::from(device >> 20) << 32 | u64::from(device & 0xf_ffff)
+}
+
+/// Samples the current task in what it does with a disk.
+#[inline(always)]
+fn sample(
+    ctx: &impl EbpfContext,
+    program: Program,
+    kind: Kind,
+    weight: Weight,
+    detail: [u64; DETAIL_WORDS],
+) {
+    let (Some(is_sampling), Some(scratch), Some(walk), Some(rules)) = (
+        IO_SAMPLING.get_ptr_mut(0),
+        IO_SCRATCH.get_ptr_mut(0),
+        IO_WALK.get_ptr_mut(0),
+        IO_RULES.get_ptr_mut(0),
+    ) else {
+        return stats::count(program, Counter::NoScratch);
+    };
+    // SAFETY: this CPU's maps, which nothing else uses.
+    let memory = unsafe { Memory::new(is_sampling, scratch, walk, rules) };
+    sample_current_task(program, memory, Some(ctx), kind, weight, detail);
+}

@@ -1,0 +1,150 @@
+//! Kind `block`, against what the kernel, fio and biolatency say.
+
+mod biolatency;
+mod fio;
+mod workload;
+
+use everflame_tests::disk::Disk;
+use everflame_tests::profile::Sample;
+use everflame_tests::program::{everflame, scratch_dir};
+
+use biolatency::Biolatency;
+use fio::Fio;
+use workload::Recorded;
+
+/// How far off counts may be.
+const TOLERANCE: f64 = 0.01;
+
+/// The indices of values.
+const OPS: usize = 0;
+const BYTES: usize = 1;
+const QUEUE: usize = 2;
+const DEVICE: usize = 3;
+
+fn sum<'a>(samples: impl IntoIterator<Item = &'a Sample>, value: usize) -> f64 {
+    samples.into_iter().map(|sample| sample.values[value] as f64).sum()
+}
+
+/// Whether the two are as good as equal.
+fn assert_close(what: &str, seen: f64, truth: f64, tolerance: f64) {
+    let error = (seen - truth) / truth.max(1.0);
+    println!("{what}: {seen} seen, {truth} in truth ({:+.2} %)", 100.0 * error);
+    assert!(error.abs() <= tolerance, "{what}: {seen} seen, {truth} in truth");
+}
+
+/// Compares requests and bytes with the disk's own counters.
+fn assert_counts(name: &str, recorded: &Recorded) {
+    let Recorded { disk, counted, samples, .. } = recorded;
+    let requests: Vec<&Sample> = samples
+        .iter()
+        .filter(|sample| sample.label("event") == "request" && sample.label("device") == disk.name)
+        .collect();
+    for (operation, ops) in ["read", "write", "discard", "flush"].into_iter().zip(counted.ops) {
+        let of_operation =
+            requests.iter().copied().filter(|sample| sample.label("operation") == operation);
+        println!("{name}: {operation} {} seen, {ops} counted", sum(of_operation, OPS));
+    }
+    assert_close(
+        &format!("{name}: operations"),
+        sum(requests.iter().copied(), OPS),
+        counted.total_ops() as f64,
+        TOLERANCE,
+    );
+    assert_close(
+        &format!("{name}: bytes"),
+        sum(requests.iter().copied(), BYTES),
+        counted.total_bytes() as f64,
+        TOLERANCE,
+    );
+}
+
+#[test]
+fn requests_of_dd_are_what_the_disk_counts() {
+    let Some(_turn) = crate::take_turn() else { return };
+    let file = scratch_dir().join("dd");
+    let script = format!(
+        "dd if=/dev/zero of={0} bs=64k count=4000 oflag=direct status=none; \
+         dd if={0} of=/dev/null bs=64k iflag=direct status=none",
+        file.display()
+    );
+    let recorded = workload::shell(&script);
+    assert_counts("dd", &recorded);
+    let dd = recorded.samples.iter().filter(|sample| sample.label("comm") == "dd");
+    let with_stack = dd.clone().filter(|sample| {
+        sample.stack.iter().any(|name| name.contains("read") || name.contains("write"))
+    });
+    assert!(sum(with_stack, OPS) >= 0.99 * sum(dd, OPS));
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn random_reads_of_fio_are_what_the_disk_counts_and_biolatency_sees() {
+    let Some(_turn) = crate::take_turn() else { return };
+    for depth in [1, 8, 32] {
+        let name = format!("fio at depth {depth}");
+        let fio = Fio::random_reads(depth);
+        let mut biolatency = None;
+        let mut output = String::new();
+        let recorded = workload::record(|disk| {
+            biolatency = Biolatency::start(&disk.name);
+            output = fio.run();
+            biolatency = biolatency.take().map(Biolatency::finish);
+        });
+        assert_counts(&name, &recorded);
+        let own: Vec<&Sample> =
+            recorded.samples.iter().filter(|sample| sample.label("comm") == "fio").collect();
+        let ops = sum(own.iter().copied(), OPS);
+        let ns = sum(own.iter().copied(), QUEUE) + sum(own.iter().copied(), DEVICE);
+        let latency = Fio::mean_latency_ns(&output);
+        println!("{name}: {} ns seen, {latency} ns by fio", ns / ops);
+        if depth == 1 {
+            assert_close(&name, ns / ops, latency, 0.05);
+        }
+        biolatency.expect("biolatency is installed").assert_agrees(&name, &recorded);
+    }
+}
+
+#[test]
+fn requests_of_databases_are_what_the_disk_counts() {
+    let Some(_turn) = crate::take_turn() else { return };
+    let file = scratch_dir().join("insert.db");
+    let inserts = "INSERT INTO t VALUES (randomblob(100));".repeat(400);
+    let script = format!(
+        "sqlite3 {} 'PRAGMA synchronous=FULL; CREATE TABLE t (x); {inserts}' >/dev/null",
+        file.display()
+    );
+    let recorded = workload::shell(&script);
+    assert_counts("sqlite3", &recorded);
+    let syncs: Vec<&Sample> = recorded
+        .samples
+        .iter()
+        .filter(|sample| sample.label("event") == "sync" && sample.label("comm") == "sqlite3")
+        .collect();
+    let count = sum(syncs.iter().copied(), OPS);
+    println!("sqlite3: {count} times made durable");
+    assert!(count >= 400.0);
+    let by_caller = syncs.iter().copied().filter(|sample| {
+        sample.has("fdatasync") || sample.has("fsync") || sample.has("__x64_sys_fdatasync")
+    });
+    assert!(sum(by_caller, OPS) >= 0.99 * count);
+}
+
+/// What `everflame io` says of fio.
+#[test]
+fn report_names_disk_process_and_stacks() {
+    let Some(_turn) = crate::take_turn() else { return };
+    let disk = Disk::under(scratch_dir());
+    let fio = Fio::random_reads(1);
+    let mut command = everflame();
+    let file = scratch_dir().join("io.json");
+    command.args(["io", "-o"]).arg(&file).arg("--").args(fio.command());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let rows = report["operations"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["comm"] == "fio" && row["operation"] == "read").unwrap();
+    assert_eq!(row["device"], disk.name.as_str());
+    assert!(row["ops"].as_i64().unwrap() > 100, "{row}");
+    assert!(row["device_time"]["p99_ns"].as_i64() >= row["device_time"]["p50_ns"].as_i64());
+    assert!(!row["histogram"].as_array().unwrap().is_empty());
+}
