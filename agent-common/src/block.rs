@@ -55,7 +55,7 @@ pub const DISK_NAME_AT: usize = 5;
 const _: () = assert!(DISK_NAME_AT * 8 + DISK_NAME_LEN <= DETAIL_WORDS * 8);
 
 /// What a record of kind `BlockStart` says beside the common parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Started {
     /// As of [`Done`].
     pub id: u64,
@@ -171,9 +171,6 @@ pub const FLUSH: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockLayout {
-    /// Not 0: the first argument of tracepoints is a queue, and what they are about the second one
-    /// (before Linux 5.11).
-    pub has_queue_argument: u32,
     /// Not 0: requests are seen when they are made; otherwise what they are made of.
     pub has_io_start: u32,
     /// Of `request.cmd_flags`.
@@ -204,6 +201,8 @@ pub struct BlockLayout {
     pub flushing: u32,
     /// Requests of which stacks are taken in a tenth of a second, on each CPU, at most.
     pub samples: u32,
+    /// Always 0.
+    pub padding: u32,
 }
 
 /// Words of a [`BlockLayout`].
@@ -214,7 +213,6 @@ const _: () = assert!(size_of::<BlockLayout>() == BLOCK_LAYOUT_WORDS * 4);
 impl BlockLayout {
     /// Of programs that are not loaded.
     pub const NONE: Self = Self {
-        has_queue_argument: 0,
         has_io_start: 0,
         flags_offset: 0,
         state_offset: 0,
@@ -230,12 +228,12 @@ impl BlockLayout {
         sync: 0,
         flushing: 0,
         samples: 0,
+        padding: 0,
     };
 
     /// All of it, in order.
     pub const fn words(&self) -> [u32; BLOCK_LAYOUT_WORDS] {
         [
-            self.has_queue_argument,
             self.has_io_start,
             self.flags_offset,
             self.state_offset,
@@ -251,6 +249,7 @@ impl BlockLayout {
             self.sync,
             self.flushing,
             self.samples,
+            self.padding,
         ]
     }
 }

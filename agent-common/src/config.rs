@@ -155,7 +155,7 @@ mod tests {
             window_period_bytes: 26,
             inode_superblock_offset: 29,
             superblock_device_offset: 30,
-            block: BlockLayout { has_queue_argument: 27, samples: 28, ..BlockLayout::default() },
+            block: BlockLayout { has_io_start: 27, samples: 28, ..BlockLayout::default() },
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, window_period_bytes)..][..8], 26u64.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, inode_superblock_offset)..][..4], 29u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, superblock_device_offset)..][..4], 30u32.to_ne_bytes());
-        assert_eq!(bytes[offset_of!(Config, block.has_queue_argument)..][..4], 27u32.to_ne_bytes());
-        assert_eq!(bytes[offset_of!(Config, block.samples)..], 28u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, block.has_io_start)..][..4], 27u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, block.samples)..][..4], 28u32.to_ne_bytes());
     }
 }

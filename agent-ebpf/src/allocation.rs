@@ -5,9 +5,7 @@
 //! built by one at a time.
 
 use aya_ebpf::{
-    EbpfContext as _,
-    helpers::generated::bpf_get_attach_cookie,
-    macros::uprobe,
+    EbpfContext as _, helpers::generated::bpf_get_attach_cookie, macros::uprobe,
     programs::ProbeContext,
 };
 use everflame_agent_common::{

@@ -31,12 +31,6 @@ use crate::{
     task::field,
 };
 
-/// What a tracepoint is about: its first argument, or the second one where the first is a queue.
-#[inline(always)]
-fn subject(ctx: &BtfTracePointContext) -> *const c_void {
-    if config!(block.has_queue_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) }
-}
-
 /// Runs when a request has been made, in the task that wants it (Linux 6.5). Its argument is the request.
 #[btf_tracepoint(function = "block_io_start")]
 fn block_start(ctx: BtfTracePointContext) -> i32 {
@@ -57,15 +51,25 @@ fn block_start(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The same on older kernels, which tell of what a request is going to be made of. Its last argument
-/// but one, or the only one, is that.
+/// The same on older kernels, which tell of what a request is going to be made of: the argument.
 #[btf_tracepoint(function = "block_getrq")]
 fn block_start_of_bio(ctx: BtfTracePointContext) -> i32 {
-    let bio = subject(&ctx);
+    start_of_bio(&ctx, ctx.arg(0))
+}
+
+/// The same before Linux 5.11, where the first argument is a queue. A program of its own, as old verifiers do
+/// not let one choose between arguments.
+#[btf_tracepoint(function = "block_getrq")]
+fn block_start_of_queued_bio(ctx: BtfTracePointContext) -> i32 {
+    start_of_bio(&ctx, ctx.arg(1))
+}
+
+#[inline(always)]
+fn start_of_bio(ctx: &BtfTracePointContext, bio: *const c_void) -> i32 {
     stats::timed(Program::BlockStart, || {
         // SAFETY: the tracepoint's argument.
         let flags: u32 = unsafe { field(bio, config!(block.bio_flags_offset)) };
-        if let Some(started) = begin(&ctx, bio as u64, flags)
+        if let Some(started) = begin(ctx, bio as u64, flags)
             && BIOS.insert(&(bio as u64), &started, 0).is_err()
         {
             stats::count(Program::BlockStart, Counter::Untracked);
@@ -123,10 +127,21 @@ fn block_merge(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Runs when a request goes to its device.
+/// Runs when a request goes to its device. Its argument is the request.
 #[btf_tracepoint(function = "block_rq_issue")]
 fn block_issue(ctx: BtfTracePointContext) -> i32 {
-    let request = subject(&ctx);
+    let request = ctx.arg(0);
+    stats::timed(Program::BlockIssue, || {
+        // SAFETY: the tracepoint's argument is a request.
+        unsafe { issue(request) };
+    });
+    0
+}
+
+/// The same where the first argument is a queue.
+#[btf_tracepoint(function = "block_rq_issue")]
+fn block_issue_of_queue(ctx: BtfTracePointContext) -> i32 {
+    let request = ctx.arg(1);
     stats::timed(Program::BlockIssue, || {
         // SAFETY: the tracepoint's argument is a request.
         unsafe { issue(request) };
@@ -141,10 +156,7 @@ unsafe fn issue(request: *const c_void) {
     let key = request as u64;
     // SAFETY: as the caller says.
     let (flags, stamp): (u32, u64) = unsafe {
-        (
-            field(request, config!(block.flags_offset)),
-            field(request, config!(block.stamp_offset)),
-        )
+        (field(request, config!(block.flags_offset)), field(request, config!(block.stamp_offset)))
     };
     if let Some(known) = REQUESTS.get_ptr_mut(&key) {
         // SAFETY: a map value. It goes with the request, which is here.

@@ -117,7 +117,7 @@ impl Scratch {
         let (pid, now_ns) = (self.header.pid, self.header.time_ns);
         let parts = Parts { walk, rules, frames: &mut self.frames };
         // SAFETY: all are borrowed from this CPU's maps.
-        let (frames, stop) = unsafe { unwind::user_stack(parts, first, pid, now_ns) };
+        let (frames, stop) = unsafe { unwind::user_stack(program, parts, first, pid, now_ns) };
         self.header.user_frames = frames as u16;
         self.header.user_stop = stop as u8;
         self.header.mapped_ns = walk.layout.mapped_ns;

@@ -12,6 +12,7 @@ use everflame_agent_common::{
     limits::{
         CACHED_RULES, CHUNK_PAGES, FRAME_SLOTS, MAX_USER_FRAMES, SMALL_STACK_WINDOW, STACK_WINDOW,
     },
+    stats::Program,
     unwind::{
         Architecture as _, Kind, Memory, Registers, Rule, Sign, Stop,
         page::{
@@ -24,7 +25,10 @@ use everflame_agent_common::{
 use crate::{
     kernel,
     last_walk::{Basis, LastWalk},
-    maps::{CHUNKS, CPU_RULES, CPU_SCRATCH, CPU_WALK, PROCESSES, SHARDS},
+    maps::{
+        CHUNKS, CPU_RULES, CPU_SCRATCH, CPU_WALK, IO_RULES, IO_SCRATCH, IO_WALK, PROCESSES, SHARDS,
+    },
+    sample::Scratch,
 };
 
 #[cfg(bpf_target_arch = "x86_64")]
@@ -101,7 +105,7 @@ struct CachedRule {
     rule: u64,
 }
 
-/// What the loop's body works on. Raw pointers, as [`walk_some_frames`] finds the same memory
+/// What the loop's body works on. Raw pointers, as [`walk_cpu_frames`] finds the same memory
 /// by way of the maps.
 pub struct Parts {
     /// The state of the walk.
@@ -113,12 +117,19 @@ pub struct Parts {
 }
 
 /// Walks the current task's stack from `walk.registers` on. Writes addresses, leaf first,
-/// into `frames` from `first` on. Returns how many, and why the walk ended.
+/// into `frames` from `first` on. Returns how many, and why the walk ended. On kernels without `bpf_loop` the
+/// parts must be those of the program.
 ///
 /// # Safety
 /// The pointers are to values of this CPU's maps that nothing else uses meanwhile.
 #[inline(always)]
-pub unsafe fn user_stack(mut parts: Parts, first: usize, pid: u32, now_ns: u64) -> (usize, Stop) {
+pub unsafe fn user_stack(
+    program: Program,
+    mut parts: Parts,
+    first: usize,
+    pid: u32,
+    now_ns: u64,
+) -> (usize, Stop) {
     let walk = parts.walk;
     // SAFETY: see above; also for the accesses to `walk` below.
     unsafe {
@@ -146,7 +157,14 @@ pub unsafe fn user_stack(mut parts: Parts, first: usize, pid: u32, now_ns: u64) 
         };
     } else {
         let mut turn = 0;
-        while turn < TURNS && walk_some_frames() == 0 {
+        while turn < TURNS {
+            let ended = match program {
+                Program::Cpu => walk_cpu_frames(),
+                _ => walk_io_frames(),
+            };
+            if ended != 0 {
+                break;
+            }
             turn += 1;
         }
     }
@@ -181,15 +199,29 @@ fn walk_on(walk: &mut Walk, rules: &mut RuleCache, frames: &mut [u64; FRAME_SLOT
     0
 }
 
-/// One turn of the loop on kernels without `bpf_loop`; not 0 ends it. As a function that is
+/// One turn of the loop on kernels without `bpf_loop`, for the CPU sampler; not 0 ends it. As a function that is
 /// visible from outside ("global" in BTF) it is verified once, by itself, and not again for
-/// each turn: so it takes nothing but scalars, and finds the state of the walk in the maps.
+/// each turn: so it takes nothing, and finds the state of the walk in the maps.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn walk_some_frames() -> u64 {
-    let (Some(scratch), Some(walk), Some(rules)) =
-        (CPU_SCRATCH.get_ptr_mut(0), CPU_WALK.get_ptr_mut(0), CPU_RULES.get_ptr_mut(0))
-    else {
+pub extern "C" fn walk_cpu_frames() -> u64 {
+    walk_some_frames(CPU_SCRATCH.get_ptr_mut(0), CPU_WALK.get_ptr_mut(0), CPU_RULES.get_ptr_mut(0))
+}
+
+/// The same for those that follow requests to disks.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_io_frames() -> u64 {
+    walk_some_frames(IO_SCRATCH.get_ptr_mut(0), IO_WALK.get_ptr_mut(0), IO_RULES.get_ptr_mut(0))
+}
+
+#[inline(always)]
+fn walk_some_frames(
+    scratch: Option<*mut Scratch>,
+    walk: Option<*mut Walk>,
+    rules: Option<*mut RuleCache>,
+) -> u64 {
+    let (Some(scratch), Some(walk), Some(rules)) = (scratch, walk, rules) else {
         return 1;
     };
     // SAFETY: within the map value.

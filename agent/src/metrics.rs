@@ -101,10 +101,10 @@ metrics! {
     /// Samples that were not taken; reason is idle, filtered (not a process that was asked
     /// for) or no_scratch (for want of memory).
     skipped_samples: Family<ReasonLabels, Counter>,
-    /// Threads whose waits, and processes whose growth, are not seen, as there are more than can be
-    /// followed.
+    /// Threads whose waits, processes whose growth, and requests to disks that are not seen, as there are
+    /// more than can be followed.
     untracked_threads: Counter,
-    /// Samples of waits, and of growth, when there were too many: fewer are taken, and each stands for more.
+    /// Samples of waits, of growth, and of requests to disks, when there were too many: fewer are taken, and each stands for more.
     thinned_samples: Counter,
     /// Processes that the kernel began to end for want of memory.
     oom_victims: Counter,
@@ -116,6 +116,10 @@ metrics! {
     growth_history_evictions: Counter,
     /// Stacks that became one with others in it, as their processes have too many.
     growth_history_folded: Counter,
+    /// Requests to disks that were forgotten before they ended, as there were too many.
+    block_requests_forgotten: Counter,
+    /// Requests to disks that ended without that their beginning was seen: it was lost.
+    block_requests_unmatched: Counter,
     /// Times that the waits that go on could not be listed.
     waiting_errors: Counter,
     /// Windows on the allocators of processes that are open.

@@ -24,7 +24,8 @@ use thiserror::Error;
 use tracing::{debug, info};
 
 use crate::collect::{
-    BlockConfig, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker, brief,
+    BlockConfig, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
+    brief,
 };
 use crate::export::Exporter;
 use crate::health::Health;
@@ -34,7 +35,7 @@ use crate::metrics::{
 };
 use crate::profile::{FrameStats, Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
-use crate::publish::{publish_live, publish_unwind};
+use crate::publish::{publish_block, publish_live, publish_unwind};
 use crate::rotation::{RotationConfig, RotationStats};
 use crate::symbolize::{KernelStatus, SymbolizeConfig, SymbolizeStats, Symbolizer};
 use crate::target::TargetFilter;
@@ -217,6 +218,7 @@ fn sample(
         profiler.report_waiting(Instant::now() + WAITING_TIME);
         if let Ok(stats) = profiler.stats() {
             publish_collect(metrics, &profiler, &stats);
+            publish_block(metrics, &profiler, &stats.block);
             publish_unwind(metrics, &profiler, &stats);
             publish_live(metrics, &profiler.live_stats(), &stats.attached);
         }
@@ -409,14 +411,12 @@ fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats)
     metrics.growth_history_bytes.set(gauge(history.bytes));
     raise_to(&metrics.growth_history_evictions, history.evicted);
     raise_to(&metrics.growth_history_folded, history.folded);
-    for cpu in 0..stats.block.start.ring_full.len() {
-        let of_kind = stats.block.programs();
-        let lost = of_kind.iter().filter_map(|(_, stats)| stats.ring_full.get(cpu)).sum();
-        metrics.set_lost_samples(Kind::Block.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
-    }
     let untracked = waits.untracked() + stats.growth.untracked + stats.block.untracked();
     raise_to(&metrics.untracked_threads, untracked);
-    raise_to(&metrics.thinned_samples, waits.switch_in.thinned + stats.growth.thinned + stats.block.start.thinned);
+    raise_to(
+        &metrics.thinned_samples,
+        waits.switch_in.thinned + stats.growth.thinned + stats.block.start.thinned,
+    );
     raise_to(&metrics.waiting_errors, waits.waiting_errors);
     metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
     raise_to(&metrics.sideband_lost, stats.sideband_lost);

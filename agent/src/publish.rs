@@ -1,10 +1,22 @@
-//! What is known of unwinding and of live heaps, as metrics.
+//! What is known of unwinding, of live heaps and of requests to disks, as metrics.
 
-use crate::collect::{AttachStats, CollectStats};
+use crate::collect::{AttachStats, BlockStats, CollectStats};
 use crate::live::LiveStats;
 use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels, raise_to};
 use crate::profiler::Profiler;
 use everflame_agent_common::stats::Program;
+use everflame_profile::kind::Kind;
+
+pub(crate) fn publish_block(metrics: &Metrics, profiler: &Profiler, stats: &BlockStats) {
+    for cpu in 0..stats.start.ring_full.len() {
+        let programs = stats.programs();
+        let lost = programs.iter().filter_map(|(_, stats)| stats.ring_full.get(cpu)).sum();
+        metrics.set_lost_samples(Kind::Block.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
+    }
+    let (forgotten, unmatched) = profiler.missed_requests();
+    raise_to(&metrics.block_requests_forgotten, forgotten);
+    raise_to(&metrics.block_requests_unmatched, unmatched);
+}
 
 pub(crate) fn publish_live(metrics: &Metrics, live: &LiveStats, attached: &AttachStats) {
     metrics.live_processes.set(gauge(attached.processes as u64));
@@ -27,6 +39,7 @@ pub(crate) fn publish_unwind(metrics: &Metrics, profiler: &Profiler, stats: &Col
     let refused = stats.cpu.stack_copies_refused
         + stats.waits.switch_in.stack_copies_refused
         + stats.allocated.stack_copies_refused
+        + stats.block.start.stack_copies_refused
         + profiler.unfinished_refused();
     raise_to(&walks("refused"), refused);
     metrics.unwind_tables.set(gauge(unwind.tables));

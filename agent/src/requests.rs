@@ -26,9 +26,9 @@ pub type Ended<P> = (Sample, P);
 pub struct Requests<P> {
     /// By the kernel's address, which is another request's when it begins anew.
     begun: HashMap<u64, Begun<P>, RandomState>,
-    /// Those whose stacks are being finished.
-    awaited: HashMap<u64, Awaited, RandomState>,
-    refused: u64,
+    /// What has ended of those whose stacks are being finished. Their addresses may have been used again.
+    awaited: HashMap<Started, Vec<Sample>, RandomState>,
+    forgotten: u64,
     unmatched: u64,
 }
 
@@ -39,29 +39,17 @@ struct Begun<P> {
     process: P,
 }
 
-#[derive(Debug)]
-struct Awaited {
-    started: Started,
-    ends: Vec<Sample>,
-}
-
 impl<P> Default for Requests<P> {
     fn default() -> Self {
-        Self {
-            begun: HashMap::default(),
-            awaited: HashMap::default(),
-            refused: 0,
-            unmatched: 0,
-        }
+        Self { begun: HashMap::default(), awaited: HashMap::default(), forgotten: 0, unmatched: 0 }
     }
 }
 
 impl<P: Clone> Requests<P> {
     /// A request begins whose stack is being finished.
     pub fn await_stack(&mut self, started: Started) {
-        self.begun.remove(&started.id);
         if self.awaited.len() < MAX_EARLY {
-            self.awaited.insert(started.id, Awaited { started, ends: Vec::new() });
+            self.awaited.insert(started, Vec::new());
         }
     }
 
@@ -72,29 +60,31 @@ impl<P: Clone> Requests<P> {
         sample: Sample,
         process: P,
     ) -> impl Iterator<Item = Ended<P>> {
-        let mut ended = Vec::new();
-        if let Entry::Occupied(awaited) = self.awaited.entry(started.id)
-            && awaited.get().started == started
-        {
-            ended = awaited.remove().ends;
-        }
+        let ended = self.awaited.remove(&started).unwrap_or_default();
         let is_over = ended.iter().any(|end| !is_flush(end));
-        let ended: Vec<Ended<P>> =
-            ended.into_iter().map(|end| (with_end(sample.clone(), &end), process.clone())).collect();
+        let ended: Vec<Ended<P>> = ended
+            .into_iter()
+            .map(|end| (with_end(sample.clone(), &end), process.clone()))
+            .collect();
         if !is_over {
             if self.begun.len() >= MAX_REQUESTS {
                 // None of these is likely to be under way still.
-                self.refused += self.begun.len() as u64;
+                self.forgotten += self.begun.len() as u64;
                 self.begun.clear();
             }
-            self.begun.insert(started.id, Begun { started, sample, process });
+            // A stack that took long is of a request that is over, if its address is another's by now.
+            let is_newest =
+                self.begun.get(&started.id).is_none_or(|b| b.started.start_ns < started.start_ns);
+            if is_newest {
+                self.begun.insert(started.id, Begun { started, sample, process });
+            }
         }
         ended.into_iter()
     }
 
     /// A request ends, or a flush that it wanted. `None` if its beginning is not known, or not yet.
     pub fn end(&mut self, end: Sample) -> Option<Ended<P>> {
-        let Some(Io::Done(Done { id, start_ns, .. }, _)) = end.io else { return None };
+        let Some(&Io::Done(Done { id, start_ns, .. }, _)) = end.io.as_deref() else { return None };
         let started = Started { id, start_ns };
         if let Entry::Occupied(begun) = self.begun.entry(id)
             && begun.get().started == started
@@ -106,16 +96,16 @@ impl<P: Clone> Requests<P> {
             let Begun { sample, process, .. } = begun.remove();
             return Some((with_end(sample, &end), process));
         }
-        match self.awaited.get_mut(&id) {
-            Some(awaited) if awaited.started == started => awaited.ends.push(end),
-            _ => self.unmatched += 1,
+        match self.awaited.get_mut(&started) {
+            Some(ends) => ends.push(end),
+            None => self.unmatched += 1,
         }
         None
     }
 
     /// Requests whose beginning was forgotten, as there were too many.
-    pub fn refused(&self) -> u64 {
-        self.refused
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// Requests that ended without that their beginning was seen: it was lost, or of a process that
@@ -126,12 +116,12 @@ impl<P: Clone> Requests<P> {
 }
 
 fn is_flush(end: &Sample) -> bool {
-    matches!(end.io, Some(Io::Done(done, _)) if done.operation() == Operation::Flush)
+    matches!(end.io.as_deref(), Some(Io::Done(done, _)) if done.operation() == Operation::Flush)
 }
 
 /// The stack and the process of the beginning, with what the end says.
 fn with_end(begun: Sample, end: &Sample) -> Sample {
-    Sample { kind: end.kind, value: end.value, count: end.count, io: end.io, ..begun }
+    Sample { kind: end.kind, value: end.value, count: end.count, io: end.io.clone(), ..begun }
 }
 
 #[cfg(test)]
@@ -150,7 +140,7 @@ mod tests {
             memory: None,
             allocation: None,
             allocated: None,
-            io: Some(io),
+            io: Some(Box::new(io)),
             release: None,
             pid: 7,
             tid: 8,
@@ -219,7 +209,11 @@ mod tests {
         requests.await_stack(Started { id: 1, start_ns: 10 });
         assert!(!end(&mut requests, 1, 10, FLUSH));
         assert!(!end(&mut requests, 1, 10, 1));
+        // Its address is another request's by now.
+        requests.await_stack(Started { id: 1, start_ns: 20 });
+        assert!(!end(&mut requests, 1, 20, READ));
         assert_eq!(begin(&mut requests, 1, 10), 2);
+        assert_eq!(begin(&mut requests, 1, 20), 1);
         assert!(!end(&mut requests, 1, 10, FLUSH));
         assert_eq!(requests.unmatched(), 1);
     }

@@ -15,7 +15,9 @@ use everflame_profile::kind::Kind;
 use everflame_profile::{MergeError, Merger, pprof};
 use thiserror::Error;
 
-use crate::collect::{BlockConfig, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker};
+use crate::collect::{
+    BlockConfig, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
+};
 use crate::live::LiveStats;
 use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};

@@ -132,9 +132,8 @@ pub fn io(profile: &Profile) -> IoReport {
     }
     let mut operations: Vec<IoTotals> =
         rows.into_iter().map(|(key, row)| row.finish(key, seconds)).collect();
-    let took = |totals: &IoTotals| {
-        totals.queue.total_ns.saturating_add(totals.device_time.total_ns)
-    };
+    let took =
+        |totals: &IoTotals| totals.queue.total_ns.saturating_add(totals.device_time.total_ns);
     operations.sort_by(|a, b| {
         (took(b), &a.device, &a.operation, &a.pid).cmp(&(took(a), &b.device, &b.operation, &b.pid))
     });
@@ -157,11 +156,8 @@ fn key(profile: &Profile, sample: &Sample) -> Key {
 impl Building {
     fn finish(self, (device, operation, writeback, pid, comm): Key, seconds: f64) -> IoTotals {
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
-        let mut stacks: Vec<IoStack> = self
-            .stacks
-            .into_iter()
-            .map(|(stack, totals)| IoStack { stack, ..totals })
-            .collect();
+        let mut stacks: Vec<IoStack> =
+            self.stacks.into_iter().map(|(stack, totals)| IoStack { stack, ..totals }).collect();
         let took = |stack: &IoStack| stack.queue_ns.saturating_add(stack.device_ns);
         stacks.sort_by(|a, b| (took(b), &a.stack).cmp(&(took(a), &b.stack)));
         let sum = |part: fn(&IoStack) -> i64| stacks.iter().map(part).fold(0, i64::saturating_add);

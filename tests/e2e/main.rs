@@ -17,6 +17,7 @@ mod record;
 mod symbols;
 mod unwind;
 
+use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard};
 
 /// Lets one test use the CPUs. `None` where BPF is not permitted: the test is skipped.
@@ -25,4 +26,9 @@ fn take_turn() -> Option<MutexGuard<'static, ()>> {
     // A test that failed has left nothing behind that the next could trip over.
     let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     everflame_tests::bpf_is_permitted().then_some(turn)
+}
+
+/// Prints past the test harness, which hides what tests that pass have printed.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

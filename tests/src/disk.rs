@@ -48,8 +48,9 @@ impl Disk {
         let device = fs::metadata(path).expect("a file").dev();
         let numbers = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
         let link = Path::new("/sys/dev/block").join(&numbers);
-        let link = fs::canonicalize(&link)
-            .unwrap_or_else(|error| panic!("{} is not on a disk ({numbers}): {error}", path.display()));
+        let link = fs::canonicalize(&link).unwrap_or_else(|error| {
+            panic!("{} is not on a disk ({numbers}): {error}", path.display())
+        });
         let disk = if link.join("partition").exists() { link.parent() } else { Some(&*link) };
         Self::at(disk.expect("a partition is within a disk"))
     }
@@ -62,6 +63,12 @@ impl Disk {
     fn at(dir: &Path) -> Self {
         let name = dir.file_name().and_then(|name| name.to_str()).expect("disks have names");
         Self { name: name.to_owned(), stat: dir.join("stat") }
+    }
+
+    /// Its numbers, as in `254:0`.
+    pub fn numbers(&self) -> String {
+        let path = self.stat.with_file_name("dev");
+        fs::read_to_string(path).expect("a disk has numbers").trim().to_owned()
     }
 
     /// Reads the counters (Documentation/block/stat.rst of the kernel).

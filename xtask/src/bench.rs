@@ -13,8 +13,8 @@ pub(crate) struct Args {
     /// What to measure
     what: What,
 
-    /// Only these groups of its figures, where it has groups: those of `unwind`, `offcpu` and `alloc` are in
-    /// docs/benchmarks.md
+    /// Only these groups of its figures, where it has groups: those of `unwind`, `offcpu`, `alloc` and `io-net`
+    /// are in docs/benchmarks.md
     #[arg(value_name = "GROUP")]
     groups: Vec<String>,
 }
@@ -29,6 +29,8 @@ enum What {
     Offcpu,
     /// What seeing allocations costs programs that fork and fault, malloc, and redis (needs root)
     Alloc,
+    /// What following requests to disks costs programs that make as many as they can (needs root and fio)
+    IoNet,
     /// Ingest rate, latency of acknowledgements, bytes on disk
     Server,
 }
@@ -36,7 +38,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::require(&setup::Args::default())?;
     let groups = &args.groups;
-    let has_groups = matches!(args.what, What::Unwind | What::Offcpu | What::Alloc);
+    let has_groups = !matches!(args.what, What::Agent | What::Server);
     ensure!(groups.is_empty() || has_groups, "this bench has no groups: leave out {groups:?}");
     match args.what {
         What::Agent => {
@@ -73,6 +75,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 bench("everflame-alloc", "pair", &[])?;
             }
             Ok(())
+        }
+        What::IoNet => {
+            setup::require(&setup::Args { tests: true, ..setup::Args::default() })?;
+            build_programs()?;
+            bench("everflame-tests", "io_net", groups)
         }
         What::Server => bench("everflame-server", "ingest", &[]),
     }

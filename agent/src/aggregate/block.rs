@@ -91,7 +91,7 @@ fn disk_of(done: &Done) -> DiskName {
 /// What one sample says: how it is told apart, and what one of the requests that it stands for took.
 pub(super) fn of_sample(sample: &Sample, file_system: DiskName) -> Option<(BlockKey, BlockTotals)> {
     let power = |ns: u64| if ns == 0 { 0 } else { 1 << ns.ilog2() };
-    match sample.io? {
+    match *sample.io.as_deref()? {
         Io::Started(_) => None,
         Io::Done(done, end_ns) => {
             // What was never issued has only waited.

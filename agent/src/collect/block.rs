@@ -6,6 +6,7 @@ use everflame_agent_common::stats::Program;
 
 use super::bpf::BpfError;
 use super::stats::ProgramStats;
+use crate::kernel::BlockTracepoints;
 
 /// Which requests to disks are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,9 @@ impl BlockStats {
 
 const START: &str = "block_start";
 const START_OF_BIO: &str = "block_start_of_bio";
+const START_OF_QUEUED_BIO: &str = "block_start_of_queued_bio";
 const ISSUE: &str = "block_issue";
+const ISSUE_OF_QUEUE: &str = "block_issue_of_queue";
 const DONE: &str = "block_done";
 const MERGE: &str = "block_merge";
 const SYNC_ENTER: &str = "sync_enter";
@@ -92,23 +95,24 @@ pub(super) struct BlockPrograms {
 }
 
 impl BlockPrograms {
-    /// Loads them and attaches nothing yet. `has_io_start`: the kernel tells of requests when they are made.
+    /// Loads those that fit the kernel's tracepoints, and attaches nothing yet.
     ///
     /// # Errors
     /// Where the kernel refuses a program without which nothing is seen.
-    pub(super) fn load(ebpf: &mut Ebpf, has_io_start: bool) -> Result<Self, BpfError> {
+    pub(super) fn load(ebpf: &mut Ebpf, kernel: BlockTracepoints) -> Result<Self, BpfError> {
         let types = Btf::from_sys_fs().map_err(|source| BpfError::Types { source })?;
-        let (start, tracepoint) = if has_io_start {
-            (START, "block_io_start")
-        } else {
-            (START_OF_BIO, "block_getrq")
+        let start = match (kernel.has_io_start, kernel.getrq_has_queue) {
+            (true, _) => (START, "block_io_start"),
+            (false, false) => (START_OF_BIO, "block_getrq"),
+            (false, true) => (START_OF_QUEUED_BIO, "block_getrq"),
         };
-        let mut programs = vec![(DONE, "block_rq_complete"), (ISSUE, "block_rq_issue")];
-        if has_io_start {
+        let issue = if kernel.issue_has_queue { ISSUE_OF_QUEUE } else { ISSUE };
+        let mut programs = vec![(DONE, "block_rq_complete"), (issue, "block_rq_issue")];
+        if kernel.has_io_start {
             // Otherwise requests are first seen when they are not merged any more.
             programs.push((MERGE, "block_rq_merge"));
         }
-        programs.push((start, tracepoint));
+        programs.push(start);
         for (name, tracepoint) in &programs {
             tracing_program(ebpf, name)?.load(tracepoint, &types).map_err(refused(name))?;
         }
@@ -141,8 +145,8 @@ fn start_sync(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     let mut result = Ok(());
     let mut attached = 0;
     for (enter, exit) in SYNC_TRACEPOINTS {
-        let both = attach_raw(ebpf, SYNC_EXIT, exit)
-            .and_then(|()| attach_raw(ebpf, SYNC_ENTER, enter));
+        let both =
+            attach_raw(ebpf, SYNC_EXIT, exit).and_then(|()| attach_raw(ebpf, SYNC_ENTER, enter));
         match both {
             Ok(()) => attached += 1,
             Err(error) => result = result.and(Err(error)),

@@ -31,7 +31,7 @@ pub struct Sample {
     /// Of objects on a live heap: which one. When one is freed, only its address is known.
     pub allocated: Option<Box<Allocated>>,
     /// Of what concerns disks: which, and what became of it.
-    pub io: Option<Io>,
+    pub io: Option<Box<Io>>,
     /// Of releases of locks: which, and when.
     pub release: Option<Release>,
     /// Process id in the initial pid namespace.
@@ -119,7 +119,7 @@ impl Sample {
             },
             allocated: matches!(kind, Kind::Allocated | Kind::Freed)
                 .then(|| Box::new(Allocated::from_detail(&header.detail))),
-            io: Io::read(kind, &header),
+            io: Io::read(kind, &header).map(Box::new),
             release: (kind == Kind::Release).then(|| Release::from_detail(&header.detail)),
             pid: header.pid,
             tid: header.tid,

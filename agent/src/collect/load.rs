@@ -14,8 +14,8 @@ use super::host::max_kernel_frames;
 use super::live;
 use super::{BlockConfig, CollectConfig, WaitConfig, brief};
 use crate::kernel::{
-    Feature, KernelFeatures, Unwinder, block_layout, cpu_time_offset, file_location,
-    memory_location, pt_regs_location, task_location,
+    BlockTracepoints, Feature, KernelFeatures, Unwinder, block_layout, cpu_time_offset,
+    file_location, memory_location, pt_regs_location, task_location,
 };
 
 /// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
@@ -70,7 +70,8 @@ pub(super) fn load(
     if config.live.is_some() {
         uprobes.extend(live::PROGRAMS);
     }
-    let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait, &uprobes)?;
+    let has_block = block.as_ref().and_then(|block| block.as_ref().ok()).copied();
+    let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait, has_block, &uprobes)?;
     match growth {
         Some(Ok(())) if form == ProgramForm::Recent => bpf.load_growth(),
         Some(Ok(())) => bpf.do_without_growth(BpfError::TooOld { what: "growth of memory" }),
@@ -149,13 +150,14 @@ fn prepare_growth(
     Ok(())
 }
 
-fn prepare_block(settings: &mut Config, config: BlockConfig) -> Result<(), BpfError> {
+fn prepare_block(settings: &mut Config, config: BlockConfig) -> Result<BlockTracepoints, BpfError> {
     let samples = samples_per_interval(config.samples_per_second);
     let location = file_location()?;
     settings.inode_superblock_offset = location.superblock_offset;
     settings.superblock_device_offset = location.device_offset;
-    settings.block = BlockLayout { samples, ..block_layout()? };
-    Ok(())
+    let (layout, tracepoints) = block_layout()?;
+    settings.block = BlockLayout { samples, ..layout };
+    Ok(tracepoints)
 }
 
 fn samples_per_interval(per_second: u32) -> u32 {

@@ -13,9 +13,9 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing::debug;
 
 pub use btf::{
-    BtfError, FileLocation, MemoryLocation, PtRegsLocation, QueueLocation, SchedulerClockLocation, TaskLocation,
-    VictimArgument, block_layout, cpu_time_offset, file_location, memory_location, pt_regs_location, task_location,
-    victim_argument,
+    BlockTracepoints, BtfError, FileLocation, MemoryLocation, PtRegsLocation, QueueLocation,
+    SchedulerClockLocation, TaskLocation, VictimArgument, block_layout, cpu_time_offset,
+    file_location, memory_location, pt_regs_location, task_location, victim_argument,
 };
 pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder, WaitEnd};
 

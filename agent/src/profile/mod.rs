@@ -192,7 +192,11 @@ pub fn build<'a>(
         let heap = heap.then(|| heap::profile(process, window, symbols, time)).flatten();
         let block = kinds.contains(&ProfileKind::Block);
         let block = block.then(|| block::profiles(process, window, symbols, time));
-        plain.chain(block.into_iter().flatten()).chain(memory.into_iter().flatten()).chain(heap).chain(locks.into_iter().flatten())
+        plain
+            .chain(block.into_iter().flatten())
+            .chain(memory.into_iter().flatten())
+            .chain(heap)
+            .chain(locks.into_iter().flatten())
     })
 }
 
@@ -337,9 +341,7 @@ impl<'a> Assembly<'a> {
             | Kind::Growth
             | Kind::BlockStart
             | Kind::BlockDone
-            | Kind::Sync => {
-                tracepoint_frames(self.kernel_names(key))
-            }
+            | Kind::Sync => tracepoint_frames(self.kernel_names(key)),
         };
         let kernel = key.kernel.iter().skip(skipped).map(|&address| self.kernel_location(address));
         let mut stack: Vec<LocationId> = kernel.collect();

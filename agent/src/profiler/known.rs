@@ -52,6 +52,12 @@ impl Profiler {
         self.collector.live_attachment(pid)
     }
 
+    /// Requests to disks that are in no profile: those that were forgotten before they ended, and those whose
+    /// beginning was not seen.
+    pub fn missed_requests(&self) -> (u64, u64) {
+        (self.requests.forgotten(), self.requests.unmatched())
+    }
+
     /// What is known of processes.
     pub fn process_stats(&self) -> ProcessStats {
         let (processes, mappings) = self.processes.len();

@@ -374,8 +374,9 @@ impl Profiler {
 
     fn add(&mut self, unfinished: Unfinished) {
         let Unfinished { sample, mut process, object } = unfinished;
-        if let Some(Io::Started(started)) = sample.io {
-            let ended: Vec<Ended<Process>> = self.requests.begin(started, sample, process).collect();
+        if let Some(&Io::Started(started)) = sample.io.as_deref() {
+            let ended: Vec<Ended<Process>> =
+                self.requests.begin(started, sample, process).collect();
             for (sample, mut process) in ended {
                 self.sink().add(sample, None, &mut process);
             }
@@ -445,12 +446,12 @@ impl Profiler {
                     // Before the process can be gone.
                     identity_of(sample.pid, process, vanished);
                     *next_unfinished += 1;
-                    if let Some(Io::Started(started)) = sample.io {
+                    if let Some(&Io::Started(started)) = sample.io.as_deref() {
                         requests.await_stack(started);
                     }
                     let unfinished = Unfinished { sample, process: process.clone(), object };
                     arrived.push((*next_unfinished, unfinished));
-                } else if let Some(Io::Started(started)) = sample.io {
+                } else if let Some(&Io::Started(started)) = sample.io.as_deref() {
                     identity_of(sample.pid, process, vanished);
                     // Its stack is there, so nothing can have ended before it.
                     drop(requests.begin(started, sample, process.clone()));

@@ -31,8 +31,8 @@ impl Sink<'_> {
             }
             return;
         }
-        if let Some(io) = sample.io {
-            let file_system = match io {
+        if let Some(io) = sample.io.as_deref() {
+            let file_system = match *io {
                 Io::Synced { major, minor } => disks.name(major, minor),
                 _ => DiskName::default(),
             };

@@ -67,11 +67,7 @@ fn headline(rank: usize, totals: &IoTotals) -> String {
     let failed =
         if totals.failed > 0 { format!(", {} failed", totals.failed) } else { String::new() };
     let bytes = if totals.bytes > 0 {
-        format!(
-            ", {} ({})",
-            value(totals.bytes, "bytes"),
-            rate(totals.bytes_per_second, "bytes")
-        )
+        format!(", {} ({})", value(totals.bytes, "bytes"), rate(totals.bytes_per_second, "bytes"))
     } else {
         String::new()
     };
@@ -133,7 +129,10 @@ mod tests {
             ..IoTotals::default()
         };
         let text = text(&IoReport { seconds: 10.0, operations: vec![totals] }, 0, None);
-        assert!(text.starts_with("#1 vda read by db (pid 7): 1,000 ops (100/s), 3.91 MiB"), "{text}");
+        assert!(
+            text.starts_with("#1 vda read by db (pid 7): 1,000 ops (100/s), 3.91 MiB"),
+            "{text}"
+        );
         assert!(text.contains(&"#".repeat(40)), "{text}");
         assert!(text.contains("  pread64 < load\n"), "{text}");
     }

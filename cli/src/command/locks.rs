@@ -24,7 +24,12 @@ pub(crate) fn run(args: LocksArgs) -> Result<(), Failure> {
     let mut report = locks(&profile(args.report, Kind::Lock)?);
     let is_empty = report.locks.is_empty();
     let hidden = view.cut(&mut report.locks);
-    view.show(&report, is_empty, |width| text(&report, hidden, width), "no thread waited for a lock")
+    view.show(
+        &report,
+        is_empty,
+        |width| text(&report, hidden, width),
+        "no thread waited for a lock",
+    )
 }
 
 fn text(report: &LockReport, hidden: usize, width: Option<usize>) -> String {

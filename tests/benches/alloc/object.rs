@@ -18,7 +18,9 @@ pub(crate) fn run(rounds: usize) {
         eprintln!("the library is not built: `cargo xtask bench alloc` does that");
         return;
     };
-    eprintln!("{rounds} rounds of {PAIRS} pairs, with an agent that samples 1 in 100 or hardly any ...");
+    eprintln!(
+        "{rounds} rounds of {PAIRS} pairs, with an agent that samples 1 in 100 or hardly any ..."
+    );
     let _agent = KindAgent::start(LIVE, LIVE_ONLY);
     let library = library.to_string_lossy().into_owned();
     let mut programs = PERIODS.map(|(period, _)| {

@@ -136,9 +136,8 @@ fn measure_round(round: usize, library: &Path) -> Round {
         runs[at].push(measure(CASES[at], redis, library));
     }
     let of_case = |at: usize| {
-        let median_of = |value: fn(&Run) -> f64| {
-            median(&mut runs[at].iter().map(value).collect::<Vec<_>>())
-        };
+        let median_of =
+            |value: fn(&Run) -> f64| median(&mut runs[at].iter().map(value).collect::<Vec<_>>());
         Run {
             cpu_us_per_request: median_of(|run| run.cpu_us_per_request),
             us_per_request: median_of(|run| run.us_per_request),

@@ -7,6 +7,8 @@ use std::time::Duration;
 use everflame_tests::profile::Sample;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::say;
+
 use super::workload::Recorded;
 
 /// It, running or with what it has printed.
@@ -87,7 +89,9 @@ impl Biolatency {
                 reached.unwrap().0
             };
             let (ours, theirs) = (at(&ours), at(&theirs));
-            println!("{name}: p{percent} is from 2^{ours} us on, by biolatency from 2^{theirs}");
+            say(&format!(
+                "{name}: p{percent} is from 2^{ours} us on, by biolatency from 2^{theirs}"
+            ));
             assert!(ours.abs_diff(theirs) <= 1, "{name}: p{percent}");
         }
     }

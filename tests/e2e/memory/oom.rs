@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use everflame_tests::memory_cgroup::MemoryCgroup;
+use everflame_tests::cgroup::Cgroup;
 use everflame_tests::profile::Sample;
 use everflame_tests::program::{Agent, Running, Server, wait_for};
 use everflame_tests::stored::{of_process, stored};
@@ -18,8 +18,8 @@ use crate::take_turn;
 const LIMIT_MIB: u64 = 192;
 
 /// A group that ends what grows beyond the limit, or the reason why there is none, on stderr.
-fn limited() -> Option<MemoryCgroup> {
-    match MemoryCgroup::create(LIMIT_MIB << 20) {
+fn limited() -> Option<Cgroup> {
+    match Cgroup::with_memory(LIMIT_MIB << 20) {
         Ok(group) => Some(group),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "SKIPPED: no control group can be made: {error}");
@@ -29,7 +29,7 @@ fn limited() -> Option<MemoryCgroup> {
 }
 
 /// Runs `devour` there until the kernel ends it.
-fn devour(group: &MemoryCgroup, first_mib: &str, seconds: &str) -> Running {
+fn devour(group: &Cgroup, first_mib: &str, seconds: &str) -> Running {
     let mut command = group.command(&workload("devour"));
     let mut process = Running::start(command.args([first_mib, seconds]).stdout(Stdio::null()));
     let status = process.wait();

@@ -9,8 +9,9 @@ use tempfile::TempDir;
 
 use super::{
     Cpus, Findings, PERIOD_NS, Recorded, check_time_off_cpu, count, in_span, is_complete,
-    is_run_queue, ns, of_thread, say,
+    is_run_queue, ns, of_thread,
 };
+use crate::say;
 use crate::take_turn;
 
 /// How long the programs go on.

@@ -9,7 +9,6 @@ mod totals;
 mod unfinished;
 mod windows;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -18,6 +17,8 @@ use everflame_tests::program::everflame;
 use everflame_tests::stored::{of_process, stored};
 use everflame_tests::waits::{Program, ThreadTruth, Truth};
 use tempfile::TempDir;
+
+use crate::say;
 
 /// What a sample of a wait stands for, and the most by which the recorded time of a thread's
 /// waits can be off: for waiting, and for waiting for a CPU.
@@ -149,9 +150,4 @@ fn check_time_off_cpu(
         percent(most)
     );
     findings.note((least..=most).contains(&found), text);
-}
-
-/// Figures are for people even when the test passes.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use everflame_tests::totals;
 
-use super::{Findings, say};
+use super::Findings;
+use crate::say;
 use crate::take_turn;
 
 /// `cargo xtask bench offcpu` does it for a minute.

@@ -13,8 +13,9 @@ use tempfile::TempDir;
 
 use super::{
     Cpus, Findings, check_time_off_cpu, count, in_span, is_complete, is_run_queue, ns, of_process,
-    of_thread, say, stored,
+    of_thread, stored,
 };
+use crate::say;
 use crate::take_turn;
 
 const DURATION: Duration = Duration::from_secs(20);

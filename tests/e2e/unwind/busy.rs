@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use everflame_tests::busy;
 
-use super::say;
+use crate::say;
 use crate::take_turn;
 
 #[test]

@@ -6,7 +6,8 @@ use everflame_tests::profile::{Sample, total};
 use everflame_tests::workload::workload;
 use tempfile::TempDir;
 
-use super::{LIBC, MAIN, brief, check, exact, from, is, percent, record, record_workload, say};
+use super::{LIBC, MAIN, brief, check, exact, from, is, percent, record, record_workload};
+use crate::say;
 use crate::take_turn;
 
 /// The names of a stack of `deep`, leaf first: the leaf function, frame_001 and so on.

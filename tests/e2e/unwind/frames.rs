@@ -3,7 +3,8 @@
 use everflame_tests::profile::{Sample, total};
 use everflame_tests::workload::{go_workload, workload};
 
-use super::{MAIN, brief, check, is, percent, record_workload, say};
+use super::{MAIN, brief, check, is, percent, record_workload};
+use crate::say;
 use crate::take_turn;
 
 /// These frames, and below them main and what it is called from.

@@ -7,7 +7,8 @@ use everflame_tests::program::{Agent, Running, Server, http_get, wait_for};
 use everflame_tests::workload::workload;
 use tempfile::TempDir;
 
-use super::{brief, record_workload, say};
+use super::{brief, record_workload};
+use crate::say;
 use crate::take_turn;
 
 /// What `unmap_stack` can do, the function that it spends its time in, and the reasons for the

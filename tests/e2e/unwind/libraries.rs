@@ -8,7 +8,8 @@ use everflame_tests::program::{Agent, Running, Server, wait_for};
 use everflame_tests::workload::{compile_with, workload};
 use tempfile::TempDir;
 
-use super::{MAIN, brief, is, percent, record, say};
+use super::{MAIN, brief, is, percent, record};
+use crate::say;
 use crate::take_turn;
 
 const VARIANTS: usize = 4;

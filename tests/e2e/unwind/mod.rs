@@ -6,13 +6,14 @@ mod frames;
 mod hostile;
 mod libraries;
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use everflame_tests::profile::{self, Sample, total};
 use everflame_tests::program::everflame;
 use tempfile::TempDir;
+
+use crate::say;
 
 /// Records a command that is started when sampling has begun, until it ends.
 fn record(rate_hz: u64, command: &mut Command) -> Vec<Sample> {
@@ -101,9 +102,4 @@ fn brief(stack: &[String]) -> String {
             names[length - 6..].join(" < ")
         ),
     }
-}
-
-/// Figures are for people even when the test passes.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

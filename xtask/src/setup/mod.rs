@@ -61,6 +61,7 @@ pub(crate) fn require(args: &Args) -> Result<()> {
                 ("javac", "default-jdk-headless"),
                 ("node", "nodejs"),
                 ("openssl", "openssl"),
+                ("pgbench", "postgresql"),
                 ("python3", "python3"),
                 // Has the server, too, under another name, and starts none.
                 ("redis-benchmark", "redis-tools"),

@@ -88,10 +88,17 @@ impl Kernel {
         run(command("dpkg-deb").arg("--extract").arg(&deb).arg(&files))?;
         let found = vmlinuz(&files).with_context(|| format!("{package} has no kernel image"))?;
         fs::rename(found, new.join("vmlinuz")).context("cannot keep the kernel image")?;
+        fs::remove_file(deb).context("cannot remove the package")?;
+        if let Some(release) = package.strip_prefix("linux-binary-") {
+            // Newer packages of images have no modules in them.
+            let modules = format!("linux-modules-{release}");
+            let deb = suite.download(&modules, self.machine, &new)?;
+            run(command("dpkg-deb").arg("--extract").arg(&deb).arg(&files))?;
+            fs::remove_file(deb).context("cannot remove the package")?;
+        }
         keep_modules(&files, &new.join("modules"))?;
         fs::write(new.join("package"), package).context("cannot write to the cache")?;
         remove(&files)?;
-        fs::remove_file(deb).context("cannot remove the package")?;
         remove(folder)?;
         fs::rename(&new, folder).with_context(|| format!("cannot make {}", folder.display()))
     }

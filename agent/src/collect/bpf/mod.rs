@@ -13,9 +13,10 @@ use std::path::Path;
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use everflame_agent_common::block::BlockLayout;
 use everflame_agent_common::config::Config;
-use everflame_agent_common::limits::{MAX_LOCKS, MAX_REQUESTS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS};
+use everflame_agent_common::limits::{
+    MAX_LOCKS, MAX_REQUESTS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS,
+};
 use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::unwind::page::Page;
 
@@ -25,7 +26,7 @@ use super::stats::ProgramStats;
 use super::uprobes::UprobeProgram;
 use super::waits::{WaitConfig, WaitPrograms};
 use super::{growth, oom};
-use crate::kernel::{WaitEnd, lift_memlock_limit};
+use crate::kernel::{BlockTracepoints, WaitEnd, lift_memlock_limit};
 pub use error::BpfError;
 
 /// The compiled programs of agent-ebpf.
@@ -92,13 +93,13 @@ impl Bpf {
         form: ProgramForm,
         ring_bytes: u32,
         waits: Option<WaitConfig>,
+        block: Option<BlockTracepoints>,
         uprobes: &[(Program, &'static str)],
     ) -> Result<Self, BpfError> {
         lift_memlock_limit();
         let max_processes = max_processes();
         let has_locks = waits.is_some_and(|waits| waits.locks);
-        let has_blocks = config.block != BlockLayout::NONE;
-        let has_io_start = config.block.has_io_start != 0;
+        let has_bios = block.is_some_and(|block| !block.has_io_start);
         let config = config.to_bytes();
         let object = match form {
             ProgramForm::Recent => RECENT,
@@ -111,8 +112,8 @@ impl Bpf {
             .map_max_entries("EVENTS", ring_bytes)
             .map_max_entries("PROCESSES", max_processes)
             .map_max_entries("LOCKS", if has_locks { MAX_LOCKS } else { 1 })
-            .map_max_entries("REQUESTS", if has_blocks { MAX_REQUESTS } else { 1 })
-            .map_max_entries("BIOS", if has_blocks && !has_io_start { MAX_REQUESTS } else { 1 })
+            .map_max_entries("REQUESTS", if block.is_some() { MAX_REQUESTS } else { 1 })
+            .map_max_entries("BIOS", if has_bios { MAX_REQUESTS } else { 1 })
             .load(object)
             .map_err(object_error)?;
         let program: &mut PerfEvent = ebpf
@@ -122,7 +123,7 @@ impl Bpf {
         program.load().map_err(|source| BpfError::Program { program: CPU_SAMPLE, source })?;
         let exec_error = attach_exec(&mut ebpf).err();
         let waits = waits.map(|waits| WaitPrograms::load(&mut ebpf, waits));
-        let block = has_blocks.then(|| BlockPrograms::load(&mut ebpf, has_io_start));
+        let block = block.map(|block| BlockPrograms::load(&mut ebpf, block));
         // While it has all of its maps.
         let uprobes = uprobes
             .iter()

@@ -13,6 +13,17 @@ pub struct FileLocation {
     pub device_offset: u32,
 }
 
+/// Which of the programs fit the running kernel's tracepoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockTracepoints {
+    /// It tells of requests when they are made (`block_io_start`, Linux 6.5).
+    pub has_io_start: bool,
+    /// The first argument of `block_getrq` is a queue (before 5.11).
+    pub getrq_has_queue: bool,
+    /// The same of `block_rq_issue`; updates of 5.10 have changed that one.
+    pub issue_has_queue: bool,
+}
+
 /// Before Linux 6.11 the flag was a macro, which types do not tell of.
 const OLD_FLUSH_SEQUENCE: u32 = 1 << 4;
 
@@ -20,22 +31,28 @@ const OLD_FLUSH_SEQUENCE: u32 = 1 << 4;
 ///
 /// # Errors
 /// When it does not show its types, or they are not as expected.
-pub fn block_layout() -> Result<BlockLayout, BtfError> {
+pub fn block_layout() -> Result<(BlockLayout, BlockTracepoints), BtfError> {
     let bytes = read_kernel_types()?;
     let btf = Btf::parse(&bytes)?;
     let offset = |of, member, name| btf.offset(of, member).ok_or(BtfError::Missing { name });
     let flag = |name| btf.enumerator(name).map(|bit| 1u32 << (bit & 31));
     let missing = |name| BtfError::Missing { name };
-    let issue = btf.tracepoint("block_rq_issue").ok_or(missing("block_rq_issue"))?;
+    let arguments = |name| btf.tracepoint(name).map(|arguments| arguments.len());
+    let issue = arguments("block_rq_issue").ok_or(missing("block_rq_issue"))?;
+    let getrq = arguments("block_getrq").ok_or(missing("block_getrq"))?;
     let disk = btf.offset("request", "rq_disk");
     let queue_disk = btf.offset("request_queue", "disk");
     if disk.or(queue_disk).is_none() {
         return Err(missing("request_queue.disk"));
     }
     let flush = flag("__REQ_PREFLUSH").ok_or(missing("__REQ_PREFLUSH"))?;
-    Ok(BlockLayout {
-        has_queue_argument: u32::from(issue.len() > 1),
-        has_io_start: u32::from(btf.tracepoint("block_io_start").is_some()),
+    let tracepoints = BlockTracepoints {
+        has_io_start: arguments("block_io_start").is_some(),
+        getrq_has_queue: getrq > 1,
+        issue_has_queue: issue > 1,
+    };
+    let layout = BlockLayout {
+        has_io_start: u32::from(tracepoints.has_io_start),
         flags_offset: offset("request", "cmd_flags", "request.cmd_flags")?,
         state_offset: offset("request", "rq_flags", "request.rq_flags")?,
         bytes_offset: offset("request", "__data_len", "request.__data_len")?,
@@ -50,7 +67,9 @@ pub fn block_layout() -> Result<BlockLayout, BtfError> {
         sync: flag("__REQ_SYNC").ok_or(missing("__REQ_SYNC"))?,
         flushing: flush | flag("__REQ_FUA").ok_or(missing("__REQ_FUA"))?,
         samples: 0,
-    })
+        padding: 0,
+    };
+    Ok((layout, tracepoints))
 }
 
 /// Asks the running kernel.
@@ -80,7 +99,7 @@ mod tests {
 
     #[test]
     fn running_kernel_says_where_things_are() {
-        let layout = block_layout().unwrap();
+        let (layout, _) = block_layout().unwrap();
         // Members of their own; three bits and one.
         assert_ne!(layout.flags_offset, layout.state_offset);
         assert_eq!(layout.flushing.count_ones(), 2);

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-pub use block::{FileLocation, block_layout, file_location};
+pub use block::{BlockTracepoints, FileLocation, block_layout, file_location};
 
 /// Where the kernel shows its types.
 pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
