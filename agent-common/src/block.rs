@@ -9,7 +9,7 @@
 //!
 //! An operation is a completed request, as in /sys/block/DEVICE/stat. What the kernel merges into
 //! one request is one operation, of the code that has begun it. A flush is an operation of its own,
-//! of the code that wanted one of the writes that it was for.
+//! of the code of the last write to that disk that wanted one.
 
 use crate::event::DETAIL_WORDS;
 
@@ -193,6 +193,12 @@ pub struct BlockLayout {
     pub name_offset: u32,
     /// Of `bio.bi_opf`.
     pub bio_flags_offset: u32,
+    /// Of `bio.bi_disk`; 0 where it is a part of the disk that is known (Linux 5.12).
+    pub bio_disk_offset: u32,
+    /// Of `bio.bi_bdev`; 0 where it is the disk.
+    pub bio_part_offset: u32,
+    /// Of `block_device.bd_disk`.
+    pub part_disk_offset: u32,
     /// In `request.rq_flags`: the request is a part of what a write with a flush consists of.
     pub flush_sequence: u32,
     /// In `request.cmd_flags`: somebody waits for it.
@@ -201,12 +207,10 @@ pub struct BlockLayout {
     pub flushing: u32,
     /// Requests of which stacks are taken in a tenth of a second, on each CPU, at most.
     pub samples: u32,
-    /// Always 0.
-    pub padding: u32,
 }
 
 /// Words of a [`BlockLayout`].
-pub const BLOCK_LAYOUT_WORDS: usize = 16;
+pub const BLOCK_LAYOUT_WORDS: usize = 18;
 
 const _: () = assert!(size_of::<BlockLayout>() == BLOCK_LAYOUT_WORDS * 4);
 
@@ -224,11 +228,13 @@ impl BlockLayout {
         queue_disk_offset: 0,
         name_offset: 0,
         bio_flags_offset: 0,
+        bio_disk_offset: 0,
+        bio_part_offset: 0,
+        part_disk_offset: 0,
         flush_sequence: 0,
         sync: 0,
         flushing: 0,
         samples: 0,
-        padding: 0,
     };
 
     /// All of it, in order.
@@ -245,11 +251,13 @@ impl BlockLayout {
             self.queue_disk_offset,
             self.name_offset,
             self.bio_flags_offset,
+            self.bio_disk_offset,
+            self.bio_part_offset,
+            self.part_disk_offset,
             self.flush_sequence,
             self.sync,
             self.flushing,
             self.samples,
-            self.padding,
         ]
     }
 }

@@ -50,8 +50,8 @@ pub const MAX_LOCKS: u32 = 16 * 1024;
 /// Requests to disks that are followed at the same time.
 pub const MAX_REQUESTS: u32 = 16 * 1024;
 
-/// Queues of disks.
-pub const MAX_QUEUES: u32 = 256;
+/// Disks of which it is known who wanted a flush.
+pub const MAX_DISKS: u32 = 256;
 
 /// Tasks that make files durable at the same time.
 pub const MAX_SYNCS: u32 = 4096;

@@ -39,13 +39,13 @@ fn block_start(ctx: BtfTracePointContext) -> i32 {
         // SAFETY: the tracepoint's argument is a request.
         unsafe {
             let flags: u32 = field(request, config!(block.flags_offset));
-            let Some(started) = begin(&ctx, request as u64, flags) else { return };
+            let started = begin(&ctx, request as u64, flags);
             if flags & config!(block.flushing) != 0 {
-                let queue: u64 = field(request, config!(block.queue_offset));
-                let Request { id, start_ns, .. } = started;
-                let _ = FLUSHERS.insert(&queue, &Flusher { id, start_ns }, 0);
+                wants_flush(disk_of(request), started);
             }
-            keep(Program::BlockStart, request as u64, &started);
+            if let Some(started) = started {
+                keep(Program::BlockStart, request as u64, &started);
+            }
         }
     });
     0
@@ -67,12 +67,18 @@ fn block_start_of_queued_bio(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn start_of_bio(ctx: &BtfTracePointContext, bio: *const c_void) -> i32 {
     stats::timed(Program::BlockStart, || {
-        // SAFETY: the tracepoint's argument.
-        let flags: u32 = unsafe { field(bio, config!(block.bio_flags_offset)) };
-        if let Some(started) = begin(ctx, bio as u64, flags)
-            && BIOS.insert(&(bio as u64), &started, 0).is_err()
-        {
-            stats::count(Program::BlockStart, Counter::Untracked);
+        // SAFETY: the tracepoint's argument, and the disk that it is for.
+        unsafe {
+            let flags: u32 = field(bio, config!(block.bio_flags_offset));
+            let started = begin(ctx, bio as u64, flags);
+            if flags & config!(block.flushing) != 0 {
+                wants_flush(disk_of_bio(bio), started);
+            }
+            if let Some(started) = started
+                && BIOS.insert(&(bio as u64), &started, 0).is_err()
+            {
+                stats::count(Program::BlockStart, Counter::Untracked);
+            }
         }
     });
     0
@@ -109,6 +115,20 @@ fn begin(ctx: &impl EbpfContext, id: u64, flags: u32) -> Option<Request> {
     sample(ctx, Program::BlockStart, Kind::BlockStart, Weight { value: 0, count }, detail);
     let made_ns = stats::now_ns();
     Some(Request { id, start_ns, made_ns, issue_ns: 0, bytes: 0, stamp: 0, count })
+}
+
+/// Notes whose the next flush of a disk is: that of a write, or nobody's that is looked at.
+#[inline(always)]
+fn wants_flush(disk: *const c_void, started: Option<Request>) {
+    let disk = disk as u64;
+    match started {
+        Some(Request { id, start_ns, .. }) => {
+            let _ = FLUSHERS.insert(&disk, &Flusher { id, start_ns }, 0);
+        }
+        None => {
+            let _ = FLUSHERS.remove(&disk);
+        }
+    }
 }
 
 #[inline(always)]
@@ -171,8 +191,8 @@ unsafe fn issue(request: *const c_void) {
     }
     let begun = if flags & 0xff == FLUSH {
         // SAFETY: as the caller says.
-        let queue: u64 = unsafe { field(request, config!(block.queue_offset)) };
-        FLUSHERS.get_ptr(&queue).map(|flusher| {
+        let disk = unsafe { disk_of(request) } as u64;
+        FLUSHERS.get_ptr(&disk).map(|flusher| {
             // SAFETY: a map value.
             let Flusher { id, start_ns } = unsafe { *flusher };
             Request { id, start_ns, made_ns: start_ns, issue_ns: 0, bytes: 0, stamp, count: 1 }
@@ -184,14 +204,8 @@ unsafe fn issue(request: *const c_void) {
             // SAFETY: a map value.
             Request { stamp, ..unsafe { *bio } }
         });
-        if let Some(begun) = begun {
+        if begun.is_some() {
             let _ = BIOS.remove(&bio);
-            if flags & config!(block.flushing) != 0 {
-                // SAFETY: as the caller says.
-                let queue: u64 = unsafe { field(request, config!(block.queue_offset)) };
-                let Request { id, start_ns, .. } = begun;
-                let _ = FLUSHERS.insert(&queue, &Flusher { id, start_ns }, 0);
-            }
         }
         begun
     } else {
@@ -272,6 +286,22 @@ unsafe fn disk_of(request: *const c_void) -> *const c_void {
         }
         let queue: *const c_void = field(request, config!(block.queue_offset));
         field(queue, config!(block.queue_disk_offset))
+    }
+}
+
+/// The disk that a request is going to be for.
+///
+/// # Safety
+/// `bio` comes from the kernel, which knows it for one.
+#[inline(always)]
+unsafe fn disk_of_bio(bio: *const c_void) -> *const c_void {
+    // SAFETY: as of `disk_of`.
+    unsafe {
+        if config!(block.bio_disk_offset) != 0 {
+            return field(bio, config!(block.bio_disk_offset));
+        }
+        let part: *const c_void = field(bio, config!(block.bio_part_offset));
+        field(part, config!(block.part_disk_offset))
     }
 }
 

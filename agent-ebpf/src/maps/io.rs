@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use everflame_agent_common::{
     block::{Flusher, Request},
-    limits::{MAX_QUEUES, MAX_REQUESTS, MAX_SYNCS},
+    limits::{MAX_DISKS, MAX_REQUESTS, MAX_SYNCS},
     wait::Thinning,
 };
 
@@ -25,9 +25,9 @@ pub static REQUESTS: HashMap<u64, Request> = HashMap::with_max_entries(MAX_REQUE
 #[map]
 pub static BIOS: LruHashMap<u64, Request> = LruHashMap::with_max_entries(MAX_REQUESTS, 0);
 
-/// The last write of each queue that wants a flush.
+/// The last write to each disk that wants a flush.
 #[map]
-pub static FLUSHERS: LruHashMap<u64, Flusher> = LruHashMap::with_max_entries(MAX_QUEUES, 0);
+pub static FLUSHERS: LruHashMap<u64, Flusher> = LruHashMap::with_max_entries(MAX_DISKS, 0);
 
 /// Since when tasks make files durable, by process and thread.
 #[map]

@@ -63,11 +63,13 @@ pub fn block_layout() -> Result<(BlockLayout, BlockTracepoints), BtfError> {
         queue_disk_offset: queue_disk.unwrap_or(0),
         name_offset: offset("gendisk", "disk_name", "gendisk.disk_name")?,
         bio_flags_offset: offset("bio", "bi_opf", "bio.bi_opf")?,
+        bio_disk_offset: btf.offset("bio", "bi_disk").unwrap_or(0),
+        bio_part_offset: btf.offset("bio", "bi_bdev").unwrap_or(0),
+        part_disk_offset: offset("block_device", "bd_disk", "block_device.bd_disk")?,
         flush_sequence: flag("__RQF_FLUSH_SEQ").unwrap_or(OLD_FLUSH_SEQUENCE),
         sync: flag("__REQ_SYNC").ok_or(missing("__REQ_SYNC"))?,
         flushing: flush | flag("__REQ_FUA").ok_or(missing("__REQ_FUA"))?,
         samples: 0,
-        padding: 0,
     };
     Ok((layout, tracepoints))
 }
