@@ -203,14 +203,18 @@ pub struct BlockLayout {
     pub flush_sequence: u32,
     /// In `request.cmd_flags`: somebody waits for it.
     pub sync: u32,
-    /// In `request.cmd_flags`: it is a write with a flush, in one way or the other.
+    /// In `request.cmd_flags`: the disk is to be flushed before it.
+    pub preflush: u32,
+    /// In `request.cmd_flags`: it is a write that may come with a flush, before or behind it.
     pub flushing: u32,
     /// Requests of which stacks are taken in a tenth of a second, on each CPU, at most.
     pub samples: u32,
+    /// Always 0.
+    pub padding: u32,
 }
 
 /// Words of a [`BlockLayout`].
-pub const BLOCK_LAYOUT_WORDS: usize = 18;
+pub const BLOCK_LAYOUT_WORDS: usize = 20;
 
 const _: () = assert!(size_of::<BlockLayout>() == BLOCK_LAYOUT_WORDS * 4);
 
@@ -233,8 +237,10 @@ impl BlockLayout {
         part_disk_offset: 0,
         flush_sequence: 0,
         sync: 0,
+        preflush: 0,
         flushing: 0,
         samples: 0,
+        padding: 0,
     };
 
     /// All of it, in order.
@@ -256,8 +262,10 @@ impl BlockLayout {
             self.part_disk_offset,
             self.flush_sequence,
             self.sync,
+            self.preflush,
             self.flushing,
             self.samples,
+            self.padding,
         ]
     }
 }

@@ -187,7 +187,7 @@ impl Thinning {
     pub fn advance(&mut self, now_ns: u64, interval_ns: u64, most: u32) {
         let since_ns = now_ns.wrapping_sub(self.since_ns);
         if since_ns > interval_ns {
-            let busy = u64::from(self.samples >= most / 4);
+            let busy = u64::from(self.samples > most / 4);
             let quiet = since_ns.checked_div(interval_ns).unwrap_or(1) - busy;
             let quiet = if quiet < u64::from(self.shift) { quiet as u32 } else { self.shift };
             self.shift -= quiet;

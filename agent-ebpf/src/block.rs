@@ -40,11 +40,15 @@ fn block_start(ctx: BtfTracePointContext) -> i32 {
         unsafe {
             let flags: u32 = field(request, config!(block.flags_offset));
             let started = begin(&ctx, request as u64, flags);
-            if flags & config!(block.flushing) != 0 {
+            if flags & config!(block.preflush) != 0 {
                 wants_flush(disk_of(request), started);
             }
-            if let Some(started) = started {
-                keep(Program::BlockStart, request as u64, &started);
+            match started {
+                Some(started) => keep(Program::BlockStart, request as u64, &started),
+                // What is known of the address is of a request whose end was not seen.
+                None => {
+                    let _ = REQUESTS.remove(&(request as u64));
+                }
             }
         }
     });
@@ -71,13 +75,19 @@ fn start_of_bio(ctx: &BtfTracePointContext, bio: *const c_void) -> i32 {
         unsafe {
             let flags: u32 = field(bio, config!(block.bio_flags_offset));
             let started = begin(ctx, bio as u64, flags);
-            if flags & config!(block.flushing) != 0 {
+            if flags & config!(block.preflush) != 0 {
                 wants_flush(disk_of_bio(bio), started);
             }
-            if let Some(started) = started
-                && BIOS.insert(&(bio as u64), &started, 0).is_err()
-            {
-                stats::count(Program::BlockStart, Counter::Untracked);
+            match started {
+                Some(started) => {
+                    if BIOS.insert(&(bio as u64), &started, 0).is_err() {
+                        stats::count(Program::BlockStart, Counter::Untracked);
+                    }
+                }
+                // Nothing more was heard of what the address was before.
+                None => {
+                    let _ = BIOS.remove(&(bio as u64));
+                }
             }
         }
     });
@@ -184,7 +194,8 @@ unsafe fn issue(request: *const c_void) {
         if known.issue_ns == 0 || known.stamp == stamp {
             known.issue_ns = stats::now_ns();
             known.stamp = stamp;
-            return;
+            // SAFETY: as the caller says.
+            return unsafe { precedes_flush(request, flags, known) };
         }
         // Of a request whose end was not seen.
         let _ = REQUESTS.remove(&key);
@@ -204,6 +215,9 @@ unsafe fn issue(request: *const c_void) {
             // SAFETY: a map value.
             Request { stamp, ..unsafe { *bio } }
         });
+        // Memory for a request is there before what it is made of is told of: otherwise that is of another
+        // request, which was merged.
+        let begun = begun.filter(|begun| stamp == 0 || begun.start_ns >= stamp);
         if begun.is_some() {
             let _ = BIOS.remove(&bio);
         }
@@ -213,7 +227,28 @@ unsafe fn issue(request: *const c_void) {
     };
     if let Some(mut begun) = begun {
         begun.issue_ns = stats::now_ns();
+        // SAFETY: as the caller says.
+        unsafe { precedes_flush(request, flags, &begun) };
         keep(Program::BlockIssue, key, &begun);
+    }
+}
+
+/// Notes a write that is going to be followed by a flush. Whether it is, depends on the disk, and is known when
+/// it is issued.
+///
+/// # Safety
+/// As of [`issue`].
+#[inline(always)]
+unsafe fn precedes_flush(request: *const c_void, flags: u32, known: &Request) {
+    if flags & config!(block.flushing) == 0 || flags & 0xff == FLUSH {
+        return;
+    }
+    // SAFETY: as the caller says.
+    unsafe {
+        let state: u32 = field(request, config!(block.state_offset));
+        if state & config!(block.flush_sequence) != 0 {
+            wants_flush(disk_of(request), Some(*known));
+        }
     }
 }
 

@@ -116,7 +116,8 @@ metrics! {
     growth_history_evictions: Counter,
     /// Stacks that became one with others in it, as their processes have too many.
     growth_history_folded: Counter,
-    /// Requests to disks that were forgotten before they ended, as there were too many.
+    /// Requests to disks that were forgotten, as there were too many that did not end: most have been merged
+    /// into others.
     block_requests_forgotten: Counter,
     /// Requests to disks that ended without that their beginning was seen: it was lost.
     block_requests_unmatched: Counter,

@@ -346,6 +346,12 @@ fn notes(kind: Kind, stats: &CollectStats, kernel: KernelStatus) -> Vec<String> 
         };
         notes.push(format!("{lost} samples were lost because the ring buffer was full{remedy}"));
     }
+    let untracked = stats.block.untracked();
+    if untracked > 0 {
+        notes.push(format!(
+            "{untracked} requests to disks are missing, as more were under way than can be followed"
+        ));
+    }
     if stats.sideband_lost > 0 {
         notes.push(format!(
             "{} process records were lost: some processes may be unnamed",

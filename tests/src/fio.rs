@@ -18,6 +18,8 @@ pub struct Result {
     pub reads: f64,
     /// How long they took from their submission to their completion, in nanoseconds, in the mean.
     pub latency_ns: f64,
+    /// The same with what it takes to submit them.
+    pub whole_latency_ns: f64,
     seconds: f64,
 }
 
@@ -81,6 +83,7 @@ impl Fio {
         Result {
             reads: number(&read["total_ios"]),
             latency_ns: number(&read["clat_ns"]["mean"]),
+            whole_latency_ns: number(&read["lat_ns"]["mean"]),
             seconds: number(&read["runtime"]) / 1000.0,
         }
     }

@@ -17,6 +17,7 @@ use everflame_agent::session::{
     AllocMode, DEFAULT_ALLOC_PERIOD_BYTES, Progress, Recording, Session, SessionConfig,
     SessionError, Target,
 };
+use everflame_profile::block::{EVENT, Event};
 use everflame_profile::{Kind, encode_gz, retain_labelled, sample_type_index};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -138,6 +139,10 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
         && let Some(side) = side
     {
         retain_labelled(&mut recording.profile, "side", side.get_name());
+    }
+    if args.kind == Kind::Block && format != Format::Pprof {
+        // What a program waits for when it makes a file durable are requests: not twice in one picture.
+        retain_labelled(&mut recording.profile, EVENT, Event::Request.name());
     }
     if recording.profile.sample.is_empty() {
         let missed = match args.kind {

@@ -50,10 +50,16 @@ fn with_all_events(selector: &str) -> String {
     match inner.map(|inner| inner.trim().trim_end_matches(',')) {
         // The collector says what is wrong with it.
         None => selector.to_owned(),
-        Some(inner) if inner.contains(EVENT) => selector.to_owned(),
+        Some(inner) if inner.split(',').any(is_about_events) => selector.to_owned(),
         Some("") => format!("{{{EVENT}=~\".*\"}}"),
         Some(inner) => format!("{{{inner},{EVENT}=~\".*\"}}"),
     }
+}
+
+/// Whether a condition is one on the label.
+fn is_about_events(condition: &str) -> bool {
+    let rest = condition.trim().strip_prefix(EVENT).map(str::trim_start);
+    rest.is_some_and(|rest| rest.starts_with(['=', '!']))
 }
 
 /// How a report is shown, and where.
@@ -124,7 +130,9 @@ mod tests {
     fn selectors_ask_for_all_events_unless_they_say_which() {
         assert_eq!(with_all_events("{}"), "{event=~\".*\"}");
         assert_eq!(with_all_events(" {service=\"db\", }"), "{service=\"db\",event=~\".*\"}");
-        let own = "{event=\"sync\"}";
+        let other = with_all_events("{service=\"eventbus\"}");
+        assert_eq!(other, "{service=\"eventbus\",event=~\".*\"}");
+        let own = "{service=\"db\", event != \"sync\"}";
         assert_eq!(with_all_events(own), own);
         assert_eq!(with_all_events("service"), "service");
     }

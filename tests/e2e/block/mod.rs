@@ -58,16 +58,23 @@ fn counts_agree(name: &str, recorded: &Recorded) -> bool {
         .iter()
         .filter(|sample| sample.label("event") == "request" && sample.label("device") == disk.name)
         .collect();
+    let mut are_told_apart = true;
     for (operation, ops) in ["read", "write", "discard", "flush"].into_iter().zip(counted.ops) {
         let of_operation =
             requests.iter().copied().filter(|sample| sample.label("operation") == operation);
-        say(&format!("{name}: {operation} {} seen, {ops} counted", sum(of_operation, OPS)));
+        let seen = sum(of_operation, OPS);
+        say(&format!("{name}: {operation} {seen} seen, {ops} counted"));
+        // Of the few that are not the program's own there may be a sample more or less.
+        let slack = (TOLERANCE * ops as f64).max(64.0);
+        are_told_apart &= (seen - ops as f64).abs() <= slack;
     }
     let agrees = |what: &str, value, counted: u64| {
         let seen = sum(requests.iter().copied(), value);
         is_close(&format!("{name}: {what}"), seen, counted as f64, TOLERANCE)
     };
-    agrees("operations", OPS, counted.total_ops()) && agrees("bytes", BYTES, counted.total_bytes())
+    agrees("operations", OPS, counted.total_ops())
+        && agrees("bytes", BYTES, counted.total_bytes())
+        && are_told_apart
 }
 
 #[test]
@@ -106,10 +113,12 @@ fn random_reads_of_fio_are_what_the_disk_counts_and_biolatency_sees() {
             recorded.samples.iter().filter(|sample| sample.label("comm") == "fio").collect();
         let ops = sum(own.iter().copied(), OPS);
         let ns = sum(own.iter().copied(), QUEUE) + sum(own.iter().copied(), DEVICE);
-        let latency = result.unwrap().latency_ns;
-        say(&format!("{name}: {} ns seen, {latency} ns by fio", ns / ops));
-        // fio has to get a CPU before it sees the end; `cargo xtask bench io-net` compares the two.
-        assert!(ns / ops <= 1.05 * latency);
+        let result = result.unwrap();
+        let (latency, whole) = (result.latency_ns, result.whole_latency_ns);
+        say(&format!("{name}: {} ns seen, {latency} ns by fio, {whole} with submission", ns / ops));
+        // A request is made while fio submits it and ends before fio sees that; how close the two are,
+        // `cargo xtask bench io-net` says.
+        assert!(ns / ops <= 1.01 * whole);
         biolatency.expect("biolatency is installed").assert_agrees(&name, &recorded);
     }
 }

@@ -68,8 +68,10 @@ pub fn block_layout() -> Result<(BlockLayout, BlockTracepoints), BtfError> {
         part_disk_offset: offset("block_device", "bd_disk", "block_device.bd_disk")?,
         flush_sequence: flag("__RQF_FLUSH_SEQ").unwrap_or(OLD_FLUSH_SEQUENCE),
         sync: flag("__REQ_SYNC").ok_or(missing("__REQ_SYNC"))?,
+        preflush: flush,
         flushing: flush | flag("__REQ_FUA").ok_or(missing("__REQ_FUA"))?,
         samples: 0,
+        padding: 0,
     };
     Ok((layout, tracepoints))
 }
