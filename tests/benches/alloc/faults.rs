@@ -6,14 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use everflame_tests::bench::print;
+use everflame_tests::bench::{print, print_more};
 use everflame_tests::cost::{cpu_seconds, median};
 
 use crate::beside::agent::KindAgent;
 use crate::beside::empty::EmptyPrograms;
 use crate::beside::hooks::{Followed, Hook};
 use crate::forks::{self, Run};
-use crate::print_more;
 
 const HOOKS: &[Hook] = &[("growth", "rss_stat")];
 

@@ -23,8 +23,7 @@ mod program;
 mod service;
 mod window;
 
-use everflame_tests::bench::{print, rounds_or, run_groups};
-use everflame_tests::cost::{median, quantile};
+use everflame_tests::bench::{rounds_or, run_groups};
 
 /// A name, and what measures in so many rounds.
 type Group = (&'static str, fn(usize));
@@ -45,13 +44,4 @@ fn main() {
         ("window", window::run),
     ];
     run_groups(groups.map(|(name, run)| (name, move || run(rounds))));
-}
-
-/// By how much one is more than the other, compared within each round, as a shared machine drifts:
-/// the median of the ratios, and how far apart their quartiles are.
-fn print_more(group: &str, name: &str, pairs: impl Iterator<Item = (f64, f64)>, unit: &str) {
-    let mut percent: Vec<f64> = pairs.map(|(of, than)| 100.0 * (of / than - 1.0)).collect();
-    print(group, name, median(&mut percent), unit);
-    let spread = quantile(&mut percent, 0.75) - quantile(&mut percent, 0.25);
-    print(group, &format!("{name}_spread"), spread, "% (interquartile)");
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use everflame_tests::bench::print;
+use everflame_tests::bench::{print, print_more};
 use everflame_tests::cost::{BpfPrograms, BpfStats, cpu_seconds, median};
 use everflame_tests::redis::Redis;
 use everflame_tests::workload::workload;
@@ -21,7 +21,6 @@ use tempfile::TempDir;
 
 use crate::beside::agent::KindAgent;
 use crate::beside::hooks::Followed;
-use crate::print_more;
 
 /// Requests of a run: a second or two.
 const REQUESTS: &str = "400000";

@@ -1,8 +1,8 @@
 //! fio at full speed: random reads of 4 KiB past the page cache, 32 at a time, beside nothing, beside programs
 //! that do nothing on the same tracepoints, and beside an agent with `--kinds block`, in turns.
 
-use everflame_tests::bench::print;
-use everflame_tests::cost::{BpfStats, cpu_seconds, median, quantile};
+use everflame_tests::bench::{print, print_percent};
+use everflame_tests::cost::{BpfStats, cpu_seconds, median};
 use everflame_tests::fio::{Fio, Result};
 
 use crate::beside::agent::KindAgent;
@@ -59,11 +59,8 @@ pub(crate) fn run(rounds: usize) {
     let mut alone: Vec<f64> = runs.iter().map(|of_round| of_round[nothing]).collect();
     print("fio", "beside_nothing", median(&mut alone), "reads a second");
     let fewer = |name: &str, of: usize, than: usize, unit: &str| {
-        let pairs = runs.iter().map(|of_round| 100.0 * (1.0 - of_round[of] / of_round[than]));
-        let mut percent: Vec<f64> = pairs.collect();
-        print("fio", name, median(&mut percent), unit);
-        let spread = quantile(&mut percent, 0.75) - quantile(&mut percent, 0.25);
-        print("fio", &format!("{name}_spread"), spread, "% (interquartile)");
+        let percent = runs.iter().map(|of_round| 100.0 * (1.0 - of_round[of] / of_round[than]));
+        print_percent("fio", name, percent, unit);
     };
     fewer("fewer_with_agent", agent, nothing, "% (target: at most 2)");
     fewer("fewer_with_empty_programs", empty, nothing, "%");

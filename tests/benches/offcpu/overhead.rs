@@ -6,13 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use everflame_tests::cost::{cpu_seconds, median, quantile};
+use everflame_tests::cost::{cpu_seconds, median};
 
 use crate::beside::agent::KindAgent;
 use crate::beside::empty::EmptyPrograms;
 use crate::followed::WAITS;
 use crate::load::{Load, MESSAGING, PIPE, PIPE_PINNED};
-use everflame_tests::bench::print;
+use everflame_tests::bench::{print, print_more};
 
 /// What runs beside the load.
 #[derive(Clone, Copy)]
@@ -83,11 +83,7 @@ fn report(name: &str, target: f64, seconds: &[[f64; 3]]) {
     let column = |at: usize| seconds.iter().map(move |of_round| of_round[at]);
     print(name, "beside_nothing", median(&mut column(nothing).collect::<Vec<_>>()), "s");
     let more = |what: &str, of: usize, than: usize, unit: &str| {
-        let pairs = column(of).zip(column(than));
-        let mut percent: Vec<f64> = pairs.map(|(of, than)| 100.0 * (of / than - 1.0)).collect();
-        print(name, what, median(&mut percent), unit);
-        let spread = quantile(&mut percent, 0.75) - quantile(&mut percent, 0.25);
-        print(name, &format!("{what}_spread"), spread, "% (interquartile)");
+        print_more(name, what, column(of).zip(column(than)), unit);
     };
     more("agent_against_empty", agent, empty, &format!("% (target: at most {target})"));
     more("agent_against_nothing", agent, nothing, "%");
