@@ -1,6 +1,7 @@
 //! Settings that the agent writes into the programs' read-only data before it loads them.
 
 use crate::block::BlockLayout;
+use crate::tcp::TcpLayout;
 
 /// Settings of all programs; a global named `CONFIG` in the BPF object.
 #[repr(C)]
@@ -69,13 +70,16 @@ pub struct Config {
     pub superblock_device_offset: u32,
     /// Of requests to disks.
     pub block: BlockLayout,
+    /// Of TCP connections.
+    pub tcp: TcpLayout,
 }
 
 /// Bytes of a [`Config`].
-pub const CONFIG_BYTES: usize = BLOCK_AT + size_of::<BlockLayout>();
+pub const CONFIG_BYTES: usize = TCP_AT + size_of::<TcpLayout>();
 
 /// Where the parts begin that are structures of their own.
 const BLOCK_AT: usize = 128;
+const TCP_AT: usize = BLOCK_AT + size_of::<BlockLayout>();
 
 const _: () = assert!(size_of::<Config>() == CONFIG_BYTES);
 
@@ -112,7 +116,8 @@ impl Config {
         bytes[112..120].copy_from_slice(&self.window_period_bytes.to_ne_bytes());
         bytes[120..124].copy_from_slice(&self.inode_superblock_offset.to_ne_bytes());
         bytes[124..BLOCK_AT].copy_from_slice(&self.superblock_device_offset.to_ne_bytes());
-        for (bytes, word) in bytes[BLOCK_AT..].chunks_exact_mut(4).zip(self.block.words()) {
+        let words = self.block.words().into_iter().chain(self.tcp.words());
+        for (bytes, word) in bytes[BLOCK_AT..].chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
         bytes
@@ -156,6 +161,7 @@ mod tests {
             inode_superblock_offset: 29,
             superblock_device_offset: 30,
             block: BlockLayout { has_io_start: 27, samples: 28, ..BlockLayout::default() },
+            tcp: TcpLayout { remote_offset: 31, samples: 32, ..TcpLayout::default() },
         };
         let bytes = config.to_bytes();
         assert_eq!(bytes.len(), size_of::<Config>());
@@ -189,5 +195,7 @@ mod tests {
         assert_eq!(bytes[offset_of!(Config, superblock_device_offset)..][..4], 30u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, block.has_io_start)..][..4], 27u32.to_ne_bytes());
         assert_eq!(bytes[offset_of!(Config, block.samples)..][..4], 28u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, tcp.remote_offset)..][..4], 31u32.to_ne_bytes());
+        assert_eq!(bytes[offset_of!(Config, tcp.samples)..][..4], 32u32.to_ne_bytes());
     }
 }

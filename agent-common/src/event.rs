@@ -62,6 +62,12 @@ pub enum Kind {
     /// that took in nanoseconds, the first word of the detail the file system's device: its major number
     /// in the upper, its minor number in the lower half.
     Sync = 13,
+    /// A connection is opened, or something is sent on one that will be told of later; the detail is a
+    /// [`Started`](crate::tcp::Started).
+    TcpStarted = 14,
+    /// Something has happened to a connection; [`SampleHeader::value`] is a latency in nanoseconds, the detail a
+    /// [`Happened`](crate::tcp::Happened). Mostly a header alone, about whoever opened or accepted it.
+    Tcp = 15,
 }
 
 impl Kind {
@@ -81,6 +87,8 @@ impl Kind {
             11 => Some(Self::BlockStart),
             12 => Some(Self::BlockDone),
             13 => Some(Self::Sync),
+            14 => Some(Self::TcpStarted),
+            15 => Some(Self::Tcp),
             _ => None,
         }
     }

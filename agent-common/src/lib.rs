@@ -22,6 +22,8 @@ pub mod growth;
 pub mod limits;
 pub mod live;
 pub mod lock;
+pub mod share;
 pub mod stats;
+pub mod tcp;
 pub mod unwind;
 pub mod wait;

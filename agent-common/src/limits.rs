@@ -56,6 +56,9 @@ pub const MAX_DISKS: u32 = 256;
 /// Tasks that make files durable at the same time.
 pub const MAX_SYNCS: u32 = 4096;
 
+/// TCP connections that are followed at the same time.
+pub const MAX_CONNECTIONS: u32 = 32 * 1024;
+
 /// Processes whose memory layout is known to the programs, at most.
 pub const MAX_PROCESSES: u32 = 16 * 1024;
 

@@ -45,11 +45,21 @@ pub enum Program {
     BlockDone = 16,
     /// Samples how long it takes to make files durable.
     Sync = 17,
+    /// Follows connections from one state to the next.
+    TcpState = 18,
+    /// Samples what is sent on them.
+    TcpSent = 19,
+    /// Notes what is received.
+    TcpReceived = 20,
+    /// Notes what is sent again, and resets.
+    TcpTrouble = 21,
+    /// Samples when they are accepted.
+    TcpAccepted = 22,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -68,6 +78,11 @@ impl Program {
         Self::BlockIssue,
         Self::BlockDone,
         Self::Sync,
+        Self::TcpState,
+        Self::TcpSent,
+        Self::TcpReceived,
+        Self::TcpTrouble,
+        Self::TcpAccepted,
     ];
 
     /// Whether a run may be preempted by another one on the same CPU: probes run in their task's own context.
@@ -97,6 +112,11 @@ impl Program {
             Self::BlockIssue => "block_issue",
             Self::BlockDone => "block_done",
             Self::Sync => "sync",
+            Self::TcpState => "tcp_state",
+            Self::TcpSent => "tcp_sent",
+            Self::TcpReceived => "tcp_received",
+            Self::TcpTrouble => "tcp_trouble",
+            Self::TcpAccepted => "tcp_accepted",
         }
     }
 }

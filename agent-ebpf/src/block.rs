@@ -16,17 +16,14 @@ use everflame_agent_common::{
     block::{
         DISK_NAME_AT, DISK_NAME_LEN, FAILED, FIRST_COMMAND, FLUSH, Flusher, Request, SYNC, Started,
     },
-    event::{DETAIL_WORDS, Kind},
+    event::Kind,
     stats::{Counter, Program},
-    wait::{Thinning, Weight},
+    wait::Weight,
 };
 
 use crate::{
-    maps::{
-        BIOS, BLOCK_THINNING, FLUSHERS, IO_RULES, IO_SAMPLING, IO_SCRATCH, IO_WALK, REQUESTS,
-        SYNCS, config,
-    },
-    sample::{Memory, sample_current_task, submit_about_nobody},
+    maps::{BIOS, BLOCK_SHARE, FLUSHERS, REQUESTS, SYNCS, config},
+    sample::{sample_for_io, submit_about_nobody},
     stats,
     task::field,
 };
@@ -45,10 +42,12 @@ fn block_start(ctx: BtfTracePointContext) -> i32 {
             }
             match started {
                 Some(started) => keep(Program::BlockStart, request as u64, &started),
-                // What is known of the address is of a request whose end was not seen.
-                None => {
+                // What is known of the address is of a request whose end was not seen. To look first is
+                // cheaper, as mostly there is nothing.
+                None if REQUESTS.get_ptr(&(request as u64)).is_some() => {
                     let _ = REQUESTS.remove(&(request as u64));
                 }
+                None => {}
             }
         }
     });
@@ -85,9 +84,10 @@ fn start_of_bio(ctx: &BtfTracePointContext, bio: *const c_void) -> i32 {
                     }
                 }
                 // Nothing more was heard of what the address was before.
-                None => {
+                None if BIOS.get_ptr(&(bio as u64)).is_some() => {
                     let _ = BIOS.remove(&(bio as u64));
                 }
+                None => {}
             }
         }
     });
@@ -106,23 +106,22 @@ fn begin(ctx: &impl EbpfContext, id: u64, flags: u32) -> Option<Request> {
     }
     let start_ns = stats::now_ns();
     let count = if flags & config!(block.flushing) == 0 {
-        let thinning = BLOCK_THINNING.get_ptr_mut(0)?;
+        let share = BLOCK_SHARE.get_ptr_mut(0)?;
         // SAFETY: this CPU's. What comes in between makes the next sample come sooner or later.
-        let thinning = unsafe { &mut *thinning };
+        let share = unsafe { &mut *share };
         let most = config!(block.samples);
-        thinning.advance(start_ns, Thinning::INTERVAL_NS, most);
-        let weight = Weight { value: 1, count: 1 };
-        let kept = thinning.keep(weight, 1, most, stats::scrambled(start_ns))?;
-        if thinning.is_thinning() {
+        share.advance(start_ns, most);
+        let count = share.choose(most, stats::random)?;
+        if share.is_partial() {
             stats::count(Program::BlockStart, Counter::Thinned);
         }
-        kept.count
+        u64::from(count)
     } else {
         // They are few, and flushes have to find them.
         1
     };
     let detail = Started { id, start_ns }.to_detail();
-    sample(ctx, Program::BlockStart, Kind::BlockStart, Weight { value: 0, count }, detail);
+    sample_for_io(ctx, Program::BlockStart, Kind::BlockStart, Weight { value: 0, count }, detail);
     let made_ns = stats::now_ns();
     Some(Request { id, start_ns, made_ns, issue_ns: 0, bytes: 0, stamp: 0, count })
 }
@@ -386,7 +385,7 @@ fn synced(ctx: &RawTracePointContext) {
     let inode = unsafe { *ctx.as_ptr().cast::<u64>() };
     let device = device_of_inode(inode);
     let detail = [device, 0, 0, 0, 0, 0, 0, 0, 0];
-    sample(ctx, Program::Sync, Kind::Sync, Weight { value, count: 1 }, detail);
+    sample_for_io(ctx, Program::Sync, Kind::Sync, Weight { value, count: 1 }, detail);
 }
 
 /// The device of a file's file system, its major number in the upper half; 0 if it cannot be read.
@@ -403,26 +402,4 @@ fn device_of_inode(inode: u64) -> u64 {
     }
     // The kernel's own form: 12 bits and 20 (include/linux/kdev_t.h).
     u64::from(device >> 20) << 32 | u64::from(device & 0xf_ffff)
-}
-
-/// Samples the current task in what it does with a disk.
-#[inline(always)]
-fn sample(
-    ctx: &impl EbpfContext,
-    program: Program,
-    kind: Kind,
-    weight: Weight,
-    detail: [u64; DETAIL_WORDS],
-) {
-    let (Some(is_sampling), Some(scratch), Some(walk), Some(rules)) = (
-        IO_SAMPLING.get_ptr_mut(0),
-        IO_SCRATCH.get_ptr_mut(0),
-        IO_WALK.get_ptr_mut(0),
-        IO_RULES.get_ptr_mut(0),
-    ) else {
-        return stats::count(program, Counter::NoScratch);
-    };
-    // SAFETY: this CPU's maps, which nothing else uses.
-    let memory = unsafe { Memory::new(is_sampling, scratch, walk, rules) };
-    sample_current_task(program, memory, Some(ctx), kind, weight, detail);
 }

@@ -34,6 +34,7 @@ mod switches;
 mod task;
 #[cfg(not(feature = "old-kernels"))]
 mod task_storage;
+mod tcp;
 mod unwind;
 #[cfg(not(feature = "old-kernels"))]
 mod wait;

@@ -2,7 +2,7 @@
 //!
 //! Used by every hook: fill the header's common part, take stacks, submit.
 
-use core::{ffi::c_void, ptr};
+use core::{ffi::c_void, mem, ptr};
 
 use aya_ebpf::{
     EbpfContext,
@@ -24,7 +24,7 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    maps::{EVENTS, SUBMITTING, config},
+    maps::{EVENTS, IO_RULES, IO_SAMPLING, IO_SCRATCH, IO_WALK, SUBMITTING, config},
     registers::{self, Found},
     stats,
     unwind::{self, Parts, RuleCache, Walk},
@@ -225,6 +225,41 @@ pub fn submit_about_nobody(
     submit_header(program, &header, wakeup());
 }
 
+/// A task that is not the current one.
+#[derive(Clone, Copy)]
+pub struct Whose {
+    /// Its process in the upper half, the thread in the lower half; 0 if it is not known.
+    pub task: u64,
+    /// The thread's name.
+    pub thread_name: [u64; 2],
+}
+
+/// Hands over a record about another task that is nothing but a header.
+#[inline(always)]
+pub fn submit_about(
+    program: Program,
+    kind: Kind,
+    weight: Weight,
+    detail: [u64; DETAIL_WORDS],
+    whose: Whose,
+) {
+    let header = SampleHeader {
+        time_ns: stats::now_ns(),
+        value: weight.value,
+        pid: (whose.task >> 32) as u32,
+        tid: whose.task as u32,
+        count: weight.count,
+        kind: kind as u16,
+        kernel_stop: Stop::Absent as u8,
+        user_stop: Stop::Absent as u8,
+        // SAFETY: both are 16 bytes, of which any are valid.
+        thread_name: unsafe { mem::transmute::<[u64; 2], [u8; 16]>(whose.thread_name) },
+        detail,
+        ..SampleHeader::default()
+    };
+    submit_header(program, &header, wakeup());
+}
+
 /// Hands over a record about the current task that is nothing but a header.
 #[inline(always)]
 pub fn submit_without_stacks(program: Program, kind: Kind, detail: [u64; DETAIL_WORDS]) {
@@ -350,4 +385,26 @@ pub fn sample_current_task<C: EbpfContext>(
     }
     // SAFETY: as above.
     unsafe { stats::add_shared(is_sampling, 1u64.wrapping_neg()) };
+}
+
+/// Samples the current task in what it wants of a disk or of the network.
+#[inline(always)]
+pub fn sample_for_io(
+    ctx: &impl EbpfContext,
+    program: Program,
+    kind: Kind,
+    weight: Weight,
+    detail: [u64; DETAIL_WORDS],
+) {
+    let (Some(is_sampling), Some(scratch), Some(walk), Some(rules)) = (
+        IO_SAMPLING.get_ptr_mut(0),
+        IO_SCRATCH.get_ptr_mut(0),
+        IO_WALK.get_ptr_mut(0),
+        IO_RULES.get_ptr_mut(0),
+    ) else {
+        return stats::count(program, Counter::NoScratch);
+    };
+    // SAFETY: this CPU's maps, which nothing else uses.
+    let memory = unsafe { Memory::new(is_sampling, scratch, walk, rules) };
+    sample_current_task(program, memory, Some(ctx), kind, weight, detail);
 }

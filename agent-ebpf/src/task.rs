@@ -1,6 +1,8 @@
 //! What the kernel keeps of a task.
 
-use aya_ebpf::bindings::task_struct;
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{bindings::task_struct, helpers::generated::bpf_probe_read_kernel};
 
 use crate::maps::config;
 
@@ -12,6 +14,19 @@ use crate::maps::config;
 pub unsafe fn field<S, T>(of: *const S, offset: u32) -> T {
     // SAFETY: the verifier checks the offset against the kernel's types.
     unsafe { of.byte_add(offset as usize).cast::<T>().read() }
+}
+
+/// The same, through a helper that checks the address, of what the verifier knows nothing of. Zeros where it
+/// cannot be read.
+#[inline(always)]
+pub fn read_kernel<S, T: Copy>(of: *const S, offset: u32) -> T {
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: there is room; the helper writes zeros if it fails. `T` is used with numbers and pointers only.
+    unsafe {
+        let from = of.wrapping_byte_add(offset as usize).cast::<c_void>();
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from);
+        value.assume_init()
+    }
 }
 
 /// The id of a thread.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use everflame_profile::kind::Kind;
 
-use crate::collect::{AllocMode, BlockConfig, LiveConfig, WaitConfig};
+use crate::collect::{AllocMode, BlockConfig, LiveConfig, TcpConfig, WaitConfig};
 use crate::export::{self, ExportError};
 use crate::rotation::RotationConfig;
 use crate::session::DEFAULT_ALLOC_PERIOD_BYTES;
@@ -85,7 +85,7 @@ pub struct RunArgs {
     /// The collector; without one, profiles are kept in the spool
     #[arg(long, value_name = "URL", value_parser = server, env = "EVERFLAME_SERVER")]
     pub server: Option<String>,
-    /// Kinds of profile to take: cpu, offcpu, lock, alloc, block
+    /// Kinds of profile to take: cpu, offcpu, lock, alloc, block, tcp
     #[arg(
         long,
         value_name = "KINDS",
@@ -105,6 +105,10 @@ pub struct RunArgs {
     /// more, a share of them stands for all
     #[arg(long, value_name = "N", default_value_t = BlockConfig::default().samples_per_second, value_parser = clap::value_parser!(u32).range(10..), env = "EVERFLAME_BLOCK_SAMPLES")]
     pub block_samples: u32,
+    /// Connections, requests on them, and segments sent again of which kind tcp takes samples, each at most, in a
+    /// second on each CPU; where there are more, a share of them stands for all
+    #[arg(long, value_name = "N", default_value_t = TcpConfig::default().samples_per_second, value_parser = clap::value_parser!(u32).range(10..), env = "EVERFLAME_TCP_SAMPLES")]
+    pub tcp_samples: u32,
     /// How kind alloc sees allocations: faults is by what processes' memory grows by, live is by the
     /// library that is loaded into some of them (docs/live-heap.md)
     #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "faults", value_parser = alloc_mode, env = "EVERFLAME_ALLOC_MODES")]
@@ -243,6 +247,12 @@ impl RunArgs {
         self.kinds.contains(&Kind::Block).then_some(config)
     }
 
+    /// Which TCP connections are sampled, if any are.
+    pub fn tcp_config(&self) -> Option<TcpConfig> {
+        let config = TcpConfig { samples_per_second: self.tcp_samples, ..TcpConfig::default() };
+        self.kinds.contains(&Kind::Tcp).then_some(config)
+    }
+
     /// How live heaps are followed, if they are.
     pub fn live_config(&self) -> Option<LiveConfig> {
         let period_bytes = self.alloc_period;
@@ -279,11 +289,6 @@ impl RunArgs {
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        if let Some(kind) = self.kinds.iter().find(|kind| **kind == Kind::Tcp) {
-            return Err(format!(
-                "profiles of kind `{kind}` are not there yet; use --kinds cpu,offcpu,lock,alloc,block"
-            ));
-        }
         if !self.kinds.contains(&Kind::Alloc) {
             let given = [
                 ("--alloc-window", self.alloc_window.is_some()),
@@ -489,11 +494,5 @@ mod tests {
         // The preloaded library has the same variable, so it may be there for that.
         assert_eq!(check(&["--alloc-period", "1MiB"]), Ok(()));
         assert!(check(&["--alloc-modes", "live"]).unwrap_err().contains("--kinds"));
-    }
-
-    #[test]
-    fn kinds_that_are_not_there_yet_are_named() {
-        assert!(check(&["--kinds", "cpu,tcp"]).unwrap_err().contains("`tcp`"));
-        assert_eq!(check(&["--kinds", "cpu,offcpu,lock,alloc,block"]), Ok(()));
     }
 }

@@ -115,7 +115,7 @@ mod tests {
             wait: None,
             memory: None,
             allocator: None,
-            block: None,
+            io: None,
         })
     }
 

@@ -180,7 +180,7 @@ impl Grown {
                     wait: None,
                     memory,
                     allocator: None,
-                    block: None,
+                    io: None,
                 };
                 (Arc::new(key), totals)
             })
@@ -280,6 +280,8 @@ fn without_stacks(of: &ProcessWindow) -> ProcessWindow {
         stacks: HashMap::default(),
         allocations: HashMap::default(),
         blocks: HashMap::default(),
+        tcp: HashMap::default(),
+        remotes: HashSet::new(),
         contention: HashMap::default(),
         heap: HashMap::default(),
         heap_period_bytes: 0,
@@ -327,7 +329,7 @@ mod tests {
             wait: None,
             memory: Some(Backing::Anonymous),
             allocator: None,
-            block: None,
+            io: None,
         };
         let mut stacks = Map::default();
         for (address, value) in grown {
@@ -346,6 +348,8 @@ mod tests {
             stacks,
             allocations: Map::default(),
             blocks: Map::default(),
+            tcp: Map::default(),
+            remotes: HashSet::new(),
             contention: Map::default(),
             heap: Map::default(),
             heap_period_bytes: 0,

@@ -10,7 +10,7 @@
 //! | [`process`] | knows which processes there are and what lies in their memory |
 //! | [`identity`] | says who a process is: service, version, container, unit |
 //! | [`live`] | remembers which sampled objects processes hold |
-//! | [`requests`] | puts the beginning and the end of requests to disks together |
+//! | [`starts`] | puts the beginning of requests and connections together with what becomes of them |
 //! | [`aggregate`] | adds up equal stacks of a window |
 //! | [`history`] | remembers what processes have grown by, for when memory runs out |
 //! | [`symbolize`] | turns addresses into functions and lines |
@@ -34,6 +34,7 @@ pub mod health;
 pub mod history;
 pub mod http;
 pub mod identity;
+mod joins;
 pub mod kernel;
 pub mod lifecycle;
 pub mod live;
@@ -44,11 +45,11 @@ pub mod process;
 pub mod profile;
 pub mod profiler;
 mod publish;
-pub mod requests;
 pub mod rotation;
 pub mod self_profile;
 pub mod session;
 pub mod size;
+pub mod starts;
 pub mod symbolize;
 pub mod target;
 pub mod unwind;

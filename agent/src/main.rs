@@ -136,6 +136,7 @@ fn run(args: RunArgs) -> Result<Infallible> {
     let growth_period_bytes = args.growth_period_bytes();
     let live = args.live_config();
     let block = args.block_config();
+    let tcp = args.tcp_config();
     let alloc_windows = args.alloc_windows();
     let mut export = ExportConfig::new(args.server, args.spool_dir);
     export.spool_max_bytes = args.spool_max_bytes;
@@ -148,6 +149,7 @@ fn run(args: RunArgs) -> Result<Infallible> {
         live,
         alloc_windows,
         block,
+        tcp,
         kinds: args.kinds,
         window: args.window,
         host: host_name(args.host.as_deref()),

@@ -101,8 +101,8 @@ metrics! {
     /// Samples that were not taken; reason is idle, filtered (not a process that was asked
     /// for) or no_scratch (for want of memory).
     skipped_samples: Family<ReasonLabels, Counter>,
-    /// Threads whose waits, processes whose growth, and requests to disks that are not seen, as there are
-    /// more than can be followed.
+    /// Threads whose waits, processes whose growth, requests to disks and TCP connections that are not seen, as
+    /// there are more than can be followed.
     untracked_threads: Counter,
     /// Samples of waits, of growth, and of requests to disks, when there were too many: fewer are taken, and each stands for more.
     thinned_samples: Counter,
@@ -121,6 +121,10 @@ metrics! {
     block_requests_forgotten: Counter,
     /// Requests to disks that ended without that their beginning was seen: it was lost.
     block_requests_unmatched: Counter,
+    /// TCP connections, and requests on them, that were forgotten before they ended, as there were too many.
+    tcp_connections_forgotten: Counter,
+    /// Events of TCP connections that are shown without a stack, as that was lost.
+    tcp_connections_unmatched: Counter,
     /// Times that the waits that go on could not be listed.
     waiting_errors: Counter,
     /// Windows on the allocators of processes that are open.

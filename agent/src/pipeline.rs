@@ -16,7 +16,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use everflame_agent_common::stats::Program;
-use everflame_agent_common::unwind::Stop;
 use everflame_profile::encode_gz;
 use everflame_profile::kind::Kind;
 use everflame_proto::v1::{Batch, Label, ProfileRecord};
@@ -24,20 +23,20 @@ use thiserror::Error;
 use tracing::{debug, info};
 
 use crate::collect::{
-    BlockConfig, Clock, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
+    BlockConfig, Clock, CollectConfig, CollectError, LiveConfig, TcpConfig, WaitConfig, Waker,
     brief,
 };
 use crate::export::Exporter;
 use crate::health::Health;
-use crate::metrics::{
-    FrameLabels, KindLabels, Metrics, OutcomeLabels, QueueLabels, ReasonLabels, SideLabels,
-    TruncationLabels, raise_to,
-};
-use crate::profile::{FrameStats, Symbols, build};
+use crate::metrics::{KindLabels, Metrics, QueueLabels};
+use crate::profile::{Symbols, build};
 use crate::profiler::{ClosedWindow, Profiler};
-use crate::publish::{publish_block, publish_live, publish_unwind};
-use crate::rotation::{RotationConfig, RotationStats};
-use crate::symbolize::{KernelStatus, SymbolizeConfig, SymbolizeStats, Symbolizer};
+use crate::publish::{
+    publish_block, publish_collect, publish_frames, publish_live, publish_stops, publish_symbolize,
+    publish_tcp, publish_unwind,
+};
+use crate::rotation::RotationConfig;
+use crate::symbolize::{KernelStatus, SymbolizeConfig, Symbolizer};
 use crate::target::TargetFilter;
 use crate::unwind::UnwindConfig;
 use crate::urgent::Urgent;
@@ -58,6 +57,8 @@ pub struct PipelineConfig {
     pub live: Option<LiveConfig>,
     /// Which requests to disks are followed; `None` is none.
     pub block: Option<BlockConfig>,
+    /// Which TCP connections are followed; `None` is none.
+    pub tcp: Option<TcpConfig>,
     /// Which profiles are made of what is sampled.
     pub kinds: Vec<Kind>,
     /// Length of a window.
@@ -122,6 +123,7 @@ impl Pipeline {
             window_period_bytes: config.alloc_windows.map(|(_, period_bytes)| period_bytes),
             live: config.live,
             block: config.block,
+            tcp: config.tcp,
             growth_samples_per_second: GROWTH_SAMPLES_PER_SECOND,
             oom_victims: config.growth_period_bytes.is_some(),
             target_pid: None,
@@ -219,6 +221,7 @@ fn sample(
         if let Ok(stats) = profiler.stats() {
             publish_collect(metrics, &profiler, &stats);
             publish_block(metrics, &profiler, &stats.block);
+            publish_tcp(metrics, &profiler, &stats.tcp);
             publish_unwind(metrics, &profiler, &stats);
             publish_live(metrics, &profiler.live_stats(), &stats.attached);
         }
@@ -234,6 +237,7 @@ fn sample(
         }
         if waiting.is_none() {
             profiler.report_held();
+            profiler.report_connections(false);
             waiting = offer(sender, profiler.take_window(), metrics);
         }
         let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "windows" });
@@ -243,6 +247,7 @@ fn sample(
     profiler.report_waiting(Instant::now());
     profiler.settle(Instant::now() + SETTLE_TIME);
     profiler.report_held();
+    profiler.report_connections(false);
     // Sampling ends with the profiler; the rest may wait for the next stage.
     let last = profiler.take_window();
     drop(profiler);
@@ -305,6 +310,7 @@ fn symbolize(
             (Kind::OffCpu, window.waits),
             (Kind::Lock, window.locks),
             (Kind::Block, window.blocks),
+            (Kind::Tcp, window.connections),
         ];
         for (kind, samples) in of_kinds.into_iter().filter(|(_, samples)| *samples > 0) {
             metrics.samples.get_or_create(&KindLabels { kind: kind.name() }).inc_by(samples);
@@ -350,135 +356,6 @@ fn labels(found: Vec<(String, String)>, is_oom: bool, set: &[(String, String)]) 
         found.chain(set.iter().cloned()).map(|(name, value)| Label { name, value }).collect();
     labels.sort_by(|a, b| a.name.cmp(&b.name));
     labels
-}
-
-fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &CollectStats) {
-    let kind = Kind::Cpu.name();
-    for (cpu, &lost) in stats.cpu.ring_full.iter().enumerate() {
-        metrics.set_lost_samples(kind, u32::try_from(cpu).unwrap_or(u32::MAX), lost);
-    }
-    let no_scratch = stats.cpu.no_scratch
-        + stats.waits.no_scratch()
-        + stats.growth.no_scratch
-        + stats.allocation.no_scratch
-        + stats.allocated.no_scratch
-        + stats.block.no_scratch();
-    let skipped =
-        [("idle", stats.cpu.idle), ("filtered", stats.cpu.filtered), ("no_scratch", no_scratch)];
-    for (reason, count) in skipped {
-        raise_to(&metrics.skipped_samples.get_or_create_owned(&ReasonLabels { reason }), count);
-    }
-    let run_time_ns = stats.cpu.estimated_run_time_ns();
-    metrics.set_bpf_program(Program::Cpu.name(), stats.cpu.runs, run_time_ns);
-    let waits = &stats.waits;
-    let others = [
-        (Program::Exec, &stats.exec),
-        (Program::NewTask, &waits.new_task),
-        (Program::SwitchOut, &waits.switch_out),
-        (Program::SwitchIn, &waits.switch_in),
-        (Program::Waking, &waits.waking),
-        (Program::Waiting, &waits.waiting),
-        (Program::LockBegin, &waits.lock_begin),
-        (Program::LockEnd, &waits.lock_end),
-        (Program::Growth, &stats.growth),
-        (Program::Allocation, &stats.allocation),
-        (Program::Allocated, &stats.allocated),
-        (Program::Freed, &stats.freed),
-        (Program::OomVictim, &stats.oom_victim),
-    ];
-    let others = others.into_iter().chain(stats.block.programs());
-    for (program, stats) in others.filter(|(_, stats)| stats.runs > 0) {
-        metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
-    }
-    let lost = waits.switch_in.ring_full.iter().zip(&waits.waiting.ring_full);
-    for (cpu, (ended, going_on)) in lost.enumerate() {
-        let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
-        metrics.set_lost_samples(Kind::OffCpu.name(), cpu, ended + going_on);
-    }
-    for cpu in 0..waits.waking.ring_full.len() {
-        let lost = waits.of_locks().filter_map(|stats| stats.ring_full.get(cpu)).sum();
-        metrics.set_lost_samples(Kind::Lock.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
-    }
-    for cpu in 0..stats.growth.ring_full.len() {
-        let of_kind = [&stats.growth, &stats.allocation, &stats.allocated, &stats.freed];
-        let lost = of_kind.iter().filter_map(|stats| stats.ring_full.get(cpu)).sum();
-        metrics.set_lost_samples(Kind::Alloc.name(), u32::try_from(cpu).unwrap_or(u32::MAX), lost);
-    }
-    if let Some(windows) = profiler.rotation_stats() {
-        publish_windows(metrics, &windows);
-    }
-    let history = profiler.history_stats();
-    metrics.growth_history_bytes.set(gauge(history.bytes));
-    raise_to(&metrics.growth_history_evictions, history.evicted);
-    raise_to(&metrics.growth_history_folded, history.folded);
-    let untracked = waits.untracked() + stats.growth.untracked + stats.block.untracked();
-    raise_to(&metrics.untracked_threads, untracked);
-    raise_to(
-        &metrics.thinned_samples,
-        waits.switch_in.thinned + stats.growth.thinned + stats.block.start.thinned,
-    );
-    raise_to(&metrics.waiting_errors, waits.waiting_errors);
-    metrics.bpf_map_bytes.set(gauge(stats.bpf_memory_bytes));
-    raise_to(&metrics.sideband_lost, stats.sideband_lost);
-    raise_to(&metrics.unreadable_records, stats.unreadable);
-    raise_to(&metrics.clock_backwards, stats.clock_backwards);
-    let binaries = |outcome| metrics.binaries.get_or_create_owned(&OutcomeLabels { outcome });
-    raise_to(&binaries("opened"), stats.objects.opened);
-    raise_to(&binaries("failed"), stats.objects.failed);
-    raise_to(&binaries("over_limit"), stats.objects.over_limit);
-    let known = profiler.process_stats();
-    metrics.processes.set(gauge(known.processes as u64));
-    metrics.mappings.set(gauge(known.mappings as u64));
-    raise_to(&metrics.refused_mappings, known.refused_mappings);
-    raise_to(&metrics.processes_vanished, known.vanished);
-    let depth = metrics.queue_depth.get_or_create_owned(&QueueLabels { queue: "events" });
-    depth.set(gauge(profiler.queue_depth() as u64));
-}
-
-fn publish_windows(metrics: &Metrics, windows: &RotationStats) {
-    metrics.alloc_windows_open.set(gauge(windows.open));
-    raise_to(&metrics.alloc_windows, windows.opened);
-    raise_to(&metrics.alloc_windows_stopped, windows.stopped_for_cost);
-    raise_to(&metrics.alloc_windows_failed, windows.failed);
-    raise_to(&metrics.alloc_processes_without_allocator, windows.without_allocator);
-    raise_to(&metrics.alloc_nested_samples, windows.nested);
-    metrics.set_alloc_windows(windows.open_ns, windows.cost_ns);
-}
-
-fn publish_stops(metrics: &Metrics, side: &'static str, stops: &[u64]) {
-    for (stop, &count) in Stop::ALL.iter().zip(stops) {
-        if *stop == Stop::End {
-            metrics.complete_stacks.get_or_create(&SideLabels { side }).inc_by(count);
-        }
-        if stop.is_truncated() && count > 0 {
-            let labels = TruncationLabels { reason: stop.name(), side };
-            metrics.truncated_stacks.get_or_create(&labels).inc_by(count);
-        }
-    }
-}
-
-fn publish_frames(metrics: &Metrics, stats: &FrameStats) {
-    let origins = [("kernel", stats.kernel), ("file", stats.file), ("jit", stats.jit)];
-    let counts = origins
-        .into_iter()
-        .flat_map(|(origin, (yes, no))| [(origin, "yes", yes), (origin, "no", no)])
-        .chain([("unmapped", "no", stats.unmapped)]);
-    for (origin, resolved, count) in counts.filter(|(_, _, count)| *count > 0) {
-        metrics.frames.get_or_create(&FrameLabels { origin, resolved }).inc_by(count);
-    }
-}
-
-fn publish_symbolize(metrics: &Metrics, stats: &SymbolizeStats) {
-    raise_to(&metrics.symbol_cache_hits, stats.cache_hits);
-    raise_to(&metrics.symbol_cache_misses, stats.cache_misses);
-    raise_to(&metrics.symbol_evictions, stats.evictions);
-    raise_to(&metrics.symbol_failures, stats.parse_failures);
-    raise_to(&metrics.symbol_deferrals, stats.binaries_deferred);
-    metrics.symbol_cache_bytes.set(gauge(stats.cache_bytes as u64));
-}
-
-fn gauge(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// An error and its causes, for people.

@@ -16,7 +16,8 @@ use everflame_profile::{MergeError, Merger, pprof};
 use thiserror::Error;
 
 use crate::collect::{
-    BlockConfig, CollectConfig, CollectError, CollectStats, LiveConfig, WaitConfig, Waker,
+    BlockConfig, CollectConfig, CollectError, CollectStats, LiveConfig, TcpConfig, WaitConfig,
+    Waker,
 };
 use crate::live::LiveStats;
 use crate::profile::{Symbols, build};
@@ -54,14 +55,6 @@ pub struct SessionConfig {
 /// Why there is no recording.
 #[derive(Debug, Error)]
 pub enum SessionError {
-    /// The kind is not there yet.
-    #[error(
-        "profiles of kind `{kind}` cannot be recorded yet; `cpu`, `offcpu`, `lock`, `alloc` and `block` can"
-    )]
-    Kind {
-        /// What was asked for.
-        kind: Kind,
-    },
     /// The live heap of the process cannot be seen.
     #[error(
         "process {pid} has not loaded libeverflame_alloc.so, without which its live heap cannot be \
@@ -167,7 +160,7 @@ impl Session {
                 }),
             },
             Kind::Block => CollectConfig::of_blocks(BlockConfig::for_recording()),
-            kind @ Kind::Tcp => return Err(SessionError::Kind { kind }),
+            Kind::Tcp => CollectConfig::of_connections(TcpConfig::for_recording()),
         };
         let collect = CollectConfig { target_pid, ..collect };
         let mut profiler = Profiler::start(&collect, TargetFilter::for_recording(config.target))?;
@@ -275,6 +268,7 @@ fn sample(
         shared.samples.store(samples + profiler.samples(), Ordering::Relaxed);
         shared.lost.store(profiler.stats()?.lost(), Ordering::Relaxed);
         if profiler.is_full() {
+            profiler.report_connections(false);
             let closed = profiler.take_window();
             samples += closed.window.samples;
             windows.push(closed);
@@ -286,6 +280,7 @@ fn sample(
     let stats = profiler.stats()?;
     let live = profiler.live_stats();
     profiler.report_held();
+    profiler.report_connections(true);
     windows.push(profiler.take_window());
     Ok(Outcome { windows, stats, live })
 }
@@ -350,6 +345,13 @@ fn notes(kind: Kind, stats: &CollectStats, kernel: KernelStatus) -> Vec<String> 
     if untracked > 0 {
         notes.push(format!(
             "{untracked} requests to disks are missing, as more were under way than can be followed"
+        ));
+    }
+    let untracked = stats.tcp.untracked();
+    if untracked > 0 {
+        notes.push(format!(
+            "TCP connections are missing, as there are more than can be followed: {untracked} times there \
+             was no room for one"
         ));
     }
     if stats.sideband_lost > 0 {

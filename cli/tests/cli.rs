@@ -77,7 +77,7 @@ fn profile(duration_s: i64, leaves: &[(&str, i64)]) -> pprof::Profile {
 fn help_of_every_command() {
     let dir = Dir::new();
     golden("help.txt", &dir.run("--help").success());
-    for command in ["record", "locks", "io", "leaks", "top", "flame", "diff", "services"] {
+    for command in ["record", "locks", "io", "net", "leaks", "top", "flame", "diff", "services"] {
         golden(&format!("{command}-help.txt"), &dir.run(&format!("{command} --help")).success());
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::block::{DEVICE, DEVICE_TIME, EVENT, Event, FAILED, OPERATION, QUEUE_TIME, WRITEBACK};
 use crate::frames::Frames;
-use crate::lengths::Lengths;
+use crate::lengths::{Latency, Lengths};
 use crate::select::{label, number, sample_type_index};
 
 /// Everything that was done to disks, what took longest in all first.
@@ -53,21 +53,6 @@ pub struct IoTotals {
     pub histogram: Vec<IoBucket>,
     /// The code that wanted it, what took longest first.
     pub stacks: Vec<IoStack>,
-}
-
-/// How long requests took, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Latency {
-    /// All together.
-    pub total_ns: i64,
-    /// Half of them did not take longer, to within a power of two.
-    pub p50_ns: i64,
-    /// 90 in 100 did not.
-    pub p90_ns: i64,
-    /// 99 in 100 did not.
-    pub p99_ns: i64,
-    /// About as long as the longest.
-    pub max_ns: i64,
 }
 
 /// Requests that took about as long.
@@ -175,21 +160,11 @@ impl Building {
             ops_per_second: per_second(ops),
             bytes,
             bytes_per_second: per_second(bytes),
-            queue: latency(&self.queue, sum(|stack| stack.queue_ns)),
-            device_time: latency(&self.device, sum(|stack| stack.device_ns)),
+            queue: self.queue.latency(),
+            device_time: self.device.latency(),
             histogram: buckets.map(|(from_ns, ops)| IoBucket { from_ns, ops }).collect(),
             stacks,
         }
-    }
-}
-
-fn latency(lengths: &Lengths, total_ns: i64) -> Latency {
-    Latency {
-        total_ns,
-        p50_ns: lengths.quantile(50),
-        p90_ns: lengths.quantile(90),
-        p99_ns: lengths.quantile(99),
-        max_ns: lengths.quantile(100),
     }
 }
 

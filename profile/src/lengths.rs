@@ -1,12 +1,31 @@
-//! How long things took, counted in powers of two.
+//! How long things took, counted in buckets: profiles say of each sample in which one it is.
 
 use std::collections::BTreeMap;
 
-/// How many took how long. Each bucket begins at a power of two of nanoseconds, or at 0.
+use serde::Serialize;
+
+/// How long things took, in nanoseconds, to within the buckets that the profile counts them in:
+/// powers of two, of kind `tcp` quarters of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    /// All together.
+    pub total_ns: i64,
+    /// Half of them did not take longer.
+    pub p50_ns: i64,
+    /// 90 in 100 did not.
+    pub p90_ns: i64,
+    /// 99 in 100 did not.
+    pub p99_ns: i64,
+    /// About as long as the longest.
+    pub max_ns: i64,
+}
+
+/// How many took how long. The end of a bucket is the begin of the next one, of which only the
+/// profile's writer has to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lengths(BTreeMap<i64, Bucket>);
 
-/// What took at least as long as a power of two, and less than the next one.
+/// What took at least as long as where the bucket begins, and less than where the next one does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Bucket {
     ns: i64,
@@ -38,11 +57,30 @@ impl Lengths {
         self.0.iter().map(|(from_ns, bucket)| (*from_ns, bucket.count))
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> i64 {
+        self.0.values().fold(0, |sum, bucket| sum.saturating_add(bucket.count))
+    }
+
+    /// What they took together.
+    pub(crate) fn total_ns(&self) -> i64 {
+        self.0.values().fold(0, |sum, bucket| sum.saturating_add(bucket.ns))
+    }
+
+    pub(crate) fn latency(&self) -> Latency {
+        Latency {
+            total_ns: self.total_ns(),
+            p50_ns: self.quantile(50),
+            p90_ns: self.quantile(90),
+            p99_ns: self.quantile(99),
+            max_ns: self.quantile(100),
+        }
+    }
+
     /// The mean length in that bucket in which the given percentage of all is reached; of the last one its
     /// upper bound is not known to be reached, so it is a mean, too.
     pub(crate) fn quantile(&self, percent: i64) -> i64 {
-        let total = self.0.values().fold(0_i64, |sum, bucket| sum.saturating_add(bucket.count));
-        let wanted = i128::from(total) * i128::from(percent);
+        let wanted = i128::from(self.count()) * i128::from(percent);
         let mut before = 0_i128;
         let mut length = 0;
         for bucket in self.0.values().filter(|bucket| bucket.count > 0) {

@@ -13,8 +13,8 @@
 //!   check it;
 //! - [`merge`] sums profiles into one;
 //! - [`select`] picks the sample type to look at;
-//! - [`top`], [`flame`], [`diff`], [`fold`], [`locks`](mod@locks), [`leaks`](mod@leaks) and
-//!   [`io`](mod@io) answer questions about it.
+//! - [`top`], [`flame`], [`diff`], [`fold`], [`locks`](mod@locks), [`leaks`](mod@leaks),
+//!   [`io`](mod@io) and [`net`](mod@net) answer questions about it.
 //!
 //! Sums saturate instead of overflowing, here and everywhere else in this crate.
 #![forbid(unsafe_code)]
@@ -35,8 +35,10 @@ mod lengths;
 mod lock_site;
 pub mod locks;
 pub mod merge;
+pub mod net;
 pub mod select;
 mod tables;
+pub mod tcp;
 pub mod top;
 pub mod validate;
 pub mod wire;
@@ -51,11 +53,16 @@ pub use self::diff::{Delta, DiffError, DiffTable, FunctionDiff, diff};
 pub use self::encode::encode_gz;
 pub use self::flame::{FlameNode, FlameTree, flame};
 pub use self::fold::fold;
-pub use self::io::{IoBucket, IoReport, IoStack, IoTotals, Latency, io};
+pub use self::io::{IoBucket, IoReport, IoStack, IoTotals, io};
 pub use self::kind::{Kind, UnknownKind};
 pub use self::leaks::{HeldStack, LeakReport, leaks};
+pub use self::lengths::Latency;
 pub use self::locks::{HolderTotals, LockReport, LockTotals, WaiterTotals, locks};
 pub use self::merge::{MergeError, Merger};
-pub use self::select::{SelectError, retain_labelled, sample_type_index};
+pub use self::net::{
+    AcceptTotals, ConnectFailures, ConnectTotals, NetReport, NetStack, NetTotals, RequestTotals,
+    RoundTrips, net,
+};
+pub use self::select::{SelectError, remove_labelled, retain_labelled, sample_type_index};
 pub use self::top::{FunctionTotals, TopTable, top};
 pub use self::validate::{ValidateError, validate};

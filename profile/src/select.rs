@@ -48,11 +48,20 @@ pub fn sample_types(profile: &Profile) -> Vec<(&str, &str)> {
 
 /// Keeps the samples whose label `key` has this text, and no others.
 pub fn retain_labelled(profile: &mut Profile, key: &str, text: &str) {
+    filter_labelled(profile, key, text, true);
+}
+
+/// Removes the samples whose label `key` has this text.
+pub fn remove_labelled(profile: &mut Profile, key: &str, text: &str) {
+    filter_labelled(profile, key, text, false);
+}
+
+fn filter_labelled(profile: &mut Profile, key: &str, text: &str, is_kept: bool) {
     let mut samples = std::mem::take(&mut profile.sample);
     let is_it = |label: &Label| {
         label.str != 0 && string(profile, label.key) == key && string(profile, label.str) == text
     };
-    samples.retain(|sample| sample.label.iter().any(is_it));
+    samples.retain(|sample| sample.label.iter().any(is_it) == is_kept);
     profile.sample = samples;
 }
 

@@ -15,6 +15,7 @@ mod memory;
 mod offcpu;
 mod record;
 mod symbols;
+mod tcp;
 mod unwind;
 
 use std::io::Write as _;

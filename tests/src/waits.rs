@@ -182,6 +182,11 @@ impl Program {
         thread.unwrap_or_else(|| panic!("no thread {name} among {:?}", self.threads)).1
     }
 
+    /// A number of what it has said until it was ready, as [`Truth::number`] has it.
+    pub fn number(&self, word: &str, key: &str) -> u64 {
+        Truth { said: self.printed.clone(), stolen_ns: 0 }.number(word, key)
+    }
+
     /// Lets it begin: the end of stdin does.
     pub fn begin(&mut self) {
         self.stdin = None;

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use everflame_agent_common::{
     block::{Flusher, Request},
     limits::{MAX_DISKS, MAX_REQUESTS, MAX_SYNCS},
-    wait::Thinning,
+    share::Share,
 };
 
 use crate::{
@@ -35,13 +35,13 @@ pub static SYNCS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_SYNCS,
 
 /// How many requests are chosen.
 #[map]
-pub static BLOCK_THINNING: PerCpuArray<Thinning> = PerCpuArray::with_max_entries(1, 0);
+pub static BLOCK_SHARE: PerCpuArray<Share> = PerCpuArray::with_max_entries(1, 0);
 
 /// How many want the memory below.
 #[map]
 pub static IO_SAMPLING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Where samples of those that want something of a disk are built.
+/// Where samples of those that want something of a disk or of the network are built.
 #[map]
 pub static IO_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 

@@ -5,6 +5,7 @@ mod allocations;
 mod io;
 #[cfg(not(feature = "old-kernels"))]
 mod tasks;
+mod tcp;
 #[cfg(not(feature = "old-kernels"))]
 mod waits;
 
@@ -19,16 +20,17 @@ use everflame_agent_common::{
     config::Config,
     limits::{CHUNK_PAGES, MAX_CHUNKS, MAX_PROCESSES},
     stats,
+    tcp::TcpLayout,
     unwind::page::{Layout, Page, Shard, shard},
 };
 
 #[cfg(not(feature = "old-kernels"))]
 pub use self::allocations::*;
-pub use self::io::*;
 #[cfg(not(feature = "old-kernels"))]
 pub use self::tasks::*;
 #[cfg(not(feature = "old-kernels"))]
 pub use self::waits::*;
+pub use self::{io::*, tcp::*};
 
 use crate::{
     sample::Scratch,
@@ -67,6 +69,7 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     inode_superblock_offset: 0,
     superblock_device_offset: 0,
     block: BlockLayout::NONE,
+    tcp: TcpLayout::NONE,
 });
 
 /// One of the settings. Not [`Global::load`], which reads all of them each time.

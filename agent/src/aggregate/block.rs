@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use everflame_agent_common::block::{DISK_NAME_LEN, Done, FAILED, Operation, SYNC};
 
-use super::{Aggregator, StackKey};
+use super::{Aggregator, IoKey, StackKey};
 use crate::collect::{Io, Sample};
 use crate::identity::ProcessIdentity;
 use crate::process::Process;
@@ -92,7 +92,7 @@ fn disk_of(done: &Done) -> DiskName {
 pub(super) fn of_sample(sample: &Sample, file_system: DiskName) -> Option<(BlockKey, BlockTotals)> {
     let power = |ns: u64| if ns == 0 { 0 } else { 1 << ns.ilog2() };
     match *sample.io.as_deref()? {
-        Io::Started(_) => None,
+        Io::Started(_) | Io::TcpStarted(_) | Io::Tcp(_) => None,
         Io::Done(done, end_ns) => {
             // What was never issued has only waited.
             let issue_ns = if done.issue_ns == 0 { end_ns } else { done.issue_ns };
@@ -138,7 +138,7 @@ impl Aggregator {
         self.window.blocks += 1;
         self.count(&sample);
         let index = self.process(sample.pid, process, identify);
-        let key = StackKey { block: Some(block), ..self.key(&mut sample, process) };
+        let key = StackKey { io: Some(IoKey::Block(block)), ..self.key(&mut sample, process) };
         let bytes = key.bytes() + size_of::<(Arc<StackKey>, BlockTotals)>();
         let known = &mut self.window.processes[index].blocks;
         if let Some(sum) = known.get_mut(&key) {

@@ -5,8 +5,9 @@
 
 mod block;
 mod heap;
+mod tcp;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use everflame_agent_common::allocation::{Allocation, Allocator};
@@ -27,6 +28,7 @@ use crate::wait::FUTEX_WAIT;
 
 pub use block::{BlockKey, BlockTotals, DiskName};
 pub use heap::HeapTotals;
+pub use tcp::{MAX_REMOTES, Remote, TcpKey};
 
 /// Memory of the stacks in one window. A window that reaches this is closed early, as a
 /// short window loses nothing.
@@ -81,8 +83,17 @@ pub struct StackKey {
     pub memory: Option<MemoryBacking>,
     /// Of allocations: whose function was called.
     pub allocator: Option<Allocator>,
-    /// Of requests to disks: which, and how long they took.
-    pub block: Option<BlockKey>,
+    /// Of requests to disks, and of what happens to TCP connections.
+    pub io: Option<IoKey>,
+}
+
+/// What events of I/O are told apart by, beside their stacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IoKey {
+    /// Requests to disks: which, and how long they took.
+    Block(BlockKey),
+    /// TCP connections: which, what happened, and how long that took.
+    Tcp(TcpKey),
 }
 
 impl StackKey {
@@ -210,6 +221,10 @@ pub struct ProcessWindow {
     pub allocations: Map<Arc<StackKey>, Allocated>,
     /// Requests to disks that it has made.
     pub blocks: Map<Arc<StackKey>, BlockTotals>,
+    /// What has happened to its TCP connections.
+    pub tcp: Map<Arc<StackKey>, Totals>,
+    /// Their other ends, as far as they are told apart.
+    pub remotes: HashSet<[u64; 2]>,
     /// Its waits for locks, divided among the releases that ended them.
     pub contention: Map<(Arc<StackKey>, Option<Arc<StackKey>>), Totals>,
     /// What was allocated on its live heap, and what is there.
@@ -226,7 +241,8 @@ pub struct ProcessWindow {
 impl ProcessWindow {
     /// All stacks, but those of its live heap.
     pub fn keys(&self) -> impl Iterator<Item = &Arc<StackKey>> {
-        self.stacks.keys().chain(self.allocations.keys()).chain(self.blocks.keys())
+        let stacks = self.stacks.keys().chain(self.allocations.keys());
+        stacks.chain(self.blocks.keys()).chain(self.tcp.keys())
     }
 
     /// The user frames of all stacks.
@@ -253,6 +269,8 @@ pub struct Window {
     pub growth: u64,
     /// And requests to disks, and files that were made durable.
     pub blocks: u64,
+    /// And events of TCP connections.
+    pub connections: u64,
     /// And sampled objects.
     pub objects: u64,
     /// User stacks by why they end; indexed by [`Stop`].
@@ -265,7 +283,8 @@ pub struct Window {
 impl Window {
     /// Samples of CPUs: all that are nothing else.
     pub fn cpu_samples(&self) -> u64 {
-        self.samples - self.waits - self.locks - self.growth - self.blocks - self.objects
+        let io = self.blocks + self.connections;
+        self.samples - self.waits - self.locks - self.growth - io - self.objects
     }
 
     /// What processes have, whatever was sampled when.
@@ -399,7 +418,7 @@ impl Aggregator {
             },
             memory: sample.memory,
             allocator: sample.allocation.map(|allocation| allocation.allocator),
-            block: None,
+            io: None,
             tid: sample.tid,
             thread_name: sample.thread_name,
             // A wait is on none.
@@ -429,6 +448,8 @@ impl Aggregator {
             stacks: Map::default(),
             allocations: Map::default(),
             blocks: Map::default(),
+            tcp: Map::default(),
+            remotes: HashSet::new(),
             contention: Map::default(),
             heap: Map::default(),
             heap_period_bytes: 0,

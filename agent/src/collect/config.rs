@@ -3,6 +3,7 @@
 use super::block::BlockConfig;
 use super::bpf::ProgramForm;
 use super::live::LiveConfig;
+use super::tcp::TcpConfig;
 use super::waits::WaitConfig;
 use crate::unwind::UnwindConfig;
 
@@ -45,6 +46,8 @@ pub struct CollectConfig {
     pub live: Option<LiveConfig>,
     /// Which requests to disks are followed; `None` is none.
     pub block: Option<BlockConfig>,
+    /// Which TCP connections are followed; `None` is none.
+    pub tcp: Option<TcpConfig>,
     /// Samples of growth in a second on each CPU, at most, but for large ones: where there would be more,
     /// a share of them is kept, which stands for all.
     pub growth_samples_per_second: u32,
@@ -60,18 +63,20 @@ pub struct CollectConfig {
 }
 
 impl CollectConfig {
-    /// Whether there is nothing to go on with if there are no uprobes.
-    pub(super) fn is_of_uprobes_alone(&self) -> bool {
+    /// Whether nothing is asked for: after what is taken out, that was all.
+    pub(super) const fn is_nothing(&self) -> bool {
         self.cpu_rate_hz.is_none()
             && self.waits.is_none()
             && self.growth_period_bytes.is_none()
+            && self.window_period_bytes.is_none()
+            && self.live.is_none()
             && self.block.is_none()
+            && self.tcp.is_none()
     }
 
-    /// Whether there is nothing to go on with if requests to disks are not seen.
-    pub(super) fn is_of_blocks_alone(&self) -> bool {
-        let has_uprobes = self.window_period_bytes.is_some() || self.live.is_some();
-        Self { block: None, ..self.clone() }.is_of_uprobes_alone() && !has_uprobes
+    /// Whether there is nothing to go on with if there are no uprobes.
+    pub(super) fn is_of_uprobes_alone(&self) -> bool {
+        Self { window_period_bytes: None, live: None, ..self.clone() }.is_nothing()
     }
 
     /// CPU time of all processes, with defaults for what is not said.
@@ -83,6 +88,7 @@ impl CollectConfig {
             window_period_bytes: None,
             live: None,
             block: None,
+            tcp: None,
             growth_samples_per_second: u32::MAX,
             oom_victims: false,
             target_pid: None,
@@ -110,6 +116,11 @@ impl CollectConfig {
     /// Requests of all processes to disks and nothing else, with defaults for what is not said.
     pub fn of_blocks(block: BlockConfig) -> Self {
         Self { cpu_rate_hz: None, block: Some(block), ..Self::at_rate(0) }
+    }
+
+    /// TCP connections of all processes and nothing else, with defaults for what is not said.
+    pub fn of_connections(tcp: TcpConfig) -> Self {
+        Self { cpu_rate_hz: None, tcp: Some(tcp), ..Self::at_rate(0) }
     }
 
     /// Waits of all processes and nothing else, with defaults for what is not said.

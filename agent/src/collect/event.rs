@@ -8,6 +8,7 @@ use everflame_agent_common::event::{self, Kind, SampleHeader};
 use everflame_agent_common::growth::Backing;
 use everflame_agent_common::live::Allocated;
 use everflame_agent_common::lock::Release;
+use everflame_agent_common::tcp::{self, Happened};
 use everflame_agent_common::unwind::{Registers, Stop};
 use everflame_agent_common::wait::Wait;
 
@@ -30,7 +31,7 @@ pub struct Sample {
     pub allocation: Option<Allocation>,
     /// Of objects on a live heap: which one. When one is freed, only its address is known.
     pub allocated: Option<Box<Allocated>>,
-    /// Of what concerns disks: which, and what became of it.
+    /// Of what concerns disks or TCP connections: which, and what became of it.
     pub io: Option<Box<Io>>,
     /// Of releases of locks: which, and when.
     pub release: Option<Release>,
@@ -57,7 +58,7 @@ pub struct Sample {
     pub stack_copy: Option<Box<StackCopy>>,
 }
 
-/// What a sample says of disks.
+/// What a sample says of disks, or of TCP connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Io {
     /// A request is made.
@@ -71,6 +72,10 @@ pub enum Io {
         /// The lower half.
         minor: u32,
     },
+    /// A connection is opened, or something is sent on one.
+    TcpStarted(tcp::Started),
+    /// Something has happened to a connection.
+    Tcp(Happened),
 }
 
 impl Io {
@@ -82,6 +87,8 @@ impl Io {
                 let device = header.detail[0];
                 Some(Self::Synced { major: (device >> 32) as u32, minor: device as u32 })
             }
+            Kind::TcpStarted => Some(Self::TcpStarted(tcp::Started::from_detail(&header.detail))),
+            Kind::Tcp => Happened::from_detail(&header.detail).map(Self::Tcp),
             _ => None,
         }
     }
@@ -97,6 +104,31 @@ pub struct StackCopy {
 }
 
 impl Sample {
+    /// One without stacks, about a thread.
+    pub fn about(kind: Kind, pid: u32, tid: u32, thread_name: ThreadName) -> Self {
+        Self {
+            kind,
+            value: 0,
+            count: 0,
+            wait: None,
+            memory: None,
+            allocation: None,
+            allocated: None,
+            io: None,
+            release: None,
+            pid,
+            tid,
+            cpu: 0,
+            thread_name,
+            kernel: Box::new([]),
+            user: Box::new([]),
+            kernel_stop: Stop::Absent,
+            user_stop: Stop::Absent,
+            mapped_ns: 0,
+            stack_copy: None,
+        }
+    }
+
     /// Reads a record of the ring buffer. `None` if it is not one that this agent knows.
     pub fn read(record: &[u8]) -> Option<(u64, Self)> {
         let header = SampleHeader::read(record)?;

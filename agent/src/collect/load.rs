@@ -4,18 +4,20 @@ use std::ops::RangeInclusive;
 
 use everflame_agent_common::block::BlockLayout;
 use everflame_agent_common::config::Config;
+use everflame_agent_common::share::Share;
 use everflame_agent_common::stats::Program;
+use everflame_agent_common::tcp::TcpLayout;
 use everflame_agent_common::wait::Thinning;
 use tracing::{info, warn};
 
-use super::bpf::{Bpf, BpfError, ProgramForm, require_btf};
+use super::bpf::{Bpf, BpfError, ProgramForm, Programs, require_btf};
 use super::cpu::{Clock, period_ns};
 use super::host::max_kernel_frames;
 use super::live;
-use super::{BlockConfig, CollectConfig, WaitConfig, brief};
+use super::{BlockConfig, CollectConfig, TcpConfig, WaitConfig, brief};
 use crate::kernel::{
-    BlockTracepoints, Feature, KernelFeatures, Unwinder, block_layout, cpu_time_offset,
-    file_location, memory_location, pt_regs_location, task_location,
+    BlockTracepoints, Feature, KernelFeatures, TcpHooks, Unwinder, block_layout, cpu_time_offset,
+    file_location, memory_location, pt_regs_location, task_location, tcp_layout,
 };
 
 /// Stacks that are copied to be walked in user space, at most, in a second on each CPU: twice
@@ -62,6 +64,7 @@ pub(super) fn load(
     let growth =
         config.growth_period_bytes.map(|period| prepare_growth(&mut settings, config, period));
     let block = config.block.map(|block| prepare_block(&mut settings, block));
+    let tcp = config.tcp.map(|tcp| prepare_tcp(&mut settings, tcp));
     let mut uprobes = Vec::new();
     if let Some(period_bytes) = config.window_period_bytes {
         settings.window_period_bytes = period_bytes;
@@ -70,8 +73,13 @@ pub(super) fn load(
     if config.live.is_some() {
         uprobes.extend(live::PROGRAMS);
     }
-    let has_block = block.as_ref().and_then(|block| block.as_ref().ok()).copied();
-    let mut bpf = Bpf::load(settings, form, ring_bytes, can_wait, has_block, &uprobes)?;
+    let programs = Programs {
+        waits: can_wait,
+        block: block.as_ref().and_then(|block| block.as_ref().ok()).copied(),
+        tcp: tcp.as_ref().and_then(|tcp| tcp.as_ref().ok()).copied(),
+        uprobes,
+    };
+    let mut bpf = Bpf::load(settings, form, ring_bytes, programs)?;
     match growth {
         Some(Ok(())) if form == ProgramForm::Recent => bpf.load_growth(),
         Some(Ok(())) => bpf.do_without_growth(BpfError::TooOld { what: "growth of memory" }),
@@ -80,6 +88,9 @@ pub(super) fn load(
     }
     if let Some(Err(reason)) = block {
         bpf.do_without_block(reason);
+    }
+    if let Some(Err(reason)) = tcp {
+        bpf.do_without_tcp(reason);
     }
     if let Some(Err(reason)) = waits {
         bpf.do_without_waits(reason);
@@ -125,7 +136,7 @@ fn prepare_waits(
         settings.rq_clock_offset = clock.clock_offset;
     }
     settings.wait_period_ns = waits.period_ns;
-    settings.wait_samples = samples_per_interval(waits.samples_per_second);
+    settings.wait_samples = samples_per_interval(waits.samples_per_second, Thinning::INTERVAL_NS);
     settings.locks = u32::from(waits.locks);
     Ok(waits)
 }
@@ -151,7 +162,7 @@ fn prepare_growth(
 }
 
 fn prepare_block(settings: &mut Config, config: BlockConfig) -> Result<BlockTracepoints, BpfError> {
-    let samples = samples_per_interval(config.samples_per_second);
+    let samples = samples_per_interval(config.samples_per_second, Share::INTERVAL_NS);
     let location = file_location()?;
     settings.inode_superblock_offset = location.superblock_offset;
     settings.superblock_device_offset = location.device_offset;
@@ -160,8 +171,32 @@ fn prepare_block(settings: &mut Config, config: BlockConfig) -> Result<BlockTrac
     Ok(tracepoints)
 }
 
-fn samples_per_interval(per_second: u32) -> u32 {
-    let samples = u64::from(per_second) * Thinning::INTERVAL_NS / 1_000_000_000;
+fn prepare_tcp(settings: &mut Config, config: TcpConfig) -> Result<TcpHooks, BpfError> {
+    let samples = samples_per_interval(config.samples_per_second, Share::INTERVAL_NS);
+    let (layout, hooks) = tcp_layout()?;
+    let (first_ephemeral, last_ephemeral) = ephemeral_ports();
+    settings.tcp =
+        TcpLayout { samples, tick_ns: tick_ns(), first_ephemeral, last_ephemeral, ..layout };
+    Ok(TcpHooks { sees_calls: config.sees_calls, ..hooks })
+}
+
+/// How long the kernel's ticks are.
+fn tick_ns() -> u32 {
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    u32::try_from(tick.tv_nsec).unwrap_or(4_000_000)
+}
+
+/// Ports of those who ask for none; the kernel's default where it does not say.
+fn ephemeral_ports() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let text = text.unwrap_or_default();
+    let mut ports = text.split_whitespace().filter_map(|port| port.parse().ok());
+    ports.next().zip(ports.next()).unwrap_or((32_768, 60_999))
+}
+
+/// `interval_ns`: of what keeps to this.
+fn samples_per_interval(per_second: u32, interval_ns: u64) -> u32 {
+    let samples = u64::from(per_second) * interval_ns / 1_000_000_000;
     u32::try_from(samples).unwrap_or(u32::MAX).max(1)
 }
 

@@ -34,6 +34,11 @@ fn without(program: Program) -> &'static str {
             "requests to disks are not seen"
         }
         Program::Sync => "how long files take to become durable is not seen",
+        Program::TcpState | Program::TcpReceived | Program::TcpTrouble => {
+            "TCP connections are not seen"
+        }
+        Program::TcpSent => "requests on TCP connections are not seen",
+        Program::TcpAccepted => "how long TCP connections wait to be accepted is not seen",
         Program::OomVictim => "what runs out of memory is not shown before its window ends",
     }
 }

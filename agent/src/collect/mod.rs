@@ -22,6 +22,7 @@ mod oom;
 mod order;
 mod sideband;
 mod stats;
+mod tcp;
 mod uprobes;
 mod waits;
 
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use everflame_agent_common::event::Kind;
 use everflame_agent_common::stats::Program;
+use everflame_agent_common::tcp::Connection;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::event::epoll::EventFlags;
@@ -49,6 +51,7 @@ pub use live::{AttachStats, LiveConfig};
 pub(crate) use lost::brief;
 pub use sideband::SidebandError;
 pub use stats::{CollectStats, ProgramStats};
+pub use tcp::{TcpConfig, TcpStats};
 pub use uprobes::{Site, UprobeError, Uprobes};
 pub use waits::{WaitConfig, WaitStats};
 
@@ -175,13 +178,11 @@ impl Collector {
         }
         // If nothing else is asked for, there is nothing to go on with.
         collector.bpf.start_waits(config.cpu_rate_hz.is_none())?;
-        let is_all = config.cpu_rate_hz.is_none()
-            && config.waits.is_none()
-            && config.live.is_none()
-            && config.block.is_none()
-            && config.window_period_bytes.is_none();
+        let without = |rest: CollectConfig| rest.is_nothing();
+        let is_all = without(CollectConfig { growth_period_bytes: None, ..config.clone() });
         collector.bpf.start_growth(is_all)?;
-        collector.bpf.start_block(config.is_of_blocks_alone())?;
+        collector.bpf.start_block(without(CollectConfig { block: None, ..config.clone() }))?;
+        collector.bpf.start_tcp(without(CollectConfig { tcp: None, ..config.clone() }))?;
         if config.is_of_uprobes_alone() {
             collector.bpf.require_uprobes()?;
         }
@@ -223,6 +224,11 @@ impl Collector {
             self.waiting_errors += 1;
             debug!(error = &error as &dyn std::error::Error, "waits that go on are not seen");
         }
+    }
+
+    /// The connections that are followed now, by the kernel's address of the socket.
+    pub fn connections(&self) -> impl Iterator<Item = (u64, Connection)> {
+        self.bpf.connections()
     }
 
     /// A handle that interrupts [`Self::wait`].

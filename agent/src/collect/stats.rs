@@ -4,6 +4,7 @@ use everflame_agent_common::stats::Program;
 
 use super::block::BlockStats;
 use super::live::{AttachStats, LiveAttachments};
+use super::tcp::TcpStats;
 use super::waits::WaitStats;
 use super::{CollectError, Collector};
 use crate::process::ObjectStats;
@@ -73,6 +74,8 @@ pub struct CollectStats {
     pub freed: ProgramStats,
     /// Those of the programs that follow requests to disks.
     pub block: BlockStats,
+    /// Those of the programs that follow TCP connections.
+    pub tcp: TcpStats,
     /// Those of the program that tells whom the kernel ends for want of memory.
     pub oom_victim: ProgramStats,
     /// Which live heaps are seen.
@@ -103,6 +106,7 @@ impl CollectStats {
             + self.allocated.lost()
             + self.freed.lost()
             + self.block.lost()
+            + self.tcp.lost()
     }
 }
 
@@ -132,6 +136,13 @@ impl Collector {
                 issue: self.bpf.program_stats(Program::BlockIssue)?,
                 done: self.bpf.program_stats(Program::BlockDone)?,
                 sync: self.bpf.program_stats(Program::Sync)?,
+            },
+            tcp: TcpStats {
+                state: self.bpf.program_stats(Program::TcpState)?,
+                sent: self.bpf.program_stats(Program::TcpSent)?,
+                received: self.bpf.program_stats(Program::TcpReceived)?,
+                trouble: self.bpf.program_stats(Program::TcpTrouble)?,
+                accepted: self.bpf.program_stats(Program::TcpAccepted)?,
             },
             oom_victim: self.bpf.program_stats(Program::OomVictim)?,
             attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),

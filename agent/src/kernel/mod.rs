@@ -14,8 +14,8 @@ use tracing::debug;
 
 pub use btf::{
     BlockTracepoints, BtfError, FileLocation, MemoryLocation, PtRegsLocation, QueueLocation,
-    SchedulerClockLocation, TaskLocation, VictimArgument, block_layout, cpu_time_offset,
-    file_location, memory_location, pt_regs_location, task_location, victim_argument,
+    SchedulerClockLocation, TaskLocation, TcpHooks, VictimArgument, block_layout, cpu_time_offset,
+    file_location, memory_location, pt_regs_location, task_location, tcp_layout, victim_argument,
 };
 pub use features::{Feature, KernelFeatures, MissingFeature, Support, Unwinder, WaitEnd};
 

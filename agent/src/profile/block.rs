@@ -12,7 +12,7 @@ use everflame_profile::block::{
 use everflame_profile::kind::Kind as ProfileKind;
 
 use super::{Assembly, ProcessProfile, Symbols, WindowTime, labels};
-use crate::aggregate::{BlockKey, BlockTotals, ProcessWindow, StackKey, Window};
+use crate::aggregate::{BlockKey, BlockTotals, IoKey, ProcessWindow, StackKey, Window};
 
 /// The profiles of a process, one for each event with something in it.
 pub(super) fn profiles(
@@ -22,9 +22,7 @@ pub(super) fn profiles(
     time: WindowTime,
 ) -> impl Iterator<Item = ProcessProfile> {
     let of = |event: Event| {
-        let is_it = move |key: &StackKey| {
-            key.block.is_some_and(|block| block.operation.is_none() == (event == Event::Sync))
-        };
+        let is_it = move |key: &StackKey| matches!(key.io, Some(IoKey::Block(block)) if block.operation.is_none() == (event == Event::Sync));
         let requests: Vec<(&Arc<StackKey>, &BlockTotals)> =
             process.blocks.iter().filter(|(key, _)| is_it(key)).collect();
         (event, requests)
@@ -54,7 +52,7 @@ impl Assembly<'_> {
         totals: BlockTotals,
         is_kernel_thread: bool,
     ) {
-        let Some(block) = key.block else { return };
+        let Some(IoKey::Block(block)) = key.io else { return };
         let stack = self.stack(key);
         let thread = key.thread_name.to_string_lossy();
         let device = block.disk.to_string();
@@ -82,7 +80,7 @@ impl Assembly<'_> {
     }
 }
 
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

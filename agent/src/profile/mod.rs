@@ -10,6 +10,7 @@ mod block;
 mod heap;
 mod locks;
 mod memory;
+mod tcp;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -192,8 +193,11 @@ pub fn build<'a>(
         let heap = heap.then(|| heap::profile(process, window, symbols, time)).flatten();
         let block = kinds.contains(&ProfileKind::Block);
         let block = block.then(|| block::profiles(process, window, symbols, time));
+        let tcp = kinds.contains(&ProfileKind::Tcp);
+        let tcp = tcp.then(|| tcp::profiles(process, window, symbols, time));
         plain
             .chain(block.into_iter().flatten())
+            .chain(tcp.into_iter().flatten())
             .chain(memory.into_iter().flatten())
             .chain(heap)
             .chain(locks.into_iter().flatten())
@@ -341,7 +345,9 @@ impl<'a> Assembly<'a> {
             | Kind::Growth
             | Kind::BlockStart
             | Kind::BlockDone
-            | Kind::Sync => tracepoint_frames(self.kernel_names(key)),
+            | Kind::Sync
+            | Kind::TcpStarted
+            | Kind::Tcp => tracepoint_frames(self.kernel_names(key)),
         };
         let kernel = key.kernel.iter().skip(skipped).map(|&address| self.kernel_location(address));
         let mut stack: Vec<LocationId> = kernel.collect();

@@ -1,6 +1,7 @@
 //! What is known of processes and of what they hold.
 
 use super::{Profiler, identity_of, monotonic_ns};
+use crate::joins::Missed;
 use crate::live::LiveStats;
 use crate::process::Process;
 
@@ -52,10 +53,14 @@ impl Profiler {
         self.collector.live_attachment(pid)
     }
 
-    /// Requests to disks that are in no profile: those that were forgotten before they ended, and those whose
-    /// beginning was not seen.
-    pub fn missed_requests(&self) -> (u64, u64) {
-        (self.requests.forgotten(), self.requests.unmatched())
+    /// Requests to disks that are in no profile.
+    pub fn missed_requests(&self) -> Missed {
+        self.joins.missed_requests()
+    }
+
+    /// TCP connections and requests on them that are without their stacks.
+    pub fn missed_connections(&self) -> Missed {
+        self.joins.missed_connections()
     }
 
     /// What is known of processes.

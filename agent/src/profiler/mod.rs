@@ -1,6 +1,7 @@
 //! Drives the collector and fills windows: what the agent and a recording have in common.
 
 mod allocations;
+mod arrival;
 mod known;
 mod sink;
 
@@ -9,30 +10,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use everflame_agent_common::event::Kind;
 use everflame_agent_common::stats::Program;
-use everflame_agent_common::unwind::Stop;
 
 use crate::aggregate::{Aggregator, ProcessWindow, Window};
 use crate::collect::{
-    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Event, Io, Sample,
-    Waker, monotonic_ns, period_ns,
+    BpfError, Clock, CollectConfig, CollectError, CollectStats, Collector, Sample, Waker,
+    monotonic_ns, period_ns,
 };
 use crate::disks::Disks;
 use crate::history::{GrowthHistory, HISTORY_BYTES, HistoryStats};
 use crate::identity::{identify_as_copy, identify_copy, identity_of};
+use crate::joins::Joins;
 use crate::kernel::WaitEnd;
-use crate::live::{HeapChange, LiveHeaps, ObjectId};
-use crate::process::{Process, ProcessTable, has_other_threads};
+use crate::live::{LiveHeaps, ObjectId};
+use crate::process::{Process, ProcessTable};
 use crate::profile::WindowTime;
-use crate::requests::{Ended, Requests};
 use crate::rotation::Rotation;
 use crate::target::{Target, TargetFilter};
-use crate::unwind::Finished;
 use crate::windows::Windows;
 
 pub use known::ProcessStats;
-use sink::Sink;
 
 /// Samples wait in the ring buffer at most this long.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -65,7 +62,7 @@ pub struct Profiler {
     filter: TargetFilter,
     aggregator: Aggregator,
     live: LiveHeaps,
-    requests: Requests<Process>,
+    joins: Joins,
     disks: Disks,
     windows: Windows,
     rotation: Option<Rotation>,
@@ -119,7 +116,7 @@ impl Profiler {
             filter,
             aggregator: Aggregator::default(),
             live: LiveHeaps::default(),
-            requests: Requests::default(),
+            joins: Joins::default(),
             disks: Disks::default(),
             windows: Windows::default(),
             rotation: None,
@@ -325,149 +322,6 @@ impl Profiler {
         self.take_finished_until(deadline);
         for (_, unfinished) in std::mem::take(&mut self.unfinished) {
             self.add(unfinished);
-        }
-    }
-
-    fn take_finished_until(&mut self, deadline: Instant) {
-        while !self.unfinished.is_empty()
-            && let Some(finished) = self.collector.next_finished(deadline)
-        {
-            self.take_finished(finished);
-        }
-    }
-
-    fn drain(&mut self) {
-        self.drain_collector();
-        self.ask_for_rest();
-        let finished: Vec<Finished> = self.collector.finished().collect();
-        for finished in finished {
-            self.take_finished(finished);
-        }
-    }
-
-    /// Hands samples whose walk in the kernel met a missing table to the unwinder.
-    fn ask_for_rest(&mut self) {
-        for (id, mut unfinished) in std::mem::take(&mut self.arrived) {
-            let mappings = Arc::clone(&unfinished.process.mappings);
-            let asked = self.unfinished.len() < MAX_UNFINISHED
-                && self.collector.finish(id, &mut unfinished.sample, &mappings);
-            if asked {
-                self.unfinished.insert(id, unfinished);
-            } else {
-                self.unfinished_refused += 1;
-                self.add(unfinished);
-            }
-        }
-    }
-
-    fn take_finished(&mut self, finished: Finished) {
-        let Some(mut unfinished) = self.unfinished.remove(&finished.id) else { return };
-        let mut frames = finished.frames;
-        if finished.stop == Stop::Unmapped && frames.len() > 1 {
-            // With all that is known of the process now, this was no code.
-            frames.pop();
-        }
-        unfinished.sample.user = frames.into();
-        unfinished.sample.user_stop = finished.stop;
-        self.add(unfinished);
-    }
-
-    fn add(&mut self, unfinished: Unfinished) {
-        let Unfinished { sample, mut process, object } = unfinished;
-        if let Some(&Io::Started(started)) = sample.io.as_deref() {
-            let ended: Vec<Ended<Process>> =
-                self.requests.begin(started, sample, process).collect();
-            for (sample, mut process) in ended {
-                self.sink().add(sample, None, &mut process);
-            }
-            return;
-        }
-        if sample.allocation.is_some() && self.windows.is_nested(sample.pid, &sample.user) {
-            return;
-        }
-        self.sink().add(sample, object, &mut process);
-    }
-
-    fn sink(&mut self) -> Sink<'_> {
-        let Self { aggregator, live, disks, vanished, locks, .. } = self;
-        Sink { aggregator, live, disks, vanished, locks: *locks }
-    }
-
-    fn drain_collector(&mut self) {
-        let Self {
-            collector,
-            processes,
-            filter,
-            aggregator,
-            live,
-            requests,
-            disks,
-            windows,
-            vanished,
-            locks,
-            arrived,
-            next_unfinished,
-            victims,
-            ..
-        } = self;
-        collector.drain(|time_ns, event| match event {
-            Event::OutOfMemory { pid } => victims.push(pid),
-            Event::Process(event) => {
-                filter.observe(&event);
-                let change = HeapChange::of(&event);
-                processes.apply(time_ns, event);
-                change.apply(live, processes, filter);
-            }
-            Event::Sample(sample) if sample.kind == Kind::Freed => {
-                let program = (sample.pid, processes.get_mut(sample.pid).generation);
-                let address = sample.allocated.map_or(0, |freed| freed.address);
-                live.freed(program, address);
-            }
-            Event::Sample(end) if end.kind == Kind::BlockDone => {
-                if let Some((sample, mut process)) = requests.end(end) {
-                    let mut sink = Sink { aggregator, live, disks, vanished, locks: *locks };
-                    sink.add(sample, None, &mut process);
-                }
-            }
-            Event::Sample(mut sample) => {
-                if !filter.admits(&sample, processes.get_mut(sample.pid)) {
-                    return;
-                }
-                let program = (sample.pid, processes.get_mut(sample.pid).generation);
-                let object = match sample.allocated.as_deref() {
-                    Some(again) if again.is_restored() => return live.restored(program, again),
-                    Some(allocated) => live.allocated(program, time_ns, allocated),
-                    None => None,
-                };
-                identify_as_copy(sample.pid, processes, vanished);
-                let process = processes.get_mut(sample.pid);
-                sample.cut_stale(&process.mappings);
-                if sample.stack_copy.is_some() {
-                    // Before the process can be gone.
-                    identity_of(sample.pid, process, vanished);
-                    *next_unfinished += 1;
-                    if let Some(&Io::Started(started)) = sample.io.as_deref() {
-                        requests.await_stack(started);
-                    }
-                    let unfinished = Unfinished { sample, process: process.clone(), object };
-                    arrived.push((*next_unfinished, unfinished));
-                } else if let Some(&Io::Started(started)) = sample.io.as_deref() {
-                    identity_of(sample.pid, process, vanished);
-                    // Its stack is there, so nothing can have ended before it.
-                    drop(requests.begin(started, sample, process.clone()));
-                } else if sample.allocation.is_none()
-                    || !windows.is_nested(sample.pid, &sample.user)
-                {
-                    let mut sink = Sink { aggregator, live, disks, vanished, locks: *locks };
-                    sink.add(sample, object, process);
-                }
-            }
-        });
-        let now_ns = monotonic_ns();
-        processes.forget_exited(now_ns.saturating_sub(EXITED_GRACE_NS), has_other_threads);
-        if now_ns >= self.next_sweep_ns {
-            self.next_sweep_ns = now_ns + SWEEP_INTERVAL_NS;
-            processes.sweep(now_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
         }
     }
 }

@@ -31,12 +31,16 @@ impl Sink<'_> {
             }
             return;
         }
-        if let Some(io) = sample.io.as_deref() {
-            let file_system = match *io {
-                Io::Synced { major, minor } => disks.name(major, minor),
-                _ => DiskName::default(),
-            };
-            return aggregator.add_request(sample, file_system, process, identify);
+        match sample.io.as_deref() {
+            Some(Io::Tcp(_)) => return aggregator.add_connection_event(sample, process, identify),
+            Some(&Io::Synced { major, minor }) => {
+                let file_system = disks.name(major, minor);
+                return aggregator.add_request(sample, file_system, process, identify);
+            }
+            Some(_) => {
+                return aggregator.add_request(sample, DiskName::default(), process, identify);
+            }
+            None => {}
         }
         let locate = |process: &mut Process, avma: u64| -> Option<DataPlace> {
             locks.then(|| process.data_place(pid, avma, monotonic_ns())).flatten()

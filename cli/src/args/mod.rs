@@ -3,6 +3,7 @@
 //! Names of commands and flags are what scripts rely on: add to them, never rename.
 
 mod leaks;
+mod net;
 mod report;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use crate::format::{Format, one_of};
 use crate::when::{When, parse_duration};
 
 pub(crate) use leaks::{LeaksArgs, LeaksSort};
+pub(crate) use net::NetArgs;
 pub(crate) use report::ReportArgs;
 
 const TOP_EXAMPLES: &str = "\
@@ -117,6 +119,7 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     Locks(LocksArgs),
     Io(IoArgs),
+    Net(NetArgs),
     Leaks(LeaksArgs),
     Services(ServicesArgs),
 }

@@ -1,4 +1,4 @@
-//! The arguments of reports on what a profile of one kind says of something: `locks`, `io`.
+//! The arguments of reports on what a profile of one kind says of something: `locks`, `io`, `net`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

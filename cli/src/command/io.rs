@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use everflame_profile::{IoReport, IoTotals, Kind, Latency, io};
 
 use super::more;
-use super::report::{View, path, profile};
+use super::report::{View, code, process, profile};
 use crate::args::IoArgs;
 use crate::failure::Failure;
 use crate::table::{Table, printable};
@@ -59,11 +59,8 @@ fn text(report: &IoReport, hidden: usize, width: Option<usize>) -> String {
 fn headline(rank: usize, totals: &IoTotals) -> String {
     let IoTotals { device, operation, .. } = totals;
     let writeback = if totals.writeback { " (writeback)" } else { "" };
-    let process = match (&totals.comm, &totals.pid) {
-        (Some(comm), Some(pid)) => format!(" by {comm} (pid {pid})"),
-        (Some(who), None) | (None, Some(who)) => format!(" by {who}"),
-        (None, None) => String::new(),
-    };
+    let process = process(totals.comm.as_deref(), totals.pid.as_deref())
+        .map_or_else(String::new, |process| format!(" by {process}"));
     let failed =
         if totals.failed > 0 { format!(", {} failed", totals.failed) } else { String::new() };
     let bytes = if totals.bytes > 0 {
@@ -90,12 +87,6 @@ fn histogram(totals: &IoTotals) -> String {
         table.row(vec![from, value(bucket.ops, "count"), bar]);
     }
     table.render(None)
-}
-
-/// The program's part of a stack; of a thread of the kernel, the kernel's.
-fn code(stack: &[String]) -> String {
-    let own = path(stack);
-    if own.is_empty() { stack.join(" < ") } else { own }
 }
 
 #[cfg(test)]

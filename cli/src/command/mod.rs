@@ -6,6 +6,7 @@ pub(crate) mod flame;
 pub(crate) mod io;
 pub(crate) mod leaks;
 pub(crate) mod locks;
+pub(crate) mod net;
 mod progress;
 pub(crate) mod record;
 pub(crate) mod report;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Diff(args) => diff::run(args),
         Command::Locks(args) => locks::run(args),
         Command::Io(args) => io::run(args),
+        Command::Net(args) => net::run(args),
         Command::Leaks(args) => leaks::run(args),
         Command::Services(args) => services::run(args),
     }

@@ -18,7 +18,9 @@ use everflame_agent::session::{
     SessionError, Target,
 };
 use everflame_profile::block::{EVENT, Event};
-use everflame_profile::{Kind, encode_gz, retain_labelled, sample_type_index};
+use everflame_profile::{
+    Kind, encode_gz, remove_labelled, retain_labelled, sample_type_index, tcp,
+};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::ProgressLine;
@@ -55,9 +57,7 @@ impl RecordError {
     pub(crate) fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Subject(error) => error.exit_status(),
-            Self::Session {
-                source: SessionError::Kind { .. } | SessionError::NoProcess { .. },
-            } => ExitStatus::Usage,
+            Self::Session { source: SessionError::NoProcess { .. } } => ExitStatus::Usage,
             Self::Session { source } if is_permission(source) => ExitStatus::Permission,
             Self::Session { .. } => ExitStatus::Unavailable,
             Self::Signals { .. } => ExitStatus::Internal,
@@ -144,6 +144,10 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
         // What a program waits for when it makes a file durable are requests: not twice in one picture.
         retain_labelled(&mut recording.profile, EVENT, Event::Request.name());
     }
+    if args.kind == Kind::Tcp && format != Format::Pprof {
+        // How long a segment travels is not something that was waited for.
+        remove_labelled(&mut recording.profile, EVENT, tcp::Event::Rtt.name());
+    }
     if recording.profile.sample.is_empty() {
         let missed = match args.kind {
             Kind::Lock => "did not wait for locks",
@@ -155,7 +159,8 @@ pub(crate) fn run(args: RecordArgs) -> Result<(), Failure> {
             }
             Kind::Alloc if args.mode == AllocModeArg::Window => "did not allocate",
             Kind::Alloc => "did not grow by as much as a sample stands for",
-            _ => "did not use the cpu",
+            Kind::Tcp => "had nothing to do with TCP connections",
+            Kind::Cpu => "did not use the cpu",
         };
         let message = format!(
             "no samples in {took:.1?}: what was recorded {missed}; {} is not written",

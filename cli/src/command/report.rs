@@ -32,8 +32,8 @@ pub(super) fn profile(args: ReportArgs, kind: Kind) -> Result<Profile, Failure> 
     if let Some(selector) = &args.selector {
         let range = range(&RangeArgs { from: args.from, to: args.to }, now_unix_ns())?;
         let mut collector = Collector::connect(&args.server)?;
-        let selector =
-            if kind == Kind::Block { with_all_events(selector) } else { selector.clone() };
+        let has_events = matches!(kind, Kind::Block | Kind::Tcp);
+        let selector = if has_events { with_all_events(selector) } else { selector.clone() };
         return Ok(collector.merge(selection(kind.name(), &selector, range, None))?);
     }
     // The rate is that of CPU samples, of which there are none.
@@ -43,8 +43,8 @@ pub(super) fn profile(args: ReportArgs, kind: Kind) -> Result<Profile, Failure> 
     Ok(recording.profile)
 }
 
-/// The collector leaves out of sums what is not of event `request`, unless a selector says something of
-/// events.
+/// The collector leaves some events out of sums, `sync` of kind `block` and `rtt` of kind `tcp`, unless a
+/// selector says something of events.
 fn with_all_events(selector: &str) -> String {
     let inner = selector.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
     match inner.map(|inner| inner.trim().trim_end_matches(',')) {
@@ -120,6 +120,20 @@ pub(super) fn path(stack: &[String]) -> String {
         names.push("...");
     }
     names.join(" < ")
+}
+
+/// The program's part of a stack, leaf first; of a thread of the kernel, the kernel's.
+pub(super) fn code(stack: &[String]) -> String {
+    let own = path(stack);
+    if own.is_empty() { stack.join(" < ") } else { own }
+}
+
+/// Which process a row is of, if it says so.
+pub(super) fn process(comm: Option<&str>, pid: Option<&str>) -> Option<String> {
+    match (comm, pid) {
+        (Some(comm), Some(pid)) => Some(format!("{comm} (pid {pid})")),
+        (who, None) | (None, who) => who.map(str::to_owned),
+    }
 }
 
 #[cfg(test)]

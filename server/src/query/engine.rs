@@ -13,8 +13,8 @@ use std::{
 };
 
 use everflame_profile::{
-    DecodeLimits, DiffTable, FlameTree, Kind, Merger, TopTable, decode, diff, encode_gz, flame,
-    pprof, sample_type_index, top,
+    DecodeLimits, DiffTable, FlameTree, Kind, Merger, TopTable, block, decode, diff, encode_gz,
+    flame, pprof, sample_type_index, tcp, top,
 };
 use tokio::{sync::Semaphore, task, time::timeout};
 
@@ -29,12 +29,13 @@ use crate::{
 const STORED_LIMITS: DecodeLimits =
     DecodeLimits { max_compressed_bytes: usize::MAX, max_decompressed_bytes: 1 << 30 };
 
-/// Labels, and their values, of profiles that repeat what others have.
-const REPEATED: [(&str, &str); 2] = [
+/// Labels, and values of them that profiles have which are in no sum, unless somebody asks for that label.
+const IN_NO_SUM: [(&str, &[&str]); 2] = [
     // What a process had grown by when the kernel ended it: the sum of what is in those of its windows.
-    ("oom", "true"),
-    // How long it took to make files durable: mostly requests to a disk, which have their own.
-    ("event", "sync"),
+    ("oom", &["true"]),
+    // How long it took to make files durable (kind `block`): mostly requests to a disk, which have their own.
+    // Round-trip times (kind `tcp`): what the network is like, which nobody has waited for.
+    ("event", &[block::Event::Sync.name(), tcp::Event::Rtt.name()]),
 ];
 
 /// What a query may cost.
@@ -276,10 +277,7 @@ impl Run {
         let mut merge =
             Merge { run: self, merger: Merger::new(), profiles: 0, windows: Windows::default() };
         let mut stopped = None;
-        let mut filter = selection.filter.clone();
-        for (name, value) in REPEATED {
-            filter.selector.leave_out(name, value);
-        }
+        let filter = summed(selection.filter.clone());
         self.store.visit_profiles(&filter, &mut |profile| match merge.add(&profile) {
             Ok(()) => ControlFlow::Continue(()),
             Err(err) => {
@@ -300,6 +298,14 @@ impl Run {
         profile.duration_nanos = (seconds * 1e9) as i64;
         Ok(Merged { profile, seconds })
     }
+}
+
+/// Without the profiles that are in no sum.
+fn summed(mut filter: Filter) -> Filter {
+    for (name, values) in IN_NO_SUM {
+        filter.selector.leave_out(name, values);
+    }
+    filter
 }
 
 struct Merge<'a> {
@@ -364,6 +370,26 @@ mod tests {
     fn series(host: &str, pid: &str) -> SeriesKey {
         let labels = vec![("host".to_owned(), host.to_owned()), ("pid".to_owned(), pid.to_owned())];
         SeriesKey { kind: Kind::Cpu, labels }
+    }
+
+    #[test]
+    fn events_that_are_in_no_sum_can_be_asked_for() {
+        let check = |kind, event: &str, selector: &str, expected| {
+            let labels = [("event", event), ("pid", "1")];
+            let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+            let range = TimeRange { start_unix_ns: 0, end_unix_ns: u64::MAX };
+            let filter = summed(Filter { kind, selector: selector.parse().unwrap(), range });
+            let is_in = filter.selector.matches(&SeriesKey { kind, labels });
+            assert_eq!(is_in, expected, "{event} of {kind}, {:?}", filter.selector);
+        };
+        for (kind, event) in [(Kind::Block, "sync"), (Kind::Tcp, "rtt")] {
+            check(kind, "request", "", true);
+            check(kind, event, "", false);
+            check(kind, event, r#"{pid="1"}"#, false);
+            check(kind, event, r#"{event=~".*"}"#, true);
+            check(kind, event, &format!("{{event={event:?}}}"), true);
+            check(kind, "request", &format!("{{event={event:?}}}"), false);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What following requests to disks costs programs that make as many as they can.
+//! What following requests to disks and TCP connections costs programs that make as many as they can.
 //!
 //! Prints lines of `name value unit`, one group after the other; arguments select groups by
 //! name. `EVERFLAME_BENCH_ROUNDS` is how often everything is measured. Run it with
@@ -15,6 +15,7 @@
 mod beside;
 mod fio;
 mod latency;
+mod redis;
 
 use everflame_tests::bench::{rounds_or, run_groups};
 
@@ -29,6 +30,6 @@ fn main() {
         return;
     }
     let rounds = rounds_or(DEFAULT_ROUNDS);
-    let groups: [Group; 2] = [("fio", fio::run), ("latency", latency::run)];
+    let groups: [Group; 3] = [("fio", fio::run), ("latency", latency::run), ("redis", redis::run)];
     run_groups(groups.map(|(name, run)| (name, move || run(rounds))));
 }

@@ -15,6 +15,8 @@ mod load;
 mod machine;
 mod memory;
 mod recording;
+#[expect(unsafe_code, reason = "a network device is raised by an ioctl")]
+mod tcp;
 
 use anyhow::{Result, ensure};
 use tracing_subscriber::EnvFilter;
@@ -56,6 +58,7 @@ fn check_all() {
         check("waits", load::check_without_waits());
     }
     check("block", block::check());
+    check("tcp", tcp::check());
     match recording::record() {
         Ok(recorded) => {
             check("samples", enough(recorded.samples, recorded.expected));

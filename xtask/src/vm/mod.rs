@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long, short)]
     verbose: bool,
     /// Give up on a kernel after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
     /// Debian archive to take the kernels from (default: the one of this machine's apt sources)
     #[arg(long, value_name = "URI")]

@@ -4,6 +4,7 @@
 //! `collect` touches aya.
 
 mod error;
+mod wanted;
 
 use std::fs;
 use std::io;
@@ -15,19 +16,22 @@ use aya::programs::{PerfEvent, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use everflame_agent_common::config::Config;
 use everflame_agent_common::limits::{
-    MAX_LOCKS, MAX_REQUESTS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS,
+    MAX_CONNECTIONS, MAX_LOCKS, MAX_REQUESTS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS,
 };
 use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
+use everflame_agent_common::tcp::{CONNECTION_WORDS, Connection};
 use everflame_agent_common::unwind::page::Page;
 
 use super::block::BlockPrograms;
 use super::host::max_processes;
 use super::stats::ProgramStats;
+use super::tcp::TcpPrograms;
 use super::uprobes::UprobeProgram;
 use super::waits::{WaitConfig, WaitPrograms};
 use super::{growth, oom};
-use crate::kernel::{BlockTracepoints, WaitEnd, lift_memlock_limit};
+use crate::kernel::{BlockTracepoints, TcpHooks, WaitEnd, lift_memlock_limit};
 pub use error::BpfError;
+use wanted::Wanted;
 
 /// The compiled programs of agent-ebpf.
 static RECENT: &[u8] = aya::include_bytes_aligned!(env!("EVERFLAME_BPF_OBJECT"));
@@ -62,12 +66,10 @@ pub struct UnwindMaps {
 pub(super) struct Bpf {
     ebpf: Ebpf,
     exec_error: Option<BpfError>,
-    /// If they were asked for.
-    waits: Option<Result<WaitPrograms, BpfError>>,
-    /// Likewise.
-    growth: Option<Result<(), BpfError>>,
-    /// Likewise.
-    block: Option<Result<BlockPrograms, BpfError>>,
+    waits: Wanted<WaitPrograms>,
+    growth: Wanted<()>,
+    block: Wanted<BlockPrograms>,
+    tcp: Wanted<TcpPrograms>,
     /// Those that were asked for.
     uprobes: Vec<(Program, Result<UprobeProgram, BpfError>)>,
     oom_error: Option<BpfError>,
@@ -85,17 +87,26 @@ pub(super) fn require_btf() -> Result<(), BpfError> {
     if Path::new(KERNEL_BTF).exists() { Ok(()) } else { Err(BpfError::NoBtf) }
 }
 
+/// Which programs are loaded, beside the CPU sampler.
+#[derive(Default)]
+pub(super) struct Programs {
+    pub(super) waits: Option<WaitConfig>,
+    pub(super) block: Option<BlockTracepoints>,
+    pub(super) tcp: Option<TcpHooks>,
+    /// Those for uprobes, by name.
+    pub(super) uprobes: Vec<(Program, &'static str)>,
+}
+
 impl Bpf {
     /// Loads the object with these settings and a ring buffer of `ring_bytes`, which must be
-    /// a power of two and a multiple of the page size; of programs for uprobes those that are named.
+    /// a power of two and a multiple of the page size.
     pub(super) fn load(
         config: Config,
         form: ProgramForm,
         ring_bytes: u32,
-        waits: Option<WaitConfig>,
-        block: Option<BlockTracepoints>,
-        uprobes: &[(Program, &'static str)],
+        programs: Programs,
     ) -> Result<Self, BpfError> {
+        let Programs { waits, block, tcp, uprobes } = programs;
         lift_memlock_limit();
         let max_processes = max_processes();
         let has_locks = waits.is_some_and(|waits| waits.locks);
@@ -113,6 +124,7 @@ impl Bpf {
             .map_max_entries("PROCESSES", max_processes)
             .map_max_entries("LOCKS", if has_locks { MAX_LOCKS } else { 1 })
             .map_max_entries("REQUESTS", if block.is_some() { MAX_REQUESTS } else { 1 })
+            .map_max_entries("CONNECTIONS", if tcp.is_some() { MAX_CONNECTIONS } else { 1 })
             .map_max_entries("BIOS", if has_bios { MAX_REQUESTS } else { 1 })
             .load(object)
             .map_err(object_error)?;
@@ -124,6 +136,7 @@ impl Bpf {
         let exec_error = attach_exec(&mut ebpf).err();
         let waits = waits.map(|waits| WaitPrograms::load(&mut ebpf, waits));
         let block = block.map(|block| BlockPrograms::load(&mut ebpf, block));
+        let tcp = tcp.map(|hooks| TcpPrograms::load(&mut ebpf, hooks));
         // While it has all of its maps.
         let uprobes = uprobes
             .iter()
@@ -156,9 +169,10 @@ impl Bpf {
             log: aya_log::EbpfLogger::init(&mut ebpf).map_err(|source| BpfError::Log { source })?,
             ebpf,
             exec_error,
-            waits,
-            growth: None,
-            block,
+            waits: Wanted::of(waits),
+            growth: Wanted::not(),
+            block: Wanted::of(block),
+            tcp: Wanted::of(tcp),
             uprobes,
             oom_error: None,
             unwind: Some(unwind),
@@ -199,26 +213,22 @@ impl Bpf {
 
     /// Programs that could do without, and why they have to.
     pub(super) fn refused(&self) -> impl Iterator<Item = (Program, &BpfError)> {
-        let (waits, error) = match &self.waits {
-            Some(Ok(waits)) => (Some(waits.refused()), None),
-            Some(Err(error)) => (None, Some((Program::SwitchOut, error))),
-            None => (None, None),
-        };
         let exec = self.exec_error.iter().map(|error| (Program::Exec, error));
-        let growth = self.growth.as_ref().and_then(|growth| growth.as_ref().err());
-        let growth = growth.map(|error| (Program::Growth, error));
         let oom = self.oom_error.iter().map(|error| (Program::OomVictim, error));
+        let wanted = [
+            (Program::SwitchOut, self.waits.error()),
+            (Program::Growth, self.growth.error()),
+            (Program::BlockStart, self.block.error()),
+            (Program::TcpState, self.tcp.error()),
+        ];
+        let wanted = wanted.into_iter().filter_map(|(program, error)| Some((program, error?)));
+        let waits = self.waits.get().into_iter().flat_map(WaitPrograms::refused);
+        let block = self.block.get().into_iter().flat_map(BlockPrograms::refused);
+        let tcp = self.tcp.get().into_iter().flat_map(TcpPrograms::refused);
         let uprobes = self.uprobes.iter();
         let uprobes =
             uprobes.filter_map(|(program, loaded)| Some((*program, loaded.as_ref().err()?)));
-        let (block, no_block) = match &self.block {
-            Some(Ok(block)) => (Some(block.refused()), None),
-            Some(Err(error)) => (None, Some((Program::BlockStart, error))),
-            None => (None, None),
-        };
-        let block = block.into_iter().flatten().chain(no_block);
-        let waits = waits.into_iter().flatten().chain(error);
-        exec.chain(waits).chain(growth).chain(block).chain(oom).chain(uprobes)
+        exec.chain(oom).chain(wanted).chain(waits).chain(block).chain(tcp).chain(uprobes)
     }
 
     /// A program for uprobes, if it was asked for and the kernel takes it.
@@ -243,12 +253,12 @@ impl Bpf {
 
     /// Loads the program that samples growth of memory.
     pub(super) fn load_growth(&mut self) {
-        self.growth = Some(growth::load(&mut self.ebpf));
+        self.growth = Wanted::of(Some(growth::load(&mut self.ebpf)));
     }
 
     /// Growth was asked for, but this kernel does not let it be seen.
     pub(super) fn do_without_growth(&mut self, reason: BpfError) {
-        self.growth = Some(Err(reason));
+        self.growth.refuse(reason);
     }
 
     /// Begins to sample growth, if that was asked for.
@@ -256,21 +266,12 @@ impl Bpf {
     /// # Errors
     /// As of [`Self::start_waits`].
     pub(super) fn start_growth(&mut self, is_required: bool) -> Result<(), BpfError> {
-        if let Some(Ok(())) = self.growth {
-            self.growth = Some(growth::start(&mut self.ebpf));
-        }
-        match self.growth.take() {
-            Some(Err(error)) if is_required => Err(error),
-            growth => {
-                self.growth = growth;
-                Ok(())
-            }
-        }
+        self.growth.start(is_required, |()| growth::start(&mut self.ebpf))
     }
 
     /// Requests to disks were asked for, but this kernel does not let them be seen.
     pub(super) fn do_without_block(&mut self, reason: BpfError) {
-        self.block = Some(Err(reason));
+        self.block.refuse(reason);
     }
 
     /// Begins to follow requests to disks, if that was asked for.
@@ -278,35 +279,47 @@ impl Bpf {
     /// # Errors
     /// As of [`Self::start_waits`].
     pub(super) fn start_block(&mut self, is_required: bool) -> Result<(), BpfError> {
-        if let Some(Ok(block)) = &mut self.block
-            && let Err(error) = block.start(&mut self.ebpf)
-        {
-            self.block = Some(Err(error));
-        }
-        match self.block.take() {
-            Some(Err(error)) if is_required => Err(error),
-            block => {
-                self.block = block;
-                Ok(())
-            }
-        }
+        self.block.start(is_required, |block| block.start(&mut self.ebpf))
+    }
+
+    /// Connections were asked for, but this kernel does not let them be seen.
+    pub(super) fn do_without_tcp(&mut self, reason: BpfError) {
+        self.tcp.refuse(reason);
+    }
+
+    /// Begins to follow connections, if that was asked for.
+    ///
+    /// # Errors
+    /// As of [`Self::start_waits`].
+    pub(super) fn start_tcp(&mut self, is_required: bool) -> Result<(), BpfError> {
+        self.tcp.start(is_required, |tcp| tcp.start(&mut self.ebpf))
+    }
+
+    /// The connections that are followed, by the kernel's address of the socket.
+    pub(super) fn connections(&self) -> impl Iterator<Item = (u64, Connection)> {
+        let map = self.tcp.get().and_then(|_| self.ebpf.map("CONNECTIONS"));
+        let map: Option<HashMap<&MapData, u64, [u64; CONNECTION_WORDS]>> =
+            map.and_then(|map| HashMap::try_from(map).ok());
+        let entries: Vec<_> =
+            map.iter().flat_map(|map| map.iter().filter_map(Result::ok)).collect();
+        entries.into_iter().map(|(socket, words)| (socket, Connection::from_words(&words)))
     }
 
     /// Begins to tell of processes that end for want of memory, if their growth is sampled.
     pub(super) fn start_oom_victims(&mut self) {
-        if let Some(Ok(())) = self.growth {
+        if self.growth.get().is_some() {
             self.oom_error = oom::start(&mut self.ebpf).err();
         }
     }
 
     /// Waits were asked for, but this kernel does not let them be followed.
     pub(super) fn do_without_waits(&mut self, reason: BpfError) {
-        self.waits = Some(Err(reason));
+        self.waits.refuse(reason);
     }
 
     /// How the ends of waits are seen; `None` if they are not followed.
     pub(super) fn wait_end(&self) -> Option<WaitEnd> {
-        self.waits.as_ref()?.as_ref().ok().map(WaitPrograms::end)
+        self.waits.get().map(WaitPrograms::end)
     }
 
     /// Begins to follow waits, if that was asked for.
@@ -315,25 +328,14 @@ impl Bpf {
     /// When they cannot be followed and `is_required`; otherwise [`Self::refused`] has the
     /// reason.
     pub(super) fn start_waits(&mut self, is_required: bool) -> Result<(), BpfError> {
-        if let Some(Ok(waits)) = &mut self.waits
-            && let Err(error) = waits.start(&mut self.ebpf)
-        {
-            self.waits = Some(Err(error));
-        }
-        match self.waits.take() {
-            Some(Err(error)) if is_required => Err(error),
-            waits => {
-                self.waits = waits;
-                Ok(())
-            }
-        }
+        self.waits.start(is_required, |waits| waits.start(&mut self.ebpf))
     }
 
     /// Has waits that go on written to the ring buffer.
     pub(super) fn report_waiting(&mut self) -> Result<(), BpfError> {
-        match &self.waits {
-            Some(Ok(waits)) => waits.report(&mut self.ebpf),
-            _ => Ok(()),
+        match self.waits.get() {
+            Some(waits) => waits.report(&mut self.ebpf),
+            None => Ok(()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use everflame_agent_common::block::BlockLayout;
 
-use super::{Btf, BtfError, Kind, read_kernel_types};
+use super::{Btf, BtfError, read_kernel_types};
 
 /// Where the device of a file's file system is found, for what file systems tell of their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,13 +88,6 @@ pub fn file_location() -> Result<FileLocation, BtfError> {
         superblock_offset: offset("inode", "i_sb", "inode.i_sb")?,
         device_offset: offset("super_block", "s_dev", "super_block.s_dev")?,
     })
-}
-
-impl Btf<'_> {
-    /// Bytes from the start of a structure to one of its members.
-    fn offset(&self, of: &str, member: &str) -> Option<u32> {
-        self.member_offset(self.find(of, Kind::Struct)?, member)
-    }
 }
 
 #[cfg(test)]

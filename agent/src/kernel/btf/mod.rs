@@ -13,6 +13,7 @@
 //! walker read outside it or run for longer than [`MAX_MEMBERS`] members.
 
 mod block;
+mod tcp;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -21,6 +22,7 @@ use std::path::Path;
 use thiserror::Error;
 
 pub use block::{BlockTracepoints, FileLocation, block_layout, file_location};
+pub use tcp::{TcpHooks, tcp_layout};
 
 /// Where the kernel shows its types.
 pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -457,6 +459,18 @@ impl<'a> Btf<'a> {
     /// Whether the kernel has a function of that name.
     pub(super) fn has_function(&self, name: &str) -> bool {
         self.find(name, Kind::Function).is_some()
+    }
+
+    /// How many arguments a function of the kernel has; `None` if there is none of that name.
+    fn function_arguments(&self, name: &str) -> Option<usize> {
+        let function = self.find(name, Kind::Function)?;
+        let prototype = self.type_by_id(function.size_or_type)?;
+        prototype.is(Kind::Prototype).then(|| prototype.len())
+    }
+
+    /// Bytes from the start of a structure to one of its members.
+    fn offset(&self, of: &str, member: &str) -> Option<u32> {
+        self.member_offset(self.find(of, Kind::Struct)?, member)
     }
 
     /// Of each argument that a program on a tracepoint gets, whether it is a pointer; `None` if

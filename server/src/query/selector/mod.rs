@@ -48,13 +48,16 @@ impl Selector {
         self.matchers.iter().all(|matcher| matcher.condition.holds(series.label(&matcher.name)))
     }
 
-    /// Leaves out series with this value of a label, unless there is a condition on that label: what
-    /// has it repeats what others have, and belongs into no sum that nobody asked for.
-    pub fn leave_out(&mut self, name: &str, value: &str) {
-        if self.matchers.iter().all(|matcher| matcher.name != name) {
-            let condition = Condition::NotEqual(value.to_owned());
-            self.matchers.push(Matcher { name: name.to_owned(), condition });
+    /// Leaves out series with one of these values of a label, unless there is a condition on that label:
+    /// what has it repeats what others have, or is no cost, and belongs into no sum that nobody asked for.
+    pub fn leave_out(&mut self, name: &str, values: &[&str]) {
+        if self.matchers.iter().any(|matcher| matcher.name == name) {
+            return;
         }
+        self.matchers.extend(values.iter().map(|value| {
+            let condition = Condition::NotEqual((*value).to_owned());
+            Matcher { name: name.to_owned(), condition }
+        }));
     }
 
     /// The label values that every matching series has, for looking them up in an
@@ -128,7 +131,7 @@ mod tests {
     fn what_is_left_out_can_be_asked_for() {
         let check = |selector: &str, labels: &[(&str, &str)], expected| {
             let mut selector: Selector = selector.parse().unwrap();
-            selector.leave_out("oom", "true");
+            selector.leave_out("oom", &["true", "again"]);
             assert_eq!(selector.matches(&series(labels)), expected, "{selector:?} on {labels:?}");
         };
         let (plain, repeated) = ([("pid", "1")], [("oom", "true"), ("pid", "1")]);
@@ -138,6 +141,8 @@ mod tests {
         check(r#"{oom="true"}"#, &repeated, true);
         check(r#"{oom="true"}"#, &plain, false);
         check(r#"{oom=~".*"}"#, &repeated, true);
+        check("", &[("oom", "again")], false);
+        check(r#"{oom="again"}"#, &[("oom", "again")], true);
     }
 
     #[test]

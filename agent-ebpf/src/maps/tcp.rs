@@ -1,0 +1,15 @@
+//! What the programs that follow TCP connections need. Samples are built where those of requests to disks are.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, PerCpuArray},
+};
+use everflame_agent_common::{limits::MAX_CONNECTIONS, share::Share, tcp::Connection};
+
+/// Connections, by the kernel's address of the socket. The agent sets the real size.
+#[map]
+pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
+
+/// Which are sampled: of connections, of turns, and of segments sent again and resets.
+#[map]
+pub static TCP_SHARES: PerCpuArray<Share> = PerCpuArray::with_max_entries(3, 0);

@@ -1,0 +1,369 @@
+//! `tcp`: connections, with the stack of the code that opened or accepted them, and requests on them.
+//!
+//! What is kept of a connection, and how turns are told apart, is in `everflame_agent_common::tcp`. What sends
+//! and receives does little more than to find its connection, unless its turn is chosen.
+
+mod accept;
+mod trouble;
+mod turns;
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_jiffies64},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use everflame_agent_common::{
+    event::{DETAIL_WORDS, Kind},
+    stats::{Counter, Program},
+    tcp::{Connection, Flags, Happened, Pattern, Started, What},
+    wait::Weight,
+};
+
+use self::turns::answered;
+use crate::{
+    maps::{CONNECTIONS, TCP_SHARES, config},
+    sample::{Whose, sample_for_io, submit_about},
+    stats,
+    task::{field, read_kernel},
+};
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+
+/// What the second half of an address of IPv4 begins with, as IPv6 has it: `::ffff:0.0.0.0`.
+const IPV4: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+
+// States of sockets (include/net/tcp_states.h).
+const ESTABLISHED: u32 = 1;
+const SYN_SENT: u32 = 2;
+const CLOSE: u32 = 7;
+const LISTEN: u32 = 10;
+
+/// Which share events are chosen by; an index in `TCP_SHARES`.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Sort {
+    Connection = 0,
+    Turn = 1,
+    Trouble = 2,
+}
+
+/// Runs when a socket gets another state. Its arguments are (socket, old state, new state).
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn tcp_state(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    let (old, new) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
+    // SAFETY: the tracepoint's argument is a socket.
+    if unsafe { field::<_, u16>(socket, config!(tcp.protocol_offset)) } != IPPROTO_TCP {
+        return 0;
+    }
+    match new {
+        SYN_SENT | LISTEN | ESTABLISHED => {}
+        CLOSE if old != LISTEN => {}
+        _ => return 0,
+    }
+    stats::timed(Program::TcpState, || match new {
+        SYN_SENT => open(&ctx, socket, Flags::OUTBOUND | Flags::CONNECTING),
+        LISTEN => open(&ctx, socket, Flags::INBOUND | Flags::LISTENING),
+        ESTABLISHED => established(socket),
+        _ => closed(socket),
+    });
+    0
+}
+
+/// The current task connects, or begins to listen.
+#[inline(always)]
+fn open(ctx: &impl EbpfContext, socket: *const c_void, flags: u32) {
+    let owner = bpf_get_current_pid_tgid();
+    if !is_wanted(owner) {
+        // What is known of the address is of a socket that was connected before.
+        let _ = CONNECTIONS.remove(&(socket as u64));
+        return;
+    }
+    let now_ns = stats::now_ns();
+    let Some(connection) = insert(Program::TcpState, socket, now_ns, flags) else { return };
+    connection.owner = owner;
+    connection.thread_name = thread_name();
+    let chosen = if flags & Flags::LISTENING != 0 {
+        Some(1)
+    } else {
+        choose(Program::TcpState, Sort::Connection)
+    };
+    let Some(opens) = chosen else { return };
+    connection.opens = opens;
+    connection.flags |= Flags::HAS_STACK;
+    let detail = Started { id: socket as u64, start_ns: now_ns, is_turn: false }.to_detail();
+    let weight = Weight { value: 0, count: u64::from(opens) };
+    sample_for_io(ctx, Program::TcpState, Kind::TcpStarted, weight, detail);
+}
+
+/// A connection is there. Runs in whatever the segment met.
+#[inline(always)]
+fn established(socket: *const c_void) {
+    let now_ns = stats::now_ns();
+    if let Some(connection) = find(socket)
+        && connection.is(Flags::CONNECTING)
+    {
+        return connected(socket, connection, now_ns, None);
+    }
+    if let Some(connection) = insert(Program::TcpState, socket, now_ns, Flags::INBOUND) {
+        connection.opens = choose(Program::TcpState, Sort::Connection).unwrap_or(0);
+    }
+}
+
+/// A socket is closed, which may be how connecting ends.
+#[inline(always)]
+fn closed(socket: *const c_void) {
+    if let Some(connection) = find(socket)
+        && connection.is(Flags::CONNECTING)
+    {
+        // SAFETY: a socket, whose error is a number.
+        let error: u32 = unsafe { field(socket, config!(tcp.error_offset)) };
+        connected(socket, connection, stats::now_ns(), Some(error));
+    }
+}
+
+#[inline(always)]
+fn connected(socket: *const c_void, connection: &mut Connection, now_ns: u64, failed: Option<u32>) {
+    connection.flags &= !Flags::CONNECTING;
+    if connection.opens == 0 {
+        return;
+    }
+    let latency_ns = now_ns.wrapping_sub(connection.opened_ns);
+    let weight = Weight { value: latency_ns, count: u64::from(connection.opens) };
+    let happened = Happened {
+        error: failed.unwrap_or(0),
+        has_failed: failed.is_some(),
+        ..happened(socket, connection, What::Connect)
+    };
+    tell(Program::TcpState, connection, weight, happened);
+}
+
+/// The connection that the current task uses.
+#[inline(always)]
+fn used<'a>(program: Program, socket: *const c_void) -> Option<&'a mut Connection> {
+    let connection = match find(socket) {
+        Some(connection) => connection,
+        None => seen_first(program, socket)?,
+    };
+    if connection.flags & (Flags::IGNORED | Flags::LISTENING | Flags::CONNECTING) != 0 {
+        return None;
+    }
+    if connection.owner == 0 {
+        belongs_to_current(connection);
+        if connection.is(Flags::IGNORED) {
+            return None;
+        }
+    }
+    // SAFETY: a helper without arguments.
+    let ticks = unsafe { bpf_jiffies64() } as u32;
+    if connection.rtt_ticks != ticks {
+        connection.rtt_ticks = ticks;
+        read_rtt(socket, connection);
+    }
+    Some(connection)
+}
+
+/// Notes whose a connection is that somebody else has not opened.
+#[inline(always)]
+fn belongs_to_current(connection: &mut Connection) {
+    let owner = bpf_get_current_pid_tgid();
+    connection.owner = owner;
+    connection.thread_name = thread_name();
+    if !is_wanted(owner) {
+        connection.flags |= Flags::IGNORED;
+    }
+}
+
+#[inline(always)]
+fn read_rtt(socket: *const c_void, connection: &mut Connection) {
+    let rtt: u32 = read_kernel(socket, config!(tcp.rtt_offset));
+    let min_rtt_us: u32 = read_kernel(socket, config!(tcp.min_rtt_offset));
+    connection.rtt_us = rtt >> 3;
+    // All bits are set until it is known.
+    connection.min_rtt_us = if min_rtt_us == u32::MAX { 0 } else { min_rtt_us };
+    connection.rtt_ns = stats::now_ns();
+}
+
+/// A connection that was there before, or for which there was no room.
+#[inline(always)]
+fn seen_first<'a>(program: Program, socket: *const c_void) -> Option<&'a mut Connection> {
+    if !is_wanted(bpf_get_current_pid_tgid()) {
+        return None;
+    }
+    let state: u8 = read_kernel(socket, config!(tcp.state_offset));
+    if u32::from(state) == CLOSE {
+        return None;
+    }
+    let connection = insert(program, socket, stats::now_ns(), 0)?;
+    // The end with a port that the kernel has chosen is the one that has connected, mostly.
+    let is_ephemeral =
+        |port: u32| port >= config!(tcp.first_ephemeral) && port <= config!(tcp.last_ephemeral);
+    let (remote, local) =
+        (is_ephemeral(connection.ports >> 16), is_ephemeral(connection.ports & 0xffff));
+    if local && !remote {
+        connection.flags |= Flags::OUTBOUND;
+    } else if remote && !local {
+        connection.flags |= Flags::INBOUND;
+    }
+    connection.opens = 1;
+    Some(connection)
+}
+
+/// Runs when a socket is destroyed. Its argument is the socket.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn tcp_destroyed(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    stats::timed(Program::TcpState, || {
+        let Some(connection) = find(socket) else { return };
+        if let Some(turn) = connection.take_pending() {
+            answered(Program::TcpState, socket as u64, connection, &turn);
+        }
+        if connection.opens != 0 {
+            // Also without a round-trip time: the agent need not remember the connection any longer.
+            let value = u64::from(connection.rtt_us) * 1000;
+            let weight = Weight { value, count: u64::from(connection.opens) };
+            let rtt = happened(socket, connection, What::Rtt);
+            let happened = Happened { since_ns: connection.rtt_ns, ..rtt };
+            tell(Program::TcpState, connection, weight, happened);
+        }
+        let _ = CONNECTIONS.remove(&(socket as u64));
+    });
+    0
+}
+
+#[inline(always)]
+fn find<'a>(socket: *const c_void) -> Option<&'a mut Connection> {
+    // SAFETY: a map value. A socket is used by one task at a time, mostly: what another one does to the same
+    // turn makes it a little longer or shorter.
+    CONNECTIONS.get_ptr_mut(&(socket as u64)).map(|connection| unsafe { &mut *connection })
+}
+
+/// Begins to follow a connection.
+#[inline(always)]
+fn insert<'a>(
+    program: Program,
+    socket: *const c_void,
+    opened_ns: u64,
+    flags: u32,
+) -> Option<&'a mut Connection> {
+    if put(socket as u64, opened_ns, flags) != 0 {
+        stats::count(program, Counter::Untracked);
+        return None;
+    }
+    find(socket)
+}
+
+/// Puts it into the map; 0 if there was room. A function of its own, as the value is built on the stack, of which
+/// walks of stacks need most on old kernels. The address is a number for the same ones, which do not let functions
+/// take a socket.
+#[inline(never)]
+fn put(socket: u64, opened_ns: u64, flags: u32) -> i64 {
+    let mut connection = Connection { opened_ns, flags, ..Connection::default() };
+    fill(&mut connection, socket as *const c_void);
+    CONNECTIONS.insert(&socket, &connection, 0).map_or(1, |()| 0)
+}
+
+/// Reads which ends a connection has. What is no connection yet begins in the same way.
+#[inline(always)]
+fn fill(connection: &mut Connection, socket: *const c_void) {
+    let family: u16 = read_kernel(socket, config!(tcp.family_offset));
+    if family == AF_INET6 {
+        connection.remote = read_kernel(socket, config!(tcp.remote6_offset));
+    } else {
+        let address: u32 = read_kernel(socket, config!(tcp.remote_offset));
+        connection.remote = [0, IPV4 | u64::from(address) << 32];
+    }
+    let remote: u16 = read_kernel(socket, config!(tcp.remote_port_offset));
+    let local: u16 = read_kernel(socket, config!(tcp.local_port_offset));
+    connection.ports = u32::from(u16::from_be(remote)) << 16 | u32::from(local);
+    let net: *const c_void = read_kernel(socket, config!(tcp.net_offset));
+    connection.netns = read_kernel(net, config!(tcp.netns_offset));
+}
+
+/// What a record says of a connection.
+#[inline(always)]
+fn happened(socket: *const c_void, connection: &Connection, what: What) -> Happened {
+    // A port of one's own is not chosen before a connection is on its way.
+    let local: u16 = read_kernel(socket, config!(tcp.local_port_offset));
+    Happened {
+        id: socket as u64,
+        start_ns: if connection.is(Flags::HAS_STACK) { connection.opened_ns } else { 0 },
+        remote: connection.remote,
+        ports: connection.ports & 0xffff_0000 | u32::from(local),
+        netns: connection.netns,
+        what,
+        direction: connection.flags & (Flags::OUTBOUND | Flags::INBOUND),
+        pattern: Pattern::Single,
+        error: 0,
+        has_failed: false,
+        since_ns: 0,
+    }
+}
+
+/// The same for a record with a stack of its own, as words. A function of its own for the same reason as [`put`].
+#[inline(never)]
+fn describe(
+    socket: u64,
+    connection: &Connection,
+    what: What,
+    pattern: Pattern,
+    detail: &mut [u64; DETAIL_WORDS],
+) -> i64 {
+    let happened = happened(socket as *const c_void, connection, what);
+    // Of a request it is not the stack that opened the connection.
+    let start_ns = if what as u8 == What::Request as u8 { 0 } else { happened.start_ns };
+    *detail = Happened { pattern, start_ns, ..happened }.to_detail();
+    0
+}
+
+/// Hands over what has happened, unless it is of nobody that was asked for.
+#[inline(always)]
+fn tell(program: Program, connection: &Connection, weight: Weight, happened: Happened) {
+    if connection.is(Flags::IGNORED) || !is_wanted(connection.owner) {
+        return;
+    }
+    let whose = Whose { task: connection.owner, thread_name: connection.thread_name };
+    submit(program, &weight, &happened, &whose);
+}
+
+/// A function of its own for the same reason as [`put`].
+#[inline(never)]
+fn submit(program: Program, weight: &Weight, happened: &Happened, whose: &Whose) -> i64 {
+    submit_about(program, Kind::Tcp, *weight, happened.to_detail(), *whose);
+    0
+}
+
+#[inline(always)]
+fn is_wanted(task: u64) -> bool {
+    let target = config!(target_pid);
+    target == 0 || target == (task >> 32) as u32
+}
+
+#[inline(always)]
+fn thread_name() -> [u64; 2] {
+    let name = bpf_get_current_comm().unwrap_or_default();
+    let [a, b, c, d, e, f, g, h, rest @ ..] = name;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
+}
+
+/// Whether an event is sampled, and how many it stands for.
+#[inline(always)]
+fn choose(program: Program, sort: Sort) -> Option<u32> {
+    let share = TCP_SHARES.get_ptr_mut(sort as u32)?;
+    // SAFETY: this CPU's. What comes in between makes the next sample come sooner or later.
+    let share = unsafe { &mut *share };
+    let most = config!(tcp.samples);
+    // SAFETY: a helper without arguments.
+    let ticks = unsafe { bpf_jiffies64() };
+    share.advance(ticks.wrapping_mul(u64::from(config!(tcp.tick_ns))), most);
+    let chosen = share.choose(most, stats::random);
+    if chosen.is_some() && share.is_partial() {
+        stats::count(program, Counter::Thinned);
+    }
+    chosen
+}

@@ -1,0 +1,107 @@
+//! What is sent again, and resets.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use everflame_agent_common::{
+    stats::Program,
+    tcp::{Connection, Flags, Happened, Pattern, What},
+    wait::Weight,
+};
+
+use super::{IPV4, Sort, choose, fill, find, happened, tell};
+use crate::{maps::config, stats, task::read_kernel};
+
+/// Runs when segments are sent again. Its first two arguments are (socket, the first of them).
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+fn tcp_retransmit(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    let buffer: *const c_void = ctx.arg(1);
+    stats::timed(Program::TcpTrouble, || {
+        let segments: u16 = read_kernel(buffer, config!(tcp.segments_offset));
+        let segments = if segments == 0 { 1 } else { u64::from(segments) };
+        trouble(socket, socket, What::Retransmit, segments);
+    });
+    0
+}
+
+/// Runs when the answer to a SYN is sent again. Its arguments are (the socket that listens, the request).
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+    let (listener, request): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
+    stats::timed(Program::TcpTrouble, || trouble(listener, request, What::Retransmit, 1));
+    0
+}
+
+/// Runs when a reset is sent. Its first argument is a socket, or null: there may be none.
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn tcp_reset_sent(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    stats::timed(Program::TcpTrouble, || {
+        if socket.is_null() {
+            // To a port that nobody listens on, mostly.
+            reset_without_socket();
+        } else {
+            trouble(socket, socket, What::ResetSent, 1);
+        }
+    });
+    0
+}
+
+/// Tells of a reset that nothing is known of.
+#[inline(always)]
+fn reset_without_socket() {
+    let Some(share) = choose(Program::TcpTrouble, Sort::Trouble) else { return };
+    let connection = Connection::default();
+    let happened = Happened {
+        id: 0,
+        start_ns: 0,
+        remote: [0, IPV4],
+        ports: 0,
+        netns: 0,
+        what: What::ResetSent,
+        direction: 0,
+        pattern: Pattern::Single,
+        error: 0,
+        has_failed: false,
+        since_ns: 0,
+    };
+    let weight = Weight { value: 0, count: u64::from(share) };
+    tell(Program::TcpTrouble, &connection, weight, happened);
+}
+
+/// Runs when one is received. Its argument is a socket.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn tcp_reset_received(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    stats::timed(Program::TcpTrouble, || trouble(socket, socket, What::ResetReceived, 1));
+    0
+}
+
+/// Tells of something that has happened to a connection of `owner`, whose ends `socket` knows.
+#[inline(always)]
+fn trouble(owner: *const c_void, socket: *const c_void, what: What, events: u64) {
+    let Some(share) = choose(Program::TcpTrouble, Sort::Trouble) else { return };
+    let weight = Weight { value: 0, count: events * u64::from(share) };
+    match find(owner) {
+        Some(connection) if owner == socket => {
+            let happened = happened(socket, connection, what);
+            tell(Program::TcpTrouble, connection, weight, happened);
+        }
+        known => {
+            // Of what is on its way to be a connection, or was there before.
+            let mut connection = Connection::default();
+            fill(&mut connection, socket);
+            let mut start_ns = 0;
+            if let Some(listener) = known {
+                connection.owner = listener.owner;
+                connection.thread_name = listener.thread_name;
+                connection.flags = listener.flags;
+                start_ns = if listener.is(Flags::HAS_STACK) { listener.opened_ns } else { 0 };
+            }
+            let happened =
+                Happened { id: owner as u64, start_ns, ..happened(socket, &connection, what) };
+            tell(Program::TcpTrouble, &connection, weight, happened);
+        }
+    }
+}

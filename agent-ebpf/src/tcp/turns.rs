@@ -1,0 +1,119 @@
+//! Requests and their answers: what is sent and received on connections.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, fexit},
+    programs::{BtfTracePointContext, FExitContext},
+};
+use everflame_agent_common::{
+    event::{DETAIL_WORDS, Kind},
+    stats::Program,
+    tcp::{Connection, Flags, Happened, Started, Turn, What},
+    wait::Weight,
+};
+
+use super::{AF_INET, AF_INET6, IPPROTO_TCP, Sort, choose, describe, happened, tell, used};
+use crate::{maps::config, sample::sample_for_io, stats, task::field};
+
+/// Runs when a task has sent something on a socket of any kind (Linux 6.3). Its arguments are (socket, result,
+/// flags).
+#[btf_tracepoint(function = "sock_send_length")]
+fn tcp_sent(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    if (ctx.arg::<u64>(1) as i32) <= 0 {
+        return 0;
+    }
+    // SAFETY: the tracepoint's argument is a socket.
+    let (family, protocol): (u16, u16) = unsafe {
+        (field(socket, config!(tcp.family_offset)), field(socket, config!(tcp.protocol_offset)))
+    };
+    if (family == AF_INET || family == AF_INET6) && protocol == IPPROTO_TCP {
+        stats::timed(Program::TcpSent, || sent(&ctx, socket));
+    }
+    0
+}
+
+/// The same on older kernels: the end of `tcp_sendmsg`, whose arguments are (socket, message, size).
+#[fexit(function = "tcp_sendmsg")]
+fn tcp_sent_by_function(ctx: FExitContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    if (ctx.arg::<u64>(3) as i32) > 0 {
+        stats::timed(Program::TcpSent, || sent(&ctx, socket));
+    }
+    0
+}
+
+#[inline(always)]
+fn sent(ctx: &impl EbpfContext, socket: *const c_void) {
+    let Some(connection) = used(Program::TcpSent, socket) else { return };
+    if connection.is(Flags::OUTBOUND) {
+        if !connection.begins_turn() {
+            let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
+            return connection.ask(now_ns);
+        }
+        let chosen = choose(Program::TcpSent, Sort::Turn);
+        if let Some(turn) = connection.begin_turn(chosen) {
+            answered(Program::TcpSent, socket as u64, connection, &turn);
+        }
+        let Some(turns) = chosen else { return connection.ask(0) };
+        let now_ns = stats::now_ns();
+        connection.ask(now_ns);
+        let detail = Started { id: socket as u64, start_ns: now_ns, is_turn: true }.to_detail();
+        let weight = Weight { value: 0, count: u64::from(turns) };
+        sample_for_io(ctx, Program::TcpSent, Kind::TcpStarted, weight, detail);
+    } else if connection.is(Flags::INBOUND) && !connection.is(Flags::ANSWERING) {
+        let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
+        let Some(turn) = connection.answer_first(now_ns, true) else { return };
+        let mut detail = [0; DETAIL_WORDS];
+        describe(socket as u64, connection, What::Request, turn.pattern, &mut detail);
+        let weight = Weight { value: turn.latency_ns, count: u64::from(turn.count) };
+        sample_for_io(ctx, Program::TcpSent, Kind::Tcp, weight, detail);
+    }
+}
+
+/// Runs when a task receives something. Its argument is the socket.
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+fn tcp_received(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    stats::timed(Program::TcpReceived, || received(socket));
+    0
+}
+
+#[inline(always)]
+fn received(socket: *const c_void) {
+    let Some(connection) = used(Program::TcpReceived, socket) else { return };
+    if connection.is(Flags::OUTBOUND) {
+        let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
+        let turn = if connection.is(Flags::ANSWERING) {
+            connection.answer_again(now_ns)
+        } else {
+            connection.answer_first(now_ns, false)
+        };
+        if let Some(turn) = turn {
+            answered(Program::TcpReceived, socket as u64, connection, &turn);
+        }
+    } else if connection.is(Flags::INBOUND) {
+        if connection.begins_turn() {
+            let chosen = choose(Program::TcpReceived, Sort::Turn);
+            // Of this side nothing is left to be told.
+            let _ = connection.begin_turn(chosen);
+        }
+        let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
+        connection.ask(now_ns);
+    }
+}
+
+/// Tells of a request of this host that was answered. A function of its own for the same reason as `put`.
+#[inline(never)]
+pub(super) fn answered(program: Program, socket: u64, connection: &Connection, turn: &Turn) -> i64 {
+    let happened = Happened {
+        start_ns: turn.first_ns,
+        pattern: turn.pattern,
+        ..happened(socket as *const c_void, connection, What::Request)
+    };
+    let weight = Weight { value: turn.latency_ns, count: u64::from(turn.count) };
+    tell(program, connection, weight, happened);
+    0
+}
