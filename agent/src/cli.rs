@@ -249,8 +249,7 @@ impl RunArgs {
 
     /// Which TCP connections are sampled, if any are.
     pub fn tcp_config(&self) -> Option<TcpConfig> {
-        let config = TcpConfig { samples_per_second: self.tcp_samples, ..TcpConfig::default() };
-        self.kinds.contains(&Kind::Tcp).then_some(config)
+        self.kinds.contains(&Kind::Tcp).then_some(TcpConfig::of_samples(self.tcp_samples))
     }
 
     /// How live heaps are followed, if they are.

@@ -22,6 +22,8 @@ pub enum How {
     Abort,
     /// Closes the connection by a reset.
     Reset,
+    /// As [`Self::Blocking`], each to another address: one of IPv4 and those that follow it.
+    Spread,
 }
 
 /// How requests and answers follow each other.
@@ -69,8 +71,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one at an address of this host or namespace. The kernel chooses the
-    /// port if that is 0.
+    /// Starts one at an address of this host, or of a namespace. The kernel chooses the port if that is 0.
     pub fn start(
         namespace: Option<&Namespace>,
         address: impl Into<SocketAddr>,
@@ -112,6 +113,7 @@ pub fn connect(how: How, address: SocketAddr, threads: usize, count: usize) -> C
         How::Impatient => "impatient",
         How::Abort => "abort",
         How::Reset => "reset",
+        How::Spread => "spread",
     };
     client(&["connect", how], address, &[threads, count])
 }

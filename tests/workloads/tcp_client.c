@@ -7,6 +7,7 @@
  *   impatient    gives up after the first SYN that is sent again has got no answer either (TCP_SYNCNT)
  *   abort        does not wait, and closes the socket after 100 ms, if the connection is not there by then
  *   reset        as blocking, but is closed by a reset
+ *   spread       as blocking, to ADDRESS of IPv4 and those that follow it, to each once
  *
  * tcp_client request SHAPE ADDRESS PORT THREADS ROUNDS REQUESTS
  *
@@ -50,9 +51,9 @@
 #define MAX_ERRORS 134
 #define ABORTED 0
 
-enum how { BLOCKING, NONBLOCKING, IMPATIENT, ABORT, RESET, HOWS };
+enum how { BLOCKING, NONBLOCKING, IMPATIENT, ABORT, RESET, SPREAD, HOWS };
 static const char *const how_names[HOWS] = {
-	"blocking", "nonblocking", "impatient", "abort", "reset",
+	"blocking", "nonblocking", "impatient", "abort", "reset", "spread",
 };
 enum shape { SINGLE, PARTS, PIPELINED, STREAMING, BULK, SHAPES };
 static const char *const shape_names[SHAPES] = {
@@ -123,12 +124,15 @@ static uint64_t make_connection(int fd, const union address *address)
 	return now_ns;
 }
 
-static SEEN void connect_once(void)
+static SEEN void connect_once(uint32_t at)
 {
 	struct linger reset = { 1, 0 };
+	union address address = server;
 	int fd = open_socket();
 
-	make_connection(fd, &server);
+	if (how == SPREAD)
+		address.v4.sin_addr.s_addr = htonl(ntohl(address.v4.sin_addr.s_addr) + at);
+	make_connection(fd, &address);
 	if (how == RESET && setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)))
 		fail("SO_LINGER");
 	close(fd);
@@ -136,9 +140,11 @@ static SEEN void connect_once(void)
 
 static SEEN void *connecting_thread(void *argument)
 {
+	long left;
+
 	wait_for_start();
-	while (__atomic_fetch_sub(&connections_left, 1, __ATOMIC_SEQ_CST) > 0)
-		connect_once();
+	while ((left = __atomic_fetch_sub(&connections_left, 1, __ATOMIC_SEQ_CST)) > 0)
+		connect_once((uint32_t)left - 1);
 	return argument;
 }
 

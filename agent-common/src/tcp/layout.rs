@@ -50,12 +50,16 @@ pub struct TcpLayout {
     pub last_ephemeral: u32,
     /// Nanoseconds of the kernel's ticks.
     pub tick_ns: u32,
-    /// Events of one sort of which stacks are taken in a tenth of a second, on each CPU, at most.
+    /// Turns, and segments that are sent again, that are sampled in a tenth of a second, on each CPU, at most.
     pub samples: u32,
+    /// Connections; likewise.
+    pub connections: u32,
+    /// Always 0.
+    pub padding: u32,
 }
 
 /// Words of a [`TcpLayout`].
-pub const TCP_LAYOUT_WORDS: usize = 24;
+pub const TCP_LAYOUT_WORDS: usize = 26;
 
 const _: () = assert!(size_of::<TcpLayout>() == TCP_LAYOUT_WORDS * 4);
 
@@ -86,6 +90,8 @@ impl TcpLayout {
         last_ephemeral: 0,
         tick_ns: 0,
         samples: 0,
+        connections: 0,
+        padding: 0,
     };
 
     /// All of it, in order.
@@ -115,6 +121,8 @@ impl TcpLayout {
             self.last_ephemeral,
             self.tick_ns,
             self.samples,
+            self.connections,
+            self.padding,
         ]
     }
 }

@@ -10,6 +10,6 @@ use everflame_agent_common::{limits::MAX_CONNECTIONS, share::Share, tcp::Connect
 #[map]
 pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
 
-/// Which are sampled: of connections, of turns, and of segments sent again and resets.
+/// Which are sampled, of each sort.
 #[map]
-pub static TCP_SHARES: PerCpuArray<Share> = PerCpuArray::with_max_entries(3, 0);
+pub static TCP_SHARES: PerCpuArray<Share> = PerCpuArray::with_max_entries(5, 0);

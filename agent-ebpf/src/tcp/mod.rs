@@ -43,13 +43,20 @@ const SYN_SENT: u32 = 2;
 const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;
 
-/// Which share events are chosen by; an index in `TCP_SHARES`.
+/// What shares are chosen of, each by itself; an index in `TCP_SHARES`.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 enum Sort {
-    Connection = 0,
-    Turn = 1,
-    Trouble = 2,
+    /// Connections that this host opens.
+    Outbound = 0,
+    /// Those that it accepts.
+    Inbound = 1,
+    /// Turns in which it asks.
+    Asking = 2,
+    /// Turns in which it is asked.
+    Asked = 3,
+    /// Segments sent again, and resets.
+    Trouble = 4,
 }
 
 /// Runs when a socket gets another state. Its arguments are (socket, old state, new state).
@@ -69,7 +76,7 @@ fn tcp_state(ctx: BtfTracePointContext) -> i32 {
     stats::timed(Program::TcpState, || match new {
         SYN_SENT => open(&ctx, socket, Flags::OUTBOUND | Flags::CONNECTING),
         LISTEN => open(&ctx, socket, Flags::INBOUND | Flags::LISTENING),
-        ESTABLISHED => established(socket),
+        ESTABLISHED => established(socket, old),
         _ => closed(socket),
     });
     0
@@ -91,7 +98,7 @@ fn open(ctx: &impl EbpfContext, socket: *const c_void, flags: u32) {
     let chosen = if flags & Flags::LISTENING != 0 {
         Some(1)
     } else {
-        choose(Program::TcpState, Sort::Connection)
+        choose(Program::TcpState, Sort::Outbound)
     };
     let Some(opens) = chosen else { return };
     connection.opens = opens;
@@ -103,15 +110,19 @@ fn open(ctx: &impl EbpfContext, socket: *const c_void, flags: u32) {
 
 /// A connection is there. Runs in whatever the segment met.
 #[inline(always)]
-fn established(socket: *const c_void) {
+fn established(socket: *const c_void, old: u32) {
     let now_ns = stats::now_ns();
     if let Some(connection) = find(socket)
         && connection.is(Flags::CONNECTING)
     {
         return connected(socket, connection, now_ns, None);
     }
-    if let Some(connection) = insert(Program::TcpState, socket, now_ns, Flags::INBOUND) {
-        connection.opens = choose(Program::TcpState, Sort::Connection).unwrap_or(0);
+    // Of one that was on its way before it is not known since when.
+    let is_late = old == SYN_SENT;
+    let direction = if is_late { Flags::OUTBOUND } else { Flags::INBOUND };
+    if let Some(connection) = insert(Program::TcpState, socket, now_ns, direction) {
+        let chosen = if is_late { Some(1) } else { choose(Program::TcpState, Sort::Inbound) };
+        connection.opens = chosen.unwrap_or(0);
     }
 }
 
@@ -288,13 +299,11 @@ fn fill(connection: &mut Connection, socket: *const c_void) {
 /// What a record says of a connection.
 #[inline(always)]
 fn happened(socket: *const c_void, connection: &Connection, what: What) -> Happened {
-    // A port of one's own is not chosen before a connection is on its way.
-    let local: u16 = read_kernel(socket, config!(tcp.local_port_offset));
     Happened {
         id: socket as u64,
         start_ns: if connection.is(Flags::HAS_STACK) { connection.opened_ns } else { 0 },
         remote: connection.remote,
-        ports: connection.ports & 0xffff_0000 | u32::from(local),
+        ports: connection.ports,
         netns: connection.netns,
         what,
         direction: connection.flags & (Flags::OUTBOUND | Flags::INBOUND),
@@ -357,7 +366,10 @@ fn choose(program: Program, sort: Sort) -> Option<u32> {
     let share = TCP_SHARES.get_ptr_mut(sort as u32)?;
     // SAFETY: this CPU's. What comes in between makes the next sample come sooner or later.
     let share = unsafe { &mut *share };
-    let most = config!(tcp.samples);
+    let most = match sort {
+        Sort::Outbound | Sort::Inbound => config!(tcp.connections),
+        Sort::Asking | Sort::Asked | Sort::Trouble => config!(tcp.samples),
+    };
     // SAFETY: a helper without arguments.
     let ticks = unsafe { bpf_jiffies64() };
     share.advance(ticks.wrapping_mul(u64::from(config!(tcp.tick_ns))), most);

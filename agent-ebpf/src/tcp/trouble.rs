@@ -92,12 +92,16 @@ fn trouble(owner: *const c_void, socket: *const c_void, what: What, events: u64)
             // Of what is on its way to be a connection, or was there before.
             let mut connection = Connection::default();
             fill(&mut connection, socket);
+            if owner != socket {
+                // Who answers a SYN is the one that is connected to.
+                connection.flags = Flags::INBOUND;
+            }
             let mut start_ns = 0;
             if let Some(listener) = known {
                 connection.owner = listener.owner;
                 connection.thread_name = listener.thread_name;
-                connection.flags = listener.flags;
                 start_ns = if listener.is(Flags::HAS_STACK) { listener.opened_ns } else { 0 };
+                connection.flags |= listener.flags & Flags::IGNORED;
             }
             let happened =
                 Happened { id: owner as u64, start_ns, ..happened(socket, &connection, what) };

@@ -53,7 +53,7 @@ fn sent(ctx: &impl EbpfContext, socket: *const c_void) {
             let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
             return connection.ask(now_ns);
         }
-        let chosen = choose(Program::TcpSent, Sort::Turn);
+        let chosen = choose(Program::TcpSent, Sort::Asking);
         if let Some(turn) = connection.begin_turn(chosen) {
             answered(Program::TcpSent, socket as u64, connection, &turn);
         }
@@ -96,7 +96,7 @@ fn received(socket: *const c_void) {
         }
     } else if connection.is(Flags::INBOUND) {
         if connection.begins_turn() {
-            let chosen = choose(Program::TcpReceived, Sort::Turn);
+            let chosen = choose(Program::TcpReceived, Sort::Asked);
             // Of this side nothing is left to be told.
             let _ = connection.begin_turn(chosen);
         }

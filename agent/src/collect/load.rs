@@ -173,10 +173,17 @@ fn prepare_block(settings: &mut Config, config: BlockConfig) -> Result<BlockTrac
 
 fn prepare_tcp(settings: &mut Config, config: TcpConfig) -> Result<TcpHooks, BpfError> {
     let samples = samples_per_interval(config.samples_per_second, Share::INTERVAL_NS);
+    let connections = samples_per_interval(config.connections_per_second, Share::INTERVAL_NS);
     let (layout, hooks) = tcp_layout()?;
     let (first_ephemeral, last_ephemeral) = ephemeral_ports();
-    settings.tcp =
-        TcpLayout { samples, tick_ns: tick_ns(), first_ephemeral, last_ephemeral, ..layout };
+    settings.tcp = TcpLayout {
+        samples,
+        connections,
+        tick_ns: tick_ns(),
+        first_ephemeral,
+        last_ephemeral,
+        ..layout
+    };
     Ok(TcpHooks { sees_calls: config.sees_calls, ..hooks })
 }
 

@@ -11,25 +11,38 @@ use crate::kernel::TcpHooks;
 /// Which TCP connections are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpConfig {
-    /// Connections, requests, and segments that are sent again, of which each are sampled in a second on each
-    /// CPU, at most: where there are more, a share of them is chosen, which stands for all.
+    /// Requests of either direction, and segments that are sent again, each of which are sampled in a second on
+    /// each CPU, at most: where there are more, a share of them is chosen, which stands for all.
     pub samples_per_second: u32,
+    /// The same of connections that are opened, and of those that are accepted.
+    pub connections_per_second: u32,
     /// Where the kernel does not show the end of its function that accepts connections, look at the end of each
     /// system call instead. That costs every one of them some 50 ns.
     pub sees_calls: bool,
 }
 
 impl TcpConfig {
-    /// Many: somebody has asked for them.
+    /// Many: somebody has asked for them. Connections are all followed, so that none is missing in what is counted.
     pub fn for_recording() -> Self {
-        Self { samples_per_second: 5000, sees_calls: true }
+        Self { samples_per_second: 5000, connections_per_second: u32::MAX, sees_calls: true }
+    }
+}
+
+impl TcpConfig {
+    /// For always: at most so many in a second on each CPU.
+    pub const fn of_samples(per_second: u32) -> Self {
+        Self {
+            samples_per_second: per_second,
+            connections_per_second: per_second,
+            sees_calls: false,
+        }
     }
 }
 
 impl Default for TcpConfig {
     /// See docs/benchmarks.md for what they cost.
     fn default() -> Self {
-        Self { samples_per_second: 200, sees_calls: false }
+        Self::of_samples(200)
     }
 }
 

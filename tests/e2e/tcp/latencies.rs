@@ -19,6 +19,10 @@ const THREADS: usize = 16;
 /// Together they make more than 1,000.
 const ROUNDS: usize = 63;
 
+/// Over a long way.
+const FEW_THREADS: usize = 8;
+const MORE_ROUNDS: usize = 126;
+
 fn check_accepts_and_requests(link: &Link, address: IpAddr) {
     let how = Serving::Answers { accept: ACCEPT, answer: ANSWER };
     let server = Server::start(Some(&link.server.namespace), (address, 0), how);
@@ -55,7 +59,7 @@ fn connects_take_what_the_client_measures() {
     {
         let namespace = Some(&link.server.namespace);
         let server = Server::start(namespace, (address, 0), Serving::Drains);
-        let client = connect(how, server.address, THREADS, 1000);
+        let client = connect(how, server.address, FEW_THREADS, 1000);
         let (truths, samples) = record(&link, &client, server);
         let truth = Latencies::of(&truths.client, "connect");
         assert!(truth.count == 1000 && truth.median_ns >= 10_000_000);
@@ -71,7 +75,7 @@ fn requests_over_a_long_way_take_longer_for_the_client() {
     let Some(_turn) = take_turn() else { return };
     let link = Link::delayed(ONE_WAY);
     let server = serve(&link, Serving::answers_after(ANSWER));
-    let client = request(Shape::Single, server.address, THREADS, ROUNDS, 1);
+    let client = request(Shape::Single, server.address, FEW_THREADS, MORE_ROUNDS, 1);
     let (truths, samples) = record(&link, &client, server);
     let outside = Latencies::of(&truths.client, "request");
     let inside = Latencies::of(&truths.server, "answer");

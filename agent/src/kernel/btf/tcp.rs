@@ -71,6 +71,8 @@ pub fn tcp_layout() -> Result<(TcpLayout, TcpHooks), BtfError> {
         last_ephemeral: 0,
         tick_ns: 0,
         samples: 0,
+        connections: 0,
+        padding: 0,
     };
     let hooks = TcpHooks {
         has_send_length: btf.tracepoint("sock_send_length").is_some(),
