@@ -50,9 +50,9 @@ pub struct TcpLayout {
     pub last_ephemeral: u32,
     /// Nanoseconds of the kernel's ticks.
     pub tick_ns: u32,
-    /// Turns, and segments that are sent again, that are sampled in a tenth of a second, on each CPU, at most.
+    /// Turns of either direction that are sampled in a tenth of a second, on each CPU, at most.
     pub samples: u32,
-    /// Connections; likewise.
+    /// Likewise: connections of either direction, and segments sent again and resets together.
     pub connections: u32,
     /// Always 0.
     pub padding: u32,

@@ -367,8 +367,8 @@ fn choose(program: Program, sort: Sort) -> Option<u32> {
     // SAFETY: this CPU's. What comes in between makes the next sample come sooner or later.
     let share = unsafe { &mut *share };
     let most = match sort {
-        Sort::Outbound | Sort::Inbound => config!(tcp.connections),
-        Sort::Asking | Sort::Asked | Sort::Trouble => config!(tcp.samples),
+        Sort::Outbound | Sort::Inbound | Sort::Trouble => config!(tcp.connections),
+        Sort::Asking | Sort::Asked => config!(tcp.samples),
     };
     // SAFETY: a helper without arguments.
     let ticks = unsafe { bpf_jiffies64() };

@@ -19,9 +19,10 @@ const RING_BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// More where live heaps are followed: programs allocate in bursts, and an object whose end is lost looks
 /// like a leak.
 const RING_BYTES_FACTOR_LIVE: u32 = 4;
-/// Ring buffer where nothing but allocations is sampled: a program that allocates 64 KiB at a time, each of them
-/// a sample, makes some hundred thousand samples a second of 200 bytes.
-pub(super) const RING_BYTES_FOR_WINDOWS: u32 = 32 * 1024 * 1024;
+/// Ring buffer where nothing is sampled but what is all handed over: a program that allocates 64 KiB at a time,
+/// each of them a sample, makes some hundred thousand samples a second of 200 bytes; ten thousand connections a
+/// second are 1.5 KiB each with both of their ends.
+pub(super) const RING_BYTES_FOR_ALL: u32 = 32 * 1024 * 1024;
 
 /// Bytes of ring buffer for this many CPUs.
 pub(super) fn ring_bytes(cpus: usize, has_live: bool) -> u32 {

@@ -60,7 +60,7 @@ use crate::process::{ObjectCache, running_pids, seed};
 use crate::unwind::{Unwinder, UnwinderEnded};
 use bpf::Bpf;
 use cpu::CpuEvents;
-use host::{RING_BYTES_FOR_WINDOWS, is_initial_pid_namespace, online_cpus, ring_bytes};
+use host::{RING_BYTES_FOR_ALL, is_initial_pid_namespace, online_cpus, ring_bytes};
 use hotplug::{HOTPLUG_INTERVAL, STALL_INTERVAL};
 use live::{LiveAttachments, LivePrograms};
 use load::load;
@@ -130,8 +130,10 @@ impl Collector {
         }
         let cpus = online_cpus()?;
         let is_window_alone = config.window_period_bytes.is_some() && config.cpu_rate_hz.is_none();
-        let ring_bytes = if is_window_alone {
-            RING_BYTES_FOR_WINDOWS
+        let has_all_connections =
+            config.tcp.is_some_and(|tcp| tcp.connections_per_second == u32::MAX);
+        let ring_bytes = if is_window_alone || has_all_connections {
+            RING_BYTES_FOR_ALL
         } else {
             ring_bytes(cpus.len(), config.live.is_some())
         };

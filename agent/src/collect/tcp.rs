@@ -11,10 +11,11 @@ use crate::kernel::TcpHooks;
 /// Which TCP connections are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpConfig {
-    /// Requests of either direction, and segments that are sent again, each of which are sampled in a second on
-    /// each CPU, at most: where there are more, a share of them is chosen, which stands for all.
+    /// Requests of either direction that are sampled in a second on each CPU, at most: where there are more, a
+    /// share of them is chosen, which stands for all.
     pub samples_per_second: u32,
-    /// The same of connections that are opened, and of those that are accepted.
+    /// The same of connections that are opened, of those that are accepted, and of segments that are sent again
+    /// and resets.
     pub connections_per_second: u32,
     /// Where the kernel does not show the end of its function that accepts connections, look at the end of each
     /// system call instead. That costs every one of them some 50 ns.
@@ -22,7 +23,7 @@ pub struct TcpConfig {
 }
 
 impl TcpConfig {
-    /// Many: somebody has asked for them. Connections are all followed, so that none is missing in what is counted.
+    /// Many: somebody has asked for them. Connections are all handed over, so that counts are exact.
     pub fn for_recording() -> Self {
         Self { samples_per_second: 5000, connections_per_second: u32::MAX, sees_calls: true }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use everflame_tests::net::{Drops, End, Link, Packets};
 use everflame_tests::profile::Sample;
 use everflame_tests::tcp::{How, Latencies, Server, Serving, Shape, again, connect, hold, request};
-use everflame_tests::waits::Program;
+use everflame_tests::waits::{Program, Truth};
 
 use super::Chosen;
 use super::workload::{Recording, record, serve, start};
@@ -103,12 +103,16 @@ fn what_is_under_way_when_the_recording_begins_has_no_wrong_latency() {
             assert!(truths.iter().any(|truth| (seen - truth).abs() <= super::MILLISECOND_NS));
         }
     };
-    let truth = |truth, word| Latencies::of(truth, word).median_ns as f64;
-    check("accepts", lengths("accept", &link.server), &[truth(&accepted, "accept")]);
-    let requests = clients.map(|client| truth(&client, "request"));
+    check("accepts", lengths("accept", &link.server), &[truth_ns(&accepted, "accept")]);
+    let requests = clients.map(|client| truth_ns(&client, "request"));
     check("requests", lengths("request", &link.client), &requests);
     // Nothing of what the other server answers was seen before.
-    check("answers", lengths("request", &link.server), &[truth(&accepted, "answer")]);
+    check("answers", lengths("request", &link.server), &[truth_ns(&accepted, "answer")]);
+}
+
+/// A median that a program has measured.
+fn truth_ns(truth: &Truth, word: &str) -> f64 {
+    Latencies::of(truth, word).median_ns as f64
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn syns_that_are_sent_again_are_counted() {
     let Some(_turn) = take_turn() else { return };
     let client = |server: &Server| connect(How::Blocking, server.address, 100, 200);
     let Some(lossy) = lose(2, Packets::Syn, |link| &link.server, client) else { return };
-    assert!(lossy.counted[0] >= 100 && lossy.counted[1] == 0);
+    assert!(lossy.counted[0] >= 100);
     lossy.assert_agrees();
     let syns = Chosen::of(&lossy.samples, "retransmit", &lossy.link.client);
     let of_server = syns.with("remote", lossy.link.server.v4).with("remote_port", lossy.port);
