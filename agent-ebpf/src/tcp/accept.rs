@@ -11,11 +11,11 @@ use aya_ebpf::{
 use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind},
     stats::Program,
-    tcp::{Flags, Pattern, What},
+    tcp::{Flags, What},
     wait::Weight,
 };
 
-use super::{belongs_to_current, describe, find};
+use super::{Event, belongs_to_current, describe, find};
 use crate::{
     maps::config,
     sample::sample_for_io,
@@ -87,6 +87,7 @@ fn accepted(ctx: &impl EbpfContext, socket: *const c_void) {
     let latency_ns = stats::now_ns().wrapping_sub(connection.opened_ns);
     let weight = Weight { value: latency_ns, count: u64::from(connection.opens) };
     let mut detail = [0; DETAIL_WORDS];
-    describe(socket as u64, connection, What::Accept, Pattern::Single, &mut detail);
+    let event = Event::of_connection(connection, What::Accept);
+    describe(socket as u64, connection, &event, &mut detail);
     sample_for_io(ctx, Program::TcpAccepted, Kind::Tcp, weight, detail);
 }

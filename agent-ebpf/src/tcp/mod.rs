@@ -18,11 +18,10 @@ use aya_ebpf::{
 use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind},
     stats::{Counter, Program},
-    tcp::{Connection, Flags, Happened, Pattern, Started, What},
+    tcp::{Connection, Flags, Happened, Pattern, Started, Turn, What},
     wait::Weight,
 };
 
-use self::turns::answered;
 use crate::{
     maps::{CONNECTIONS, TCP_SHARES, config},
     sample::{Whose, sample_for_io, submit_about},
@@ -144,14 +143,14 @@ fn connected(socket: *const c_void, connection: &mut Connection, now_ns: u64, fa
     if connection.opens == 0 {
         return;
     }
-    let latency_ns = now_ns.wrapping_sub(connection.opened_ns);
-    let weight = Weight { value: latency_ns, count: u64::from(connection.opens) };
-    let happened = Happened {
+    let event = Event {
+        latency_ns: now_ns.wrapping_sub(connection.opened_ns),
+        count: u64::from(connection.opens),
         error: failed.unwrap_or(0),
         has_failed: failed.is_some(),
-        ..happened(socket, connection, What::Connect)
+        ..Event::of_connection(connection, What::Connect)
     };
-    tell(Program::TcpState, connection, weight, happened);
+    tell(Program::TcpState, socket as u64, connection, &event);
 }
 
 /// The connection that the current task uses.
@@ -232,15 +231,22 @@ fn tcp_destroyed(ctx: BtfTracePointContext) -> i32 {
     stats::timed(Program::TcpState, || {
         let Some(connection) = find(socket) else { return };
         if let Some(turn) = connection.take_pending() {
-            answered(Program::TcpState, socket as u64, connection, &turn);
+            tell(
+                Program::TcpState,
+                socket as u64,
+                connection,
+                &Event::of_turn(&turn, turn.first_ns),
+            );
         }
         if connection.opens != 0 {
             // Also without a round-trip time: the agent need not remember the connection any longer.
-            let value = u64::from(connection.rtt_us) * 1000;
-            let weight = Weight { value, count: u64::from(connection.opens) };
-            let rtt = happened(socket, connection, What::Rtt);
-            let happened = Happened { since_ns: connection.rtt_ns, ..rtt };
-            tell(Program::TcpState, connection, weight, happened);
+            let event = Event {
+                latency_ns: u64::from(connection.rtt_us) * 1000,
+                count: u64::from(connection.opens),
+                since_ns: connection.rtt_ns,
+                ..Event::of_connection(connection, What::Rtt)
+            };
+            tell(Program::TcpState, socket as u64, connection, &event);
         }
         let _ = CONNECTIONS.remove(&(socket as u64));
     });
@@ -296,54 +302,95 @@ fn fill(connection: &mut Connection, socket: *const c_void) {
     connection.netns = read_kernel(net, config!(tcp.netns_offset));
 }
 
-/// What a record says of a connection.
-#[inline(always)]
-fn happened(socket: *const c_void, connection: &Connection, what: What) -> Happened {
-    Happened {
-        id: socket as u64,
-        start_ns: if connection.is(Flags::HAS_STACK) { connection.opened_ns } else { 0 },
-        remote: connection.remote,
-        ports: connection.ports,
-        netns: connection.netns,
-        what,
-        direction: connection.flags & (Flags::OUTBOUND | Flags::INBOUND),
+/// What has happened to a connection, without what that is known by.
+struct Event {
+    what: What,
+    pattern: Pattern,
+    has_failed: bool,
+    error: u32,
+    /// As of [`Happened`].
+    start_ns: u64,
+    since_ns: u64,
+    latency_ns: u64,
+    count: u64,
+}
+
+impl Event {
+    /// With the stack that opened or accepted the connection, if there is one.
+    #[inline(always)]
+    fn of_connection(connection: &Connection, what: What) -> Self {
+        let start_ns = if connection.is(Flags::HAS_STACK) { connection.opened_ns } else { 0 };
+        Self { start_ns, ..Self::NONE.with(what) }
+    }
+
+    /// With another stack, or without one.
+    #[inline(always)]
+    fn of_turn(turn: &Turn, start_ns: u64) -> Self {
+        Self {
+            start_ns,
+            pattern: turn.pattern,
+            latency_ns: turn.latency_ns,
+            count: u64::from(turn.count),
+            ..Self::NONE.with(What::Request)
+        }
+    }
+
+    const NONE: Self = Self {
+        what: What::Connect,
         pattern: Pattern::Single,
-        error: 0,
         has_failed: false,
+        error: 0,
+        start_ns: 0,
         since_ns: 0,
+        latency_ns: 0,
+        count: 0,
+    };
+
+    #[inline(always)]
+    const fn with(self, what: What) -> Self {
+        Self { what, ..self }
+    }
+
+    #[inline(always)]
+    const fn happened(&self, socket: u64, connection: &Connection) -> Happened {
+        Happened {
+            id: socket,
+            start_ns: self.start_ns,
+            remote: connection.remote,
+            ports: connection.ports,
+            netns: connection.netns,
+            what: self.what,
+            direction: connection.flags & (Flags::OUTBOUND | Flags::INBOUND),
+            pattern: self.pattern,
+            error: self.error,
+            has_failed: self.has_failed,
+            since_ns: self.since_ns,
+        }
     }
 }
 
-/// The same for a record with a stack of its own, as words. A function of its own for the same reason as [`put`].
+/// What a record with a stack of its own says. A function of its own for the same reason as [`put`].
 #[inline(never)]
 fn describe(
     socket: u64,
     connection: &Connection,
-    what: What,
-    pattern: Pattern,
+    event: &Event,
     detail: &mut [u64; DETAIL_WORDS],
 ) -> i64 {
-    let happened = happened(socket as *const c_void, connection, what);
-    // Of a request it is not the stack that opened the connection.
-    let start_ns = if what as u8 == What::Request as u8 { 0 } else { happened.start_ns };
-    *detail = Happened { pattern, start_ns, ..happened }.to_detail();
+    *detail = event.happened(socket, connection).to_detail();
     0
 }
 
-/// Hands over what has happened, unless it is of nobody that was asked for.
-#[inline(always)]
-fn tell(program: Program, connection: &Connection, weight: Weight, happened: Happened) {
+/// Hands over what has happened, unless it is of nobody that was asked for. Likewise.
+#[inline(never)]
+fn tell(program: Program, socket: u64, connection: &Connection, event: &Event) -> i64 {
     if connection.is(Flags::IGNORED) || !is_wanted(connection.owner) {
-        return;
+        return 0;
     }
     let whose = Whose { task: connection.owner, thread_name: connection.thread_name };
-    submit(program, &weight, &happened, &whose);
-}
-
-/// A function of its own for the same reason as [`put`].
-#[inline(never)]
-fn submit(program: Program, weight: &Weight, happened: &Happened, whose: &Whose) -> i64 {
-    submit_about(program, Kind::Tcp, *weight, happened.to_detail(), *whose);
+    let weight = Weight { value: event.latency_ns, count: event.count };
+    let detail = event.happened(socket, connection).to_detail();
+    submit_about(program, Kind::Tcp, weight, detail, whose);
     0
 }
 

@@ -5,11 +5,10 @@ use core::ffi::c_void;
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use everflame_agent_common::{
     stats::Program,
-    tcp::{Connection, Flags, Happened, Pattern, What},
-    wait::Weight,
+    tcp::{Connection, Flags, What},
 };
 
-use super::{IPV4, Sort, choose, fill, find, happened, tell};
+use super::{Event, IPV4, Sort, choose, fill, find, tell};
 use crate::{maps::config, stats, task::read_kernel};
 
 /// Runs when segments are sent again. Its first two arguments are (socket, the first of them).
@@ -52,22 +51,9 @@ fn tcp_reset_sent(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn reset_without_socket() {
     let Some(share) = choose(Program::TcpTrouble, Sort::Trouble) else { return };
-    let connection = Connection::default();
-    let happened = Happened {
-        id: 0,
-        start_ns: 0,
-        remote: [0, IPV4],
-        ports: 0,
-        netns: 0,
-        what: What::ResetSent,
-        direction: 0,
-        pattern: Pattern::Single,
-        error: 0,
-        has_failed: false,
-        since_ns: 0,
-    };
-    let weight = Weight { value: 0, count: u64::from(share) };
-    tell(Program::TcpTrouble, &connection, weight, happened);
+    let connection = Connection { remote: [0, IPV4], ..Connection::default() };
+    let event = Event { count: u64::from(share), ..Event::NONE.with(What::ResetSent) };
+    tell(Program::TcpTrouble, 0, &connection, &event);
 }
 
 /// Runs when one is received. Its argument is a socket.
@@ -82,11 +68,11 @@ fn tcp_reset_received(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn trouble(owner: *const c_void, socket: *const c_void, what: What, events: u64) {
     let Some(share) = choose(Program::TcpTrouble, Sort::Trouble) else { return };
-    let weight = Weight { value: 0, count: events * u64::from(share) };
+    let count = events * u64::from(share);
     match find(owner) {
         Some(connection) if owner == socket => {
-            let happened = happened(socket, connection, what);
-            tell(Program::TcpTrouble, connection, weight, happened);
+            let event = Event { count, ..Event::of_connection(connection, what) };
+            tell(Program::TcpTrouble, socket as u64, connection, &event);
         }
         known => {
             // Of what is on its way to be a connection, or was there before.
@@ -103,9 +89,8 @@ fn trouble(owner: *const c_void, socket: *const c_void, what: What, events: u64)
                 start_ns = if listener.is(Flags::HAS_STACK) { listener.opened_ns } else { 0 };
                 connection.flags |= listener.flags & Flags::IGNORED;
             }
-            let happened =
-                Happened { id: owner as u64, start_ns, ..happened(socket, &connection, what) };
-            tell(Program::TcpTrouble, &connection, weight, happened);
+            let event = Event { count, start_ns, ..Event::NONE.with(what) };
+            tell(Program::TcpTrouble, owner as u64, &connection, &event);
         }
     }
 }

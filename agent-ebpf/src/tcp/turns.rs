@@ -10,11 +10,11 @@ use aya_ebpf::{
 use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind},
     stats::Program,
-    tcp::{Connection, Flags, Happened, Started, Turn, What},
+    tcp::{Flags, Started},
     wait::Weight,
 };
 
-use super::{AF_INET, AF_INET6, IPPROTO_TCP, Sort, choose, describe, happened, tell, used};
+use super::{AF_INET, AF_INET6, Event, IPPROTO_TCP, Sort, choose, describe, tell, used};
 use crate::{maps::config, sample::sample_for_io, stats, task::field};
 
 /// Runs when a task has sent something on a socket of any kind (Linux 6.3). Its arguments are (socket, result,
@@ -55,7 +55,12 @@ fn sent(ctx: &impl EbpfContext, socket: *const c_void) {
         }
         let chosen = choose(Program::TcpSent, Sort::Asking);
         if let Some(turn) = connection.begin_turn(chosen) {
-            answered(Program::TcpSent, socket as u64, connection, &turn);
+            tell(
+                Program::TcpSent,
+                socket as u64,
+                connection,
+                &Event::of_turn(&turn, turn.first_ns),
+            );
         }
         let Some(turns) = chosen else { return connection.ask(0) };
         let now_ns = stats::now_ns();
@@ -67,7 +72,7 @@ fn sent(ctx: &impl EbpfContext, socket: *const c_void) {
         let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
         let Some(turn) = connection.answer_first(now_ns, true) else { return };
         let mut detail = [0; DETAIL_WORDS];
-        describe(socket as u64, connection, What::Request, turn.pattern, &mut detail);
+        describe(socket as u64, connection, &Event::of_turn(&turn, 0), &mut detail);
         let weight = Weight { value: turn.latency_ns, count: u64::from(turn.count) };
         sample_for_io(ctx, Program::TcpSent, Kind::Tcp, weight, detail);
     }
@@ -92,7 +97,12 @@ fn received(socket: *const c_void) {
             connection.answer_first(now_ns, false)
         };
         if let Some(turn) = turn {
-            answered(Program::TcpReceived, socket as u64, connection, &turn);
+            tell(
+                Program::TcpReceived,
+                socket as u64,
+                connection,
+                &Event::of_turn(&turn, turn.first_ns),
+            );
         }
     } else if connection.is(Flags::INBOUND) {
         if connection.begins_turn() {
@@ -103,17 +113,4 @@ fn received(socket: *const c_void) {
         let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
         connection.ask(now_ns);
     }
-}
-
-/// Tells of a request of this host that was answered. A function of its own for the same reason as `put`.
-#[inline(never)]
-pub(super) fn answered(program: Program, socket: u64, connection: &Connection, turn: &Turn) -> i64 {
-    let happened = Happened {
-        start_ns: turn.first_ns,
-        pattern: turn.pattern,
-        ..happened(socket as *const c_void, connection, What::Request)
-    };
-    let weight = Weight { value: turn.latency_ns, count: u64::from(turn.count) };
-    tell(program, connection, weight, happened);
-    0
 }
