@@ -59,6 +59,9 @@ pub const MAX_SYNCS: u32 = 4096;
 /// TCP connections that are followed at the same time.
 pub const MAX_CONNECTIONS: u32 = 32 * 1024;
 
+/// Ports that somebody listened on when the agent began.
+pub const MAX_LISTENERS: u32 = 4096;
+
 /// Processes whose memory layout is known to the programs, at most.
 pub const MAX_PROCESSES: u32 = 16 * 1024;
 

@@ -50,7 +50,8 @@ impl Share {
     /// number; it is asked once for a block.
     #[inline(always)]
     pub fn choose(&mut self, most: u32, random: impl FnOnce() -> u32) -> Option<u32> {
-        if self.left == 0 {
+        // More are left than there were, if another run came in between.
+        if self.left == 0 || self.left > self.size {
             self.size = 1 << (self.shift & 31);
             self.left = self.size;
             self.chosen = if self.size == 1 { 1 } else { 1 + (random() & (self.size - 1)) };

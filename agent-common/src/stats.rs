@@ -55,11 +55,13 @@ pub enum Program {
     TcpTrouble = 21,
     /// Samples when they are accepted.
     TcpAccepted = 22,
+    /// Samples when they are opened.
+    TcpOpened = 23,
 }
 
 impl Program {
     /// All programs, in slot order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Cpu,
         Self::Exec,
         Self::SwitchOut,
@@ -83,12 +85,13 @@ impl Program {
         Self::TcpReceived,
         Self::TcpTrouble,
         Self::TcpAccepted,
+        Self::TcpOpened,
     ];
 
     /// Whether a run may be preempted by another one on the same CPU: probes run in their task's own context.
     #[inline(always)]
     pub const fn is_preemptible(self) -> bool {
-        matches!(self, Self::Allocation | Self::Allocated | Self::Freed)
+        matches!(self, Self::Allocation | Self::Allocated | Self::Freed | Self::TcpAccepted)
     }
 
     /// The name used in metrics and messages.
@@ -117,6 +120,7 @@ impl Program {
             Self::TcpReceived => "tcp_received",
             Self::TcpTrouble => "tcp_trouble",
             Self::TcpAccepted => "tcp_accepted",
+            Self::TcpOpened => "tcp_opened",
         }
     }
 }

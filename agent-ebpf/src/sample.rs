@@ -2,7 +2,7 @@
 //!
 //! Used by every hook: fill the header's common part, take stacks, submit.
 
-use core::{ffi::c_void, mem, ptr};
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     EbpfContext,
@@ -185,7 +185,8 @@ impl Scratch {
         };
         // SAFETY: `size` is at most that of the whole.
         let record = unsafe { core::slice::from_raw_parts((&raw const *self).cast::<u8>(), size) };
-        hand_over(program, record, wakeup());
+        let wakeup = u64::from(wakeup());
+        hand_over(program, || EVENTS.output::<[u8]>(record, wakeup).is_ok());
     }
 }
 
@@ -234,7 +235,8 @@ pub struct Whose {
     pub thread_name: [u64; 2],
 }
 
-/// Hands over a record about another task that is nothing but a header.
+/// Hands over a record about another task that is nothing but a header. It is written where the agent reads it:
+/// functions that call others have no room for it on the BPF stack.
 #[inline(always)]
 pub fn submit_about(
     program: Program,
@@ -243,21 +245,37 @@ pub fn submit_about(
     detail: [u64; DETAIL_WORDS],
     whose: Whose,
 ) {
-    let header = SampleHeader {
-        time_ns: stats::now_ns(),
-        value: weight.value,
-        pid: (whose.task >> 32) as u32,
-        tid: whose.task as u32,
-        count: weight.count,
-        kind: kind as u16,
-        kernel_stop: Stop::Absent as u8,
-        user_stop: Stop::Absent as u8,
-        // SAFETY: both are 16 bytes, of which any are valid.
-        thread_name: unsafe { mem::transmute::<[u64; 2], [u8; 16]>(whose.thread_name) },
-        detail,
-        ..SampleHeader::default()
-    };
-    submit_header(program, &header, wakeup());
+    hand_over(program, || {
+        let Some(mut entry) = EVENTS.reserve::<SampleHeader>(0) else { return false };
+        let record = entry.as_mut_ptr();
+        // SAFETY: the entry has room for one; all of its fields are written.
+        unsafe {
+            (*record).time_ns = stats::now_ns();
+            (*record).value = weight.value;
+            (*record).pid = (whose.task >> 32) as u32;
+            (*record).tid = whose.task as u32;
+            (*record).cpu = 0;
+            (*record).kind = kind as u16;
+            (*record).kernel_frames = 0;
+            (*record).user_frames = 0;
+            (*record).kernel_stop = Stop::Absent as u8;
+            (*record).user_stop = Stop::Absent as u8;
+            (*record).stack_bytes = 0;
+            let name = (&raw mut (*record).thread_name).cast::<u64>();
+            name.write(whose.thread_name[0]);
+            name.add(1).write(whose.thread_name[1]);
+            (*record).mapped_ns = 0;
+            (*record).count = weight.count;
+            let words = (&raw mut (*record).detail).cast::<u64>();
+            let mut at = 0;
+            while at < DETAIL_WORDS {
+                words.add(at).write(detail[at]);
+                at += 1;
+            }
+        }
+        entry.submit(u64::from(wakeup()));
+        true
+    });
 }
 
 /// Hands over a record about the current task that is nothing but a header.
@@ -273,7 +291,7 @@ fn submit_header(program: Program, header: &SampleHeader, wakeup: u32) {
     let record = unsafe {
         core::slice::from_raw_parts(ptr::from_ref(header).cast::<u8>(), SampleHeader::SIZE)
     };
-    hand_over(program, record, wakeup);
+    hand_over(program, || EVENTS.output::<[u8]>(record, u64::from(wakeup)).is_ok());
 }
 
 /// What a record about the current task begins with.
@@ -307,24 +325,21 @@ fn wakeup() -> u32 {
     if waiting >= u64::from(config!(wakeup_bytes)) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
 }
 
-/// Writes a record to the ring buffer, or counts it as lost.
+/// Has a record written to the ring buffer, or counts it as lost.
 #[inline(always)]
-fn hand_over(program: Program, record: &[u8], wakeup: u32) {
+fn hand_over(program: Program, write: impl FnOnce() -> bool) {
     let submitting = SUBMITTING.get_ptr_mut(0);
     // Others come in between: interrupts, and where programs of probes are preempted, other tasks.
     if let Some(submitting) = submitting {
         // SAFETY: an aligned word of a map.
         unsafe { stats::add_shared(submitting, 1) };
     }
-    let written = EVENTS.output::<[u8]>(record, u64::from(wakeup));
+    let is_written = write();
     if let Some(submitting) = submitting {
         // SAFETY: as above.
         unsafe { stats::add_shared(submitting, u64::MAX) };
     }
-    match written {
-        Ok(()) => stats::count(program, Counter::Samples),
-        Err(_) => stats::count(program, Counter::RingFull),
-    }
+    stats::count(program, if is_written { Counter::Samples } else { Counter::RingFull });
 }
 
 /// Where a program builds its samples: values of this CPU's maps that are its own.

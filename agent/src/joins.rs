@@ -113,14 +113,14 @@ impl Joins {
 
     fn happen_to_connection(&mut self, happened: Happened, sample: Sample) -> Found<Process> {
         let start = Start { id: happened.id, start_ns: happened.start_ns };
+        let is_end = happened.what == What::Rtt;
+        let is_old = is_end && (sample.value == 0 || happened.since_ns <= self.reported_ns);
         // With a stack of its own, or of what is not sampled.
         if happened.what == What::Accept || start.start_ns == 0 {
-            return if is_counted(&sample) { Found::Unknown(sample) } else { Found::Taken };
+            return if is_old { Found::Taken } else { Found::Unknown(sample) };
         }
         let is_turn = happened.what == What::Request;
         let starts = if is_turn { &mut self.turns } else { &mut self.connections };
-        let is_end = happened.what == What::Rtt;
-        let is_old = is_end && happened.since_ns <= self.reported_ns || !is_counted(&sample);
         match starts.happen(start, sample, is_turn || is_end) {
             Found::Joined(_) | Found::Unknown(_) if is_old => Found::Taken,
             found => found,
@@ -194,12 +194,6 @@ impl Joins {
             unmatched: connections.unmatched + turns.unmatched,
         }
     }
-}
-
-/// Whether it is more than that something has ended.
-fn is_counted(sample: &Sample) -> bool {
-    let is_rtt = matches!(sample.io.as_deref(), Some(Io::Tcp(Happened { what: What::Rtt, .. })));
-    !is_rtt || sample.value > 0
 }
 
 fn missed(starts: &Starts<Process>) -> Missed {

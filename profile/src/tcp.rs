@@ -40,6 +40,9 @@ pub const OTHER: &str = "other";
 /// In place of an [`ERROR`]: the program gave up.
 pub const ABORTED: &str = "aborted";
 
+/// In place of an [`ERROR`]: it failed before a SYN was sent, mostly as no port was free (`EADDRNOTAVAIL`).
+pub const UNSENT: &str = "unsent";
+
 /// In place of an [`ERROR`]: it went on when the recording ended.
 pub const UNFINISHED: &str = "unfinished";
 

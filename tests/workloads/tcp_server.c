@@ -7,7 +7,8 @@
  * The first form lets connections wait for ACCEPT_MS, in which it is in hesitate(), takes all that there
  * are, in accept_client(), and answers each request ANSWER_MS after it has read the whole of it, one after
  * the other, in answer_request(). The second form accepts at once, reads and forgets what comes, and closes
- * when the other end has; connections that the other end keeps open it keeps too.
+ * when the other end has; connections that the other end keeps open it keeps too. What waits at the end is
+ * accepted before.
  *
  *   listening port=P
  *   ready pid=P threads=
@@ -134,9 +135,25 @@ static SEEN void *answering_thread(void *argument)
 	return argument;
 }
 
-static SEEN void *draining_thread(void *argument)
+/* Takes all connections that there are, and watches them. */
+static void take_clients(int epoll)
 {
-	int epoll = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event event;
+
+	memset(&event, 0, sizeof(event));
+	event.events = EPOLLIN;
+	while ((event.data.fd = accept_client()) >= 0) {
+		drained++;
+		if (epoll_ctl(epoll, EPOLL_CTL_ADD, event.data.fd, &event))
+			fail("epoll_ctl");
+	}
+}
+
+/* Until stdin ends: then there is none that it has not accepted. */
+static SEEN void drain(void)
+{
+	int epoll = epoll_create1(EPOLL_CLOEXEC), is_over = 0;
+	static char buffer[64 << 10];
 	struct epoll_event event;
 
 	memset(&event, 0, sizeof(event));
@@ -144,25 +161,20 @@ static SEEN void *draining_thread(void *argument)
 	event.data.fd = listener;
 	if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event))
 		fail("epoll");
-	for (;;) {
-		static char buffer[64 << 10];
-		int fd;
-
+	event.data.fd = STDIN_FILENO;
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event))
+		fail("stdin is no pipe");
+	while (!is_over) {
 		if (epoll_wait(epoll, &event, 1, -1) != 1)
 			continue;
-		if (event.data.fd != listener) {
-			if (recv(event.data.fd, buffer, sizeof(buffer), 0) <= 0)
-				close(event.data.fd);
-			continue;
-		}
-		while ((fd = accept_client()) >= 0) {
-			__atomic_add_fetch(&drained, 1, __ATOMIC_SEQ_CST);
-			event.data.fd = fd;
-			if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event))
-				fail("epoll_ctl");
-		}
+		if (event.data.fd == listener)
+			take_clients(epoll);
+		else if (event.data.fd == STDIN_FILENO)
+			is_over = read(STDIN_FILENO, buffer, sizeof(buffer)) <= 0;
+		else if (recv(event.data.fd, buffer, sizeof(buffer), 0) <= 0)
+			close(event.data.fd);
 	}
-	return argument;
+	take_clients(epoll);
 }
 
 static void start_listening(const char *text, const char *port)
@@ -194,16 +206,17 @@ int main(int argc, char **argv)
 	}
 	raise_file_limit();
 	start_listening(argv[1], argv[2]);
-	errno = pthread_create(&thread, NULL, is_draining ? draining_thread : answering_thread, NULL);
-	if (errno)
-		fail("pthread_create");
 	printf("ready pid=%d threads=\n", (int)getpid());
 	fflush(stdout);
-	while (read(STDIN_FILENO, &byte, 1) == 1)
-		;
 	if (is_draining) {
-		printf("accept count=%llu\n", (unsigned long long)__atomic_load_n(&drained, __ATOMIC_SEQ_CST));
+		drain();
+		printf("accept count=%llu\n", (unsigned long long)drained);
 	} else {
+		errno = pthread_create(&thread, NULL, answering_thread, NULL);
+		if (errno)
+			fail("pthread_create");
+		while (read(STDIN_FILENO, &byte, 1) == 1)
+			;
 		print_latencies("accept", &accepts);
 		print_latencies("answer", &answers);
 	}

@@ -24,6 +24,8 @@ pub struct TcpLayout {
     pub protocol_offset: u32,
     /// Of `sock.sk_err`.
     pub error_offset: u32,
+    /// Of `tcp_sock.segs_out`, segments that were sent.
+    pub sent_offset: u32,
     /// Of `tcp_sock.srtt_us`, eighths of microseconds.
     pub rtt_offset: u32,
     /// Of the value in `tcp_sock.rtt_min`.
@@ -54,8 +56,6 @@ pub struct TcpLayout {
     pub samples: u32,
     /// Likewise: connections of either direction, and segments sent again and resets together.
     pub connections: u32,
-    /// Always 0.
-    pub padding: u32,
 }
 
 /// Words of a [`TcpLayout`].
@@ -76,6 +76,7 @@ impl TcpLayout {
         netns_offset: 0,
         protocol_offset: 0,
         error_offset: 0,
+        sent_offset: 0,
         rtt_offset: 0,
         min_rtt_offset: 0,
         segments_offset: 0,
@@ -91,7 +92,6 @@ impl TcpLayout {
         tick_ns: 0,
         samples: 0,
         connections: 0,
-        padding: 0,
     };
 
     /// All of it, in order.
@@ -107,6 +107,7 @@ impl TcpLayout {
             self.netns_offset,
             self.protocol_offset,
             self.error_offset,
+            self.sent_offset,
             self.rtt_offset,
             self.min_rtt_offset,
             self.segments_offset,
@@ -122,7 +123,6 @@ impl TcpLayout {
             self.tick_ns,
             self.samples,
             self.connections,
-            self.padding,
         ]
     }
 }

@@ -146,6 +146,9 @@ pub const STREAM_REQUESTS: u16 = 32;
 /// In place of an error: connecting goes on when that is asked for the last time.
 pub const UNFINISHED: u32 = u32::MAX;
 
+/// Likewise: connecting has failed before a SYN was sent, and it is not known why; mostly no port was free.
+pub const UNSENT: u32 = u32::MAX - 1;
+
 /// A shortest round trip below this many microseconds says nothing of what answers what: sending itself takes
 /// as long.
 pub const MIN_TELLING_RTT_US: u32 = 200;
@@ -203,15 +206,16 @@ impl Connection {
         let latency_ns = now_ns.wrapping_sub(self.last_ns);
         let span_ns = self.waited_ns.wrapping_sub(latency_ns);
         self.last_ns = latency_ns;
-        if is_final {
-            return Some(self.turn(if self.requests == 1 {
-                Pattern::Single
-            } else {
-                Pattern::Parts
-            }));
-        }
         if self.requests > 1 && span_ns >= latency_ns {
             self.flags |= Flags::SPACED;
+        }
+        if is_final {
+            let pattern = match self.requests {
+                _ if self.is(Flags::STREAMING) => Pattern::Streaming,
+                1 => Pattern::Single,
+                _ => Pattern::Parts,
+            };
+            return Some(self.turn(pattern));
         }
         let is_early =
             self.min_rtt_us >= MIN_TELLING_RTT_US && latency_ns < u64::from(self.min_rtt_us) * 500;

@@ -4,11 +4,19 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, PerCpuArray},
 };
-use everflame_agent_common::{limits::MAX_CONNECTIONS, share::Share, tcp::Connection};
+use everflame_agent_common::{
+    limits::{MAX_CONNECTIONS, MAX_LISTENERS},
+    share::Share,
+    tcp::Connection,
+};
 
 /// Connections, by the kernel's address of the socket. The agent sets the real size.
 #[map]
 pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
+
+/// Where somebody listened when the agent began: the network namespace in the upper half, the port in the lower.
+#[map]
+pub static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_LISTENERS, 0);
 
 /// Which are sampled, of each sort.
 #[map]

@@ -11,11 +11,11 @@ use aya_ebpf::{
 use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind},
     stats::Program,
-    tcp::{Flags, What},
+    tcp::{Connection, Flags, What},
     wait::Weight,
 };
 
-use super::{Event, belongs_to_current, describe, find};
+use super::{Event, SYN_RECV, belongs_to_current, describe, find, insert};
 use crate::{
     maps::config,
     sample::sample_for_io,
@@ -72,9 +72,22 @@ fn socket_of(descriptor: u64) -> *const c_void {
     read_kernel(private, config!(tcp.sock_offset))
 }
 
+/// A connection may be accepted before the kernel has said that it is there.
+#[inline(always)]
+fn accepted_early<'a>(socket: *const c_void) -> Option<&'a mut Connection> {
+    let state: u8 = read_kernel(socket, config!(tcp.state_offset));
+    if u32::from(state) != SYN_RECV {
+        return None;
+    }
+    let connection = insert(Program::TcpAccepted, socket, stats::now_ns(), Flags::INBOUND)?;
+    connection.opens = 1;
+    Some(connection)
+}
+
 #[inline(always)]
 fn accepted(ctx: &impl EbpfContext, socket: *const c_void) {
-    let Some(connection) = find(socket) else { return };
+    let known = find(socket).or_else(|| accepted_early(socket));
+    let Some(connection) = known else { return };
     if !connection.is(Flags::INBOUND) || connection.is(Flags::ACCEPTED) {
         return;
     }

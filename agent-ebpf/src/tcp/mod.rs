@@ -18,12 +18,12 @@ use aya_ebpf::{
 use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind},
     stats::{Counter, Program},
-    tcp::{Connection, Flags, Happened, Pattern, Started, Turn, What},
+    tcp::{Connection, Flags, Happened, Pattern, Started, Turn, UNSENT, What},
     wait::Weight,
 };
 
 use crate::{
-    maps::{CONNECTIONS, TCP_SHARES, config},
+    maps::{CONNECTIONS, LISTENERS, TCP_SHARES, config},
     sample::{Whose, sample_for_io, submit_about},
     stats,
     task::{field, read_kernel},
@@ -39,6 +39,7 @@ const IPV4: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
 // States of sockets (include/net/tcp_states.h).
 const ESTABLISHED: u32 = 1;
 const SYN_SENT: u32 = 2;
+const SYN_RECV: u32 = 3;
 const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;
 
@@ -58,27 +59,46 @@ enum Sort {
     Trouble = 4,
 }
 
-/// Runs when a socket gets another state. Its arguments are (socket, old state, new state).
+/// Runs when a socket gets another state, in the task that connects or begins to listen. Its arguments are (socket,
+/// old state, new state).
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn tcp_opened(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    let flags = match ctx.arg::<u64>(2) as u32 {
+        SYN_SENT => Flags::OUTBOUND | Flags::CONNECTING,
+        LISTEN => Flags::INBOUND | Flags::LISTENING,
+        _ => return 0,
+    };
+    if is_tcp(socket) {
+        stats::timed(Program::TcpOpened, || open(&ctx, socket, flags));
+    }
+    0
+}
+
+/// The same for all that follows, in whatever the segment met. A program of its own, as the kernel does not run one
+/// within itself, and an interrupt may find the other one at a stack.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tcp_state(ctx: BtfTracePointContext) -> i32 {
     let socket: *const c_void = ctx.arg(0);
     let (old, new) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
-    // SAFETY: the tracepoint's argument is a socket.
-    if unsafe { field::<_, u16>(socket, config!(tcp.protocol_offset)) } != IPPROTO_TCP {
-        return 0;
-    }
     match new {
-        SYN_SENT | LISTEN | ESTABLISHED => {}
+        ESTABLISHED => {}
         CLOSE if old != LISTEN => {}
         _ => return 0,
     }
-    stats::timed(Program::TcpState, || match new {
-        SYN_SENT => open(&ctx, socket, Flags::OUTBOUND | Flags::CONNECTING),
-        LISTEN => open(&ctx, socket, Flags::INBOUND | Flags::LISTENING),
-        ESTABLISHED => established(socket, old),
-        _ => closed(socket),
-    });
+    if is_tcp(socket) {
+        stats::timed(Program::TcpState, || match new {
+            ESTABLISHED => established(socket, old),
+            _ => closed(socket, old),
+        });
+    }
     0
+}
+
+#[inline(always)]
+fn is_tcp(socket: *const c_void) -> bool {
+    // SAFETY: the tracepoint's argument is a socket.
+    unsafe { field::<_, u16>(socket, config!(tcp.protocol_offset)) == IPPROTO_TCP }
 }
 
 /// The current task connects, or begins to listen.
@@ -91,20 +111,20 @@ fn open(ctx: &impl EbpfContext, socket: *const c_void, flags: u32) {
         return;
     }
     let now_ns = stats::now_ns();
-    let Some(connection) = insert(Program::TcpState, socket, now_ns, flags) else { return };
+    let Some(connection) = insert(Program::TcpOpened, socket, now_ns, flags) else { return };
     connection.owner = owner;
     connection.thread_name = thread_name();
     let chosen = if flags & Flags::LISTENING != 0 {
         Some(1)
     } else {
-        choose(Program::TcpState, Sort::Outbound)
+        choose(Program::TcpOpened, Sort::Outbound)
     };
     let Some(opens) = chosen else { return };
     connection.opens = opens;
     connection.flags |= Flags::HAS_STACK;
     let detail = Started { id: socket as u64, start_ns: now_ns, is_turn: false }.to_detail();
     let weight = Weight { value: 0, count: u64::from(opens) };
-    sample_for_io(ctx, Program::TcpState, Kind::TcpStarted, weight, detail);
+    sample_for_io(ctx, Program::TcpOpened, Kind::TcpStarted, weight, detail);
 }
 
 /// A connection is there. Runs in whatever the segment met.
@@ -116,6 +136,10 @@ fn established(socket: *const c_void, old: u32) {
     {
         return connected(socket, connection, now_ns, None);
     }
+    if find(socket).is_some_and(|connection| connection.is(Flags::ACCEPTED)) {
+        // That was sooner.
+        return;
+    }
     // Of one that was on its way before it is not known since when.
     let is_late = old == SYN_SENT;
     let direction = if is_late { Flags::OUTBOUND } else { Flags::INBOUND };
@@ -125,14 +149,28 @@ fn established(socket: *const c_void, old: u32) {
     }
 }
 
+/// A connection is there, and nobody has told of that: how long it took is not known.
+#[inline(always)]
+fn missed_established(connection: &mut Connection) {
+    connection.flags &= !Flags::CONNECTING;
+    stats::count(Program::TcpState, Counter::Untracked);
+}
+
 /// A socket is closed, which may be how connecting ends.
 #[inline(always)]
-fn closed(socket: *const c_void) {
+fn closed(socket: *const c_void, old: u32) {
     if let Some(connection) = find(socket)
         && connection.is(Flags::CONNECTING)
     {
+        if old != SYN_SENT && old != SYN_RECV {
+            return missed_established(connection);
+        }
         // SAFETY: a socket, whose error is a number.
-        let error: u32 = unsafe { field(socket, config!(tcp.error_offset)) };
+        let mut error: u32 = unsafe { field(socket, config!(tcp.error_offset)) };
+        if error == 0 && read_kernel::<_, u32>(socket, config!(tcp.sent_offset)) == 0 {
+            // It failed before a SYN was sent.
+            error = UNSENT;
+        }
         connected(socket, connection, stats::now_ns(), Some(error));
     }
 }
@@ -160,8 +198,15 @@ fn used<'a>(program: Program, socket: *const c_void) -> Option<&'a mut Connectio
         Some(connection) => connection,
         None => seen_first(program, socket)?,
     };
-    if connection.flags & (Flags::IGNORED | Flags::LISTENING | Flags::CONNECTING) != 0 {
+    if connection.flags & (Flags::IGNORED | Flags::LISTENING) != 0 {
         return None;
+    }
+    if connection.is(Flags::CONNECTING) {
+        let state: u8 = read_kernel(socket, config!(tcp.state_offset));
+        if u32::from(state) != ESTABLISHED {
+            return None;
+        }
+        missed_established(connection);
     }
     if connection.owner == 0 {
         belongs_to_current(connection);
@@ -210,17 +255,22 @@ fn seen_first<'a>(program: Program, socket: *const c_void) -> Option<&'a mut Con
         return None;
     }
     let connection = insert(program, socket, stats::now_ns(), 0)?;
-    // The end with a port that the kernel has chosen is the one that has connected, mostly.
+    // What is under way may have begun before.
+    connection.requests = 1;
+    connection.opens = 1;
+    let port = u64::from(connection.ports & 0xffff);
+    if LISTENERS.get_ptr(&(u64::from(connection.netns) << 32 | port)).is_some() {
+        connection.flags |= Flags::INBOUND;
+        return Some(connection);
+    }
+    // The end with a port that the kernel has chosen is the one that has connected, if nobody listens there.
     let is_ephemeral =
         |port: u32| port >= config!(tcp.first_ephemeral) && port <= config!(tcp.last_ephemeral);
     let (remote, local) =
         (is_ephemeral(connection.ports >> 16), is_ephemeral(connection.ports & 0xffff));
     if local && !remote {
         connection.flags |= Flags::OUTBOUND;
-    } else if remote && !local {
-        connection.flags |= Flags::INBOUND;
     }
-    connection.opens = 1;
     Some(connection)
 }
 

@@ -11,17 +11,38 @@ use everflame_agent_common::{
 use super::{Event, IPV4, Sort, choose, fill, find, tell};
 use crate::{maps::config, stats, task::read_kernel};
 
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EBUSY: i32 = 16;
+const EHOSTUNREACH: i32 = 113;
+
 /// Runs when segments are sent again. Its first two arguments are (socket, the first of them).
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn tcp_retransmit(ctx: BtfTracePointContext) -> i32 {
     let socket: *const c_void = ctx.arg(0);
     let buffer: *const c_void = ctx.arg(1);
-    stats::timed(Program::TcpTrouble, || {
-        let segments: u16 = read_kernel(buffer, config!(tcp.segments_offset));
-        let segments = if segments == 0 { 1 } else { u64::from(segments) };
-        trouble(socket, socket, What::Retransmit, segments);
-    });
+    stats::timed(Program::TcpTrouble, || retransmitted(socket, buffer));
     0
+}
+
+/// The same where the third argument says whether that failed (Linux 6.17).
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+fn tcp_retransmit_with_result(ctx: BtfTracePointContext) -> i32 {
+    let socket: *const c_void = ctx.arg(0);
+    let buffer: *const c_void = ctx.arg(1);
+    let error = -(ctx.arg::<u64>(2) as i32);
+    // The kernel has not counted them either: it did not come to sending.
+    if !matches!(error, EAGAIN | ENOMEM | EBUSY | EHOSTUNREACH) {
+        stats::timed(Program::TcpTrouble, || retransmitted(socket, buffer));
+    }
+    0
+}
+
+#[inline(always)]
+fn retransmitted(socket: *const c_void, buffer: *const c_void) {
+    let segments: u16 = read_kernel(buffer, config!(tcp.segments_offset));
+    let segments = if segments == 0 { 1 } else { u64::from(segments) };
+    trouble(socket, socket, What::Retransmit, segments);
 }
 
 /// Runs when the answer to a SYN is sent again. Its arguments are (the socket that listens, the request).

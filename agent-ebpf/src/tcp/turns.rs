@@ -10,7 +10,7 @@ use aya_ebpf::{
 use everflame_agent_common::{
     event::{DETAIL_WORDS, Kind},
     stats::Program,
-    tcp::{Flags, Started},
+    tcp::{Connection, Flags, Started},
     wait::Weight,
 };
 
@@ -48,34 +48,62 @@ fn tcp_sent_by_function(ctx: FExitContext) -> i32 {
 #[inline(always)]
 fn sent(ctx: &impl EbpfContext, socket: *const c_void) {
     let Some(connection) = used(Program::TcpSent, socket) else { return };
-    if connection.is(Flags::OUTBOUND) {
-        if !connection.begins_turn() {
-            let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
-            return connection.ask(now_ns);
-        }
-        let chosen = choose(Program::TcpSent, Sort::Asking);
-        if let Some(turn) = connection.begin_turn(chosen) {
-            tell(
-                Program::TcpSent,
-                socket as u64,
-                connection,
-                &Event::of_turn(&turn, turn.first_ns),
-            );
-        }
-        let Some(turns) = chosen else { return connection.ask(0) };
-        let now_ns = stats::now_ns();
-        connection.ask(now_ns);
-        let detail = Started { id: socket as u64, start_ns: now_ns, is_turn: true }.to_detail();
-        let weight = Weight { value: 0, count: u64::from(turns) };
-        sample_for_io(ctx, Program::TcpSent, Kind::TcpStarted, weight, detail);
-    } else if connection.is(Flags::INBOUND) && !connection.is(Flags::ANSWERING) {
-        let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
-        let Some(turn) = connection.answer_first(now_ns, true) else { return };
-        let mut detail = [0; DETAIL_WORDS];
-        describe(socket as u64, connection, &Event::of_turn(&turn, 0), &mut detail);
-        let weight = Weight { value: turn.latency_ns, count: u64::from(turn.count) };
-        sample_for_io(ctx, Program::TcpSent, Kind::Tcp, weight, detail);
+    let mut detail = [0; DETAIL_WORDS];
+    let sampled = if connection.is(Flags::OUTBOUND) {
+        asks(socket, connection, &mut detail)
+    } else if connection.is(Flags::INBOUND) {
+        answers(socket, connection, &mut detail)
+    } else {
+        None
+    };
+    // In one place, as the verifier follows each walk of a stack.
+    if let Some((kind, weight)) = sampled {
+        sample_for_io(ctx, Program::TcpSent, kind, weight, detail);
     }
+}
+
+/// What was sent asks for something. Gives what is to be sampled: the beginning of a turn.
+#[inline(always)]
+fn asks(
+    socket: *const c_void,
+    connection: &mut Connection,
+    detail: &mut [u64; DETAIL_WORDS],
+) -> Option<(Kind, Weight)> {
+    if !connection.begins_turn() {
+        connection.ask(if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 });
+        return None;
+    }
+    let chosen = choose(Program::TcpSent, Sort::Asking);
+    if let Some(turn) = connection.begin_turn(chosen) {
+        let event = Event::of_turn(&turn, turn.first_ns);
+        tell(Program::TcpSent, socket as u64, connection, &event);
+    }
+    let Some(turns) = chosen else {
+        connection.ask(0);
+        return None;
+    };
+    let now_ns = stats::now_ns();
+    connection.ask(now_ns);
+    *detail = Started { id: socket as u64, start_ns: now_ns, is_turn: true }.to_detail();
+    Some((Kind::TcpStarted, Weight { value: 0, count: u64::from(turns) }))
+}
+
+/// What was sent answers. Gives what is to be sampled: the request.
+#[inline(always)]
+fn answers(
+    socket: *const c_void,
+    connection: &mut Connection,
+    detail: &mut [u64; DETAIL_WORDS],
+) -> Option<(Kind, Weight)> {
+    let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
+    if connection.is(Flags::ANSWERING) {
+        // Nothing of this side waits for that.
+        let _ = connection.answer_again(now_ns);
+        return None;
+    }
+    let turn = connection.answer_first(now_ns, true)?;
+    describe(socket as u64, connection, &Event::of_turn(&turn, 0), detail);
+    Some((Kind::Tcp, Weight { value: turn.latency_ns, count: u64::from(turn.count) }))
 }
 
 /// Runs when a task receives something. Its argument is the socket.

@@ -4,8 +4,10 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use everflame_agent_common::tcp::{Flags, Happened, Pattern, UNFINISHED, What};
-use everflame_profile::tcp::{ABORTED, Direction, Event, OTHER, UNFINISHED as UNFINISHED_NAME};
+use everflame_agent_common::tcp::{Flags, Happened, Pattern, UNFINISHED, UNSENT, What};
+use everflame_profile::tcp::{
+    ABORTED, Direction, Event, OTHER, UNFINISHED as UNFINISHED_NAME, UNSENT as UNSENT_NAME,
+};
 
 use super::{Aggregator, IoKey, StackKey, Totals};
 use crate::collect::{Io, Sample};
@@ -67,6 +69,7 @@ impl fmt::Display for ConnectError {
         match self.0 {
             0 => f.write_str(ABORTED),
             UNFINISHED => f.write_str(UNFINISHED_NAME),
+            UNSENT => f.write_str(UNSENT_NAME),
             _ => match Self::NAMES.iter().find(|(known, _)| *known == number) {
                 Some((_, name)) => f.write_str(name),
                 None => write!(f, "errno {number}"),

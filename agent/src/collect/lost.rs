@@ -34,7 +34,7 @@ fn without(program: Program) -> &'static str {
             "requests to disks are not seen"
         }
         Program::Sync => "how long files take to become durable is not seen",
-        Program::TcpState | Program::TcpReceived | Program::TcpTrouble => {
+        Program::TcpOpened | Program::TcpState | Program::TcpReceived | Program::TcpTrouble => {
             "TCP connections are not seen"
         }
         Program::TcpSent => "requests on TCP connections are not seen",

@@ -15,6 +15,7 @@ mod finish;
 mod growth;
 mod host;
 mod hotplug;
+mod listeners;
 mod live;
 mod load;
 mod lost;
@@ -62,6 +63,7 @@ use bpf::Bpf;
 use cpu::CpuEvents;
 use host::{RING_BYTES_FOR_ALL, is_initial_pid_namespace, online_cpus, ring_bytes};
 use hotplug::{HOTPLUG_INTERVAL, STALL_INTERVAL};
+use listeners::listeners;
 use live::{LiveAttachments, LivePrograms};
 use load::load;
 use order::Ordering;
@@ -184,6 +186,9 @@ impl Collector {
         let is_all = without(CollectConfig { growth_period_bytes: None, ..config.clone() });
         collector.bpf.start_growth(is_all)?;
         collector.bpf.start_block(without(CollectConfig { block: None, ..config.clone() }))?;
+        if config.tcp.is_some() {
+            collector.bpf.note_listeners(&listeners())?;
+        }
         collector.bpf.start_tcp(without(CollectConfig { tcp: None, ..config.clone() }))?;
         if config.is_of_uprobes_alone() {
             collector.bpf.require_uprobes()?;

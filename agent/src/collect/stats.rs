@@ -138,6 +138,7 @@ impl Collector {
                 sync: self.bpf.program_stats(Program::Sync)?,
             },
             tcp: TcpStats {
+                opened: self.bpf.program_stats(Program::TcpOpened)?,
                 state: self.bpf.program_stats(Program::TcpState)?,
                 sent: self.bpf.program_stats(Program::TcpSent)?,
                 received: self.bpf.program_stats(Program::TcpReceived)?,

@@ -50,7 +50,9 @@ impl Default for TcpConfig {
 /// What these programs have counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TcpStats {
-    /// When connections are opened, are there, and end.
+    /// When connections are opened.
+    pub opened: ProgramStats,
+    /// When they are there, and when they end.
     pub state: ProgramStats,
     /// When something is sent.
     pub sent: ProgramStats,
@@ -64,8 +66,9 @@ pub struct TcpStats {
 
 impl TcpStats {
     /// All of them.
-    pub fn programs(&self) -> [(Program, &ProgramStats); 5] {
+    pub fn programs(&self) -> [(Program, &ProgramStats); 6] {
         [
+            (Program::TcpOpened, &self.opened),
             (Program::TcpState, &self.state),
             (Program::TcpSent, &self.sent),
             (Program::TcpReceived, &self.received),
@@ -108,13 +111,18 @@ impl TcpStats {
 /// begins to follow connections comes last.
 const PROGRAMS: [(&str, &str); 7] = [
     ("tcp_destroyed", "tcp_destroy_sock"),
-    ("tcp_retransmit", "tcp_retransmit_skb"),
     ("tcp_retransmit_synack", "tcp_retransmit_synack"),
     ("tcp_reset_sent", "tcp_send_reset"),
     ("tcp_reset_received", "tcp_receive_reset"),
     ("tcp_received", "tcp_rcv_space_adjust"),
     ("tcp_state", "inet_sock_set_state"),
+    ("tcp_opened", "inet_sock_set_state"),
 ];
+
+/// What is sent again.
+const RETRANSMIT: &str = "tcp_retransmit";
+const RETRANSMIT_WITH_RESULT: &str = "tcp_retransmit_with_result";
+const RETRANSMIT_TRACEPOINT: &str = "tcp_retransmit_skb";
 
 /// What is sent.
 const SENT: &str = "tcp_sent";
@@ -158,6 +166,9 @@ impl TcpPrograms {
         } else {
             attach_exit(ebpf, SENT_BY_FUNCTION, SENT_FUNCTION, &self.types)
         };
+        let retransmit =
+            if self.hooks.retransmit_has_result { RETRANSMIT_WITH_RESULT } else { RETRANSMIT };
+        attach_tracepoint(ebpf, retransmit, RETRANSMIT_TRACEPOINT, &self.types)?;
         for (name, _) in PROGRAMS {
             tracing_program(ebpf, name)?.attach().map_err(refused(name))?;
         }

@@ -34,7 +34,9 @@ fn connects_and_accepts_are_as_many_as_both_ends_count() {
         assert_eq!(connects.by("error"), [("", truth.count)].into());
         connects.assert_called_by("connect_to_server");
         let accepts = Chosen::of(&samples, "accept", &link.server);
-        accepts.assert_count("accepts", truths.server.number("accept", "count"));
+        let accepted = truths.server.number("accept", "count");
+        assert_eq!(accepted, truth.count);
+        accepts.assert_count("accepts", accepted);
         accepts.assert_called_by("accept_client");
     }
 }

@@ -16,7 +16,7 @@ use aya::programs::{PerfEvent, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use everflame_agent_common::config::Config;
 use everflame_agent_common::limits::{
-    MAX_CONNECTIONS, MAX_LOCKS, MAX_REQUESTS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS,
+    MAX_CONNECTIONS, MAX_LISTENERS, MAX_LOCKS, MAX_REQUESTS, RUN_TIME_BUCKET_NS, RUN_TIME_BUCKETS,
 };
 use everflame_agent_common::stats::{Counter, Program, run_time_slot, slot};
 use everflame_agent_common::tcp::{CONNECTION_WORDS, Connection};
@@ -295,13 +295,26 @@ impl Bpf {
         self.tcp.start(is_required, |tcp| tcp.start(&mut self.ebpf))
     }
 
+    /// Says where somebody listens already: of connections that are there, which end has connected.
+    pub(super) fn note_listeners(&mut self, listeners: &[(u32, u16)]) -> Result<(), BpfError> {
+        let error = |source| BpfError::Map { map: "LISTENERS", source };
+        let Some(map) = self.ebpf.map_mut("LISTENERS") else { return Ok(()) };
+        let mut map: HashMap<&mut MapData, u64, u32> = HashMap::try_from(map).map_err(error)?;
+        for &(netns, port) in listeners.iter().take(MAX_LISTENERS as usize) {
+            map.insert(u64::from(netns) << 32 | u64::from(port), 1, 0).map_err(error)?;
+        }
+        Ok(())
+    }
+
     /// The connections that are followed, by the kernel's address of the socket.
     pub(super) fn connections(&self) -> impl Iterator<Item = (u64, Connection)> {
         let map = self.tcp.get().and_then(|_| self.ebpf.map("CONNECTIONS"));
         let map: Option<HashMap<&MapData, u64, [u64; CONNECTION_WORDS]>> =
             map.and_then(|map| HashMap::try_from(map).ok());
-        let entries: Vec<_> =
-            map.iter().flat_map(|map| map.iter().filter_map(Result::ok)).collect();
+        // Where one is gone when its turn comes, the kernel begins anew.
+        let entries = map.iter().flat_map(|map| map.iter().filter_map(Result::ok));
+        let entries: std::collections::HashMap<u64, _> =
+            entries.take(2 * MAX_CONNECTIONS as usize).collect();
         entries.into_iter().map(|(socket, words)| (socket, Connection::from_words(&words)))
     }
 

@@ -461,13 +461,6 @@ impl<'a> Btf<'a> {
         self.find(name, Kind::Function).is_some()
     }
 
-    /// How many arguments a function of the kernel has; `None` if there is none of that name.
-    fn function_arguments(&self, name: &str) -> Option<usize> {
-        let function = self.find(name, Kind::Function)?;
-        let prototype = self.type_by_id(function.size_or_type)?;
-        prototype.is(Kind::Prototype).then(|| prototype.len())
-    }
-
     /// Bytes from the start of a structure to one of its members.
     fn offset(&self, of: &str, member: &str) -> Option<u32> {
         self.member_offset(self.find(of, Kind::Struct)?, member)

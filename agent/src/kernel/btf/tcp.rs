@@ -2,13 +2,15 @@
 
 use everflame_agent_common::tcp::TcpLayout;
 
-use super::{Btf, BtfError, read_kernel_types};
+use super::{Btf, BtfError, Kind, read_kernel_types};
 
 /// Which of the programs fit the running kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpHooks {
     /// It tells of what is sent on sockets (`sock_send_length`, Linux 6.3).
     pub has_send_length: bool,
+    /// It says of segments that are sent again whether that failed (Linux 6.17).
+    pub retransmit_has_result: bool,
     /// How many arguments its function has that accepts connections, if it has one.
     pub accept_arguments: Option<usize>,
     /// Where the end of that function cannot be seen, all ends of system calls may be.
@@ -57,6 +59,7 @@ pub fn tcp_layout() -> Result<(TcpLayout, TcpHooks), BtfError> {
         netns_offset: netns,
         protocol_offset: offset("sock", "sk_protocol", "sock.sk_protocol")?,
         error_offset: offset("sock", "sk_err", "sock.sk_err")?,
+        sent_offset: offset("tcp_sock", "segs_out", "tcp_sock.segs_out")?,
         rtt_offset: offset("tcp_sock", "srtt_us", "tcp_sock.srtt_us")?,
         min_rtt_offset: min_rtt,
         segments_offset: segments,
@@ -72,10 +75,10 @@ pub fn tcp_layout() -> Result<(TcpLayout, TcpHooks), BtfError> {
         tick_ns: 0,
         samples: 0,
         connections: 0,
-        padding: 0,
     };
     let hooks = TcpHooks {
         has_send_length: btf.tracepoint("sock_send_length").is_some(),
+        retransmit_has_result: btf.tracepoint("tcp_retransmit_skb").is_some_and(|a| a.len() > 2),
         accept_arguments: btf.function_arguments("inet_csk_accept"),
         sees_calls: false,
     };
@@ -86,6 +89,15 @@ pub fn tcp_layout() -> Result<(TcpLayout, TcpHooks), BtfError> {
 fn accept_calls() -> u32 {
     let number = |call: libc::c_long| u32::try_from(call).unwrap_or(0) & 0xffff;
     number(libc::SYS_accept) | number(libc::SYS_accept4) << 16
+}
+
+impl Btf<'_> {
+    /// How many arguments a function of the kernel has; `None` if there is none of that name.
+    fn function_arguments(&self, name: &str) -> Option<usize> {
+        let function = self.find(name, Kind::Function)?;
+        let prototype = self.type_by_id(function.size_or_type)?;
+        prototype.is(Kind::Prototype).then(|| prototype.len())
+    }
 }
 
 #[cfg(test)]
