@@ -46,10 +46,10 @@ impl Share {
         }
     }
 
-    /// Takes one event in, and says how many it stands for if it is chosen. `random` gives any
+    /// Takes one event in, and says how many it stands for; 0 if it is not chosen. `random` gives any
     /// number; it is asked once for a block.
     #[inline(always)]
-    pub fn choose(&mut self, most: u32, random: impl FnOnce() -> u32) -> Option<u32> {
+    pub fn choose(&mut self, most: u32, random: impl FnOnce() -> u32) -> u32 {
         // More are left than there were, if another run came in between.
         if self.left == 0 || self.left > self.size {
             self.size = 1 << (self.shift & 31);
@@ -59,14 +59,14 @@ impl Share {
         let is_chosen = self.left == self.chosen;
         self.left -= 1;
         if !is_chosen {
-            return None;
+            return 0;
         }
         self.samples += 1;
         if self.samples > most && self.shift < Self::MAX_SHIFT {
             self.shift += 1;
             self.samples = 0;
         }
-        Some(self.size)
+        self.size
     }
 
     /// Whether events are left out.
@@ -93,7 +93,7 @@ mod tests {
         let mut share = Share::default();
         for at in 0..1000 {
             share.advance(at * 10_000_000, 20);
-            assert_eq!(share.choose(20, || at as u32), Some(1));
+            assert_eq!(share.choose(20, || at as u32), 1);
         }
     }
 
@@ -102,7 +102,8 @@ mod tests {
         let (mut share, mut state) = (Share::default(), 1);
         let each = |at: u64| {
             share.advance(at * 1000, most);
-            Some((at, share.choose(most, || random(&mut state))?))
+            let size = share.choose(most, || random(&mut state));
+            (size > 0).then_some((at, size))
         };
         (0..events).filter_map(each).collect()
     }

@@ -111,7 +111,10 @@ fn begin(ctx: &impl EbpfContext, id: u64, flags: u32) -> Option<Request> {
         let share = unsafe { &mut *share };
         let most = config!(block.samples);
         share.advance(start_ns, most);
-        let count = share.choose(most, stats::random)?;
+        let count = share.choose(most, stats::random);
+        if count == 0 {
+            return None;
+        }
         if share.is_partial() {
             stats::count(Program::BlockStart, Counter::Thinned);
         }

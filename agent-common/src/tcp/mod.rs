@@ -166,16 +166,15 @@ impl Connection {
         self.requests == 0 || self.is(Flags::ANSWERING)
     }
 
-    /// Begins a turn, which is followed if it is chosen: then it stands for `turns`. Gives the turn before if it
-    /// was not told of.
+    /// Begins a turn, which is followed if it stands for any `turns`. Gives the turn before if it was not told of.
     #[inline(always)]
-    pub fn begin_turn(&mut self, chosen: Option<u32>) -> Option<Turn> {
+    pub fn begin_turn(&mut self, turns: u32) -> Option<Turn> {
         let before = self.take_pending();
         self.requests = 0;
         self.answers = 0;
         self.flags &= !(Flags::ANSWERING | Flags::CHOSEN);
-        if let Some(turns) = chosen {
-            self.turns = turns;
+        self.turns = turns;
+        if turns != 0 {
             self.flags |= Flags::CHOSEN;
         }
         before
@@ -324,8 +323,7 @@ mod tests {
         for &(what, ms) in happens {
             let now_ns = ms * MS;
             let turn = if what == '?' {
-                let before =
-                    if connection.begins_turn() { connection.begin_turn(Some(1)) } else { None };
+                let before = if connection.begins_turn() { connection.begin_turn(1) } else { None };
                 connection.ask(now_ns);
                 before
             } else if connection.is(Flags::ANSWERING) {

@@ -114,12 +114,11 @@ fn open(ctx: &impl EbpfContext, socket: *const c_void, flags: u32) {
     let Some(connection) = insert(Program::TcpOpened, socket, now_ns, flags) else { return };
     connection.owner = owner;
     connection.thread_name = thread_name();
-    let chosen = if flags & Flags::LISTENING != 0 {
-        Some(1)
-    } else {
-        choose(Program::TcpOpened, Sort::Outbound)
-    };
-    let Some(opens) = chosen else { return };
+    let is_listening = flags & Flags::LISTENING != 0;
+    let opens = if is_listening { 1 } else { choose(Program::TcpOpened, Sort::Outbound) };
+    if opens == 0 {
+        return;
+    }
     connection.opens = opens;
     connection.flags |= Flags::HAS_STACK;
     let detail = Started { id: socket as u64, start_ns: now_ns, is_turn: false }.to_detail();
@@ -144,8 +143,7 @@ fn established(socket: *const c_void, old: u32) {
     let is_late = old == SYN_SENT;
     let direction = if is_late { Flags::OUTBOUND } else { Flags::INBOUND };
     if let Some(connection) = insert(Program::TcpState, socket, now_ns, direction) {
-        let chosen = if is_late { Some(1) } else { choose(Program::TcpState, Sort::Inbound) };
-        connection.opens = chosen.unwrap_or(0);
+        connection.opens = if is_late { 1 } else { choose(Program::TcpState, Sort::Inbound) };
     }
 }
 
@@ -457,10 +455,10 @@ fn thread_name() -> [u64; 2] {
     [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
 }
 
-/// Whether an event is sampled, and how many it stands for.
+/// How many events the present one stands for; 0 if it is not sampled.
 #[inline(always)]
-fn choose(program: Program, sort: Sort) -> Option<u32> {
-    let share = TCP_SHARES.get_ptr_mut(sort as u32)?;
+fn choose(program: Program, sort: Sort) -> u32 {
+    let Some(share) = TCP_SHARES.get_ptr_mut(sort as u32) else { return 0 };
     // SAFETY: this CPU's. What comes in between makes the next sample come sooner or later.
     let share = unsafe { &mut *share };
     let most = match sort {
@@ -471,7 +469,7 @@ fn choose(program: Program, sort: Sort) -> Option<u32> {
     let ticks = unsafe { bpf_jiffies64() };
     share.advance(ticks.wrapping_mul(u64::from(config!(tcp.tick_ns))), most);
     let chosen = share.choose(most, stats::random);
-    if chosen.is_some() && share.is_partial() {
+    if chosen != 0 && share.is_partial() {
         stats::count(program, Counter::Thinned);
     }
     chosen

@@ -71,7 +71,10 @@ fn tcp_reset_sent(ctx: BtfTracePointContext) -> i32 {
 /// Tells of a reset that nothing is known of.
 #[inline(always)]
 fn reset_without_socket() {
-    let Some(share) = choose(Program::TcpTrouble, Sort::Trouble) else { return };
+    let share = choose(Program::TcpTrouble, Sort::Trouble);
+    if share == 0 {
+        return;
+    }
     let connection = Connection { remote: [0, IPV4], ..Connection::default() };
     let event = Event { count: u64::from(share), ..Event::NONE.with(What::ResetSent) };
     tell(Program::TcpTrouble, 0, &connection, &event);
@@ -88,7 +91,10 @@ fn tcp_reset_received(ctx: BtfTracePointContext) -> i32 {
 /// Tells of something that has happened to a connection of `owner`, whose ends `socket` knows.
 #[inline(always)]
 fn trouble(owner: *const c_void, socket: *const c_void, what: What, events: u64) {
-    let Some(share) = choose(Program::TcpTrouble, Sort::Trouble) else { return };
+    let share = choose(Program::TcpTrouble, Sort::Trouble);
+    if share == 0 {
+        return;
+    }
     let count = events * u64::from(share);
     match find(owner) {
         Some(connection) if owner == socket => {

@@ -73,15 +73,15 @@ fn asks(
         connection.ask(if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 });
         return None;
     }
-    let chosen = choose(Program::TcpSent, Sort::Asking);
-    if let Some(turn) = connection.begin_turn(chosen) {
+    let turns = choose(Program::TcpSent, Sort::Asking);
+    if let Some(turn) = connection.begin_turn(turns) {
         let event = Event::of_turn(&turn, turn.first_ns);
         tell(Program::TcpSent, socket as u64, connection, &event);
     }
-    let Some(turns) = chosen else {
+    if turns == 0 {
         connection.ask(0);
         return None;
-    };
+    }
     let now_ns = stats::now_ns();
     connection.ask(now_ns);
     *detail = Started { id: socket as u64, start_ns: now_ns, is_turn: true }.to_detail();
@@ -134,9 +134,8 @@ fn received(socket: *const c_void) {
         }
     } else if connection.is(Flags::INBOUND) {
         if connection.begins_turn() {
-            let chosen = choose(Program::TcpReceived, Sort::Asked);
             // Of this side nothing is left to be told.
-            let _ = connection.begin_turn(chosen);
+            let _ = connection.begin_turn(choose(Program::TcpReceived, Sort::Asked));
         }
         let now_ns = if connection.is(Flags::CHOSEN) { stats::now_ns() } else { 0 };
         connection.ask(now_ns);
