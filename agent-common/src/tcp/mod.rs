@@ -187,9 +187,7 @@ impl Connection {
             self.first_ns = now_ns;
         }
         self.last_ns = now_ns;
-        if self.requests != u16::MAX {
-            self.requests += 1;
-        }
+        self.requests = self.requests.saturating_add(1);
     }
 
     /// The first answer of a turn. `is_final`: of this side that is all there is to know.
@@ -278,11 +276,14 @@ impl Connection {
 
     /// From the words of a map value.
     pub fn from_words(words: &[u64; CONNECTION_WORDS]) -> Self {
-        let low = |word: u64| word as u32;
-        let high = |word: u64| (word >> 32) as u32;
-        // The order of 32-bit halves is that of the host.
-        let (first, second): (fn(u64) -> u32, fn(u64) -> u32) =
-            if cfg!(target_endian = "little") { (low, high) } else { (high, low) };
+        let halves = |word: u64| {
+            let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+            (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
+        };
+        let (turns, opens) = halves(words[11]);
+        let (ports, netns) = halves(words[12]);
+        let (rtt_us, min_rtt_us) = halves(words[13]);
+        let (flags, rtt_ticks) = halves(words[14]);
         Self {
             opened_ns: words[0],
             first_ns: words[1],
@@ -293,14 +294,14 @@ impl Connection {
             remote: [words[6], words[7]],
             thread_name: [words[8], words[9]],
             owner: words[10],
-            turns: first(words[11]),
-            opens: second(words[11]),
-            ports: first(words[12]),
-            netns: second(words[12]),
-            rtt_us: first(words[13]),
-            min_rtt_us: second(words[13]),
-            flags: first(words[14]),
-            rtt_ticks: second(words[14]),
+            turns,
+            opens,
+            ports,
+            netns,
+            rtt_us,
+            min_rtt_us,
+            flags,
+            rtt_ticks,
             requests: 0,
             answers: 0,
             padding: 0,
@@ -394,6 +395,33 @@ mod tests {
         let slowly = [('?', 100), ('!', 110), ('!', 130), ('!', 150), ('?', 200), ('!', 210)];
         let told = turns(&mut connection, &slowly);
         assert_eq!(told, [(10, Pattern::Single), (10, Pattern::Single)]);
+    }
+
+    #[test]
+    fn words_are_where_the_programs_write_them() {
+        use core::mem::offset_of;
+        let mut words = [0u64; CONNECTION_WORDS];
+        let mut set = |offset: usize, value: u32| {
+            let mut bytes = words[offset / 8].to_ne_bytes();
+            bytes[offset % 8..][..4].copy_from_slice(&value.to_ne_bytes());
+            words[offset / 8] = u64::from_ne_bytes(bytes);
+        };
+        set(offset_of!(Connection, turns), 1);
+        set(offset_of!(Connection, opens), 2);
+        set(offset_of!(Connection, ports), 3);
+        set(offset_of!(Connection, netns), 4);
+        set(offset_of!(Connection, rtt_us), 5);
+        set(offset_of!(Connection, min_rtt_us), 6);
+        set(offset_of!(Connection, flags), 7);
+        set(offset_of!(Connection, rtt_ticks), 8);
+        words[offset_of!(Connection, rtt_ns) / 8] = 9;
+        words[offset_of!(Connection, remote) / 8] = 10;
+        words[offset_of!(Connection, thread_name) / 8] = 11;
+        words[offset_of!(Connection, owner) / 8] = 12;
+        let read = Connection::from_words(&words);
+        assert_eq!([read.turns, read.opens, read.ports, read.netns], [1, 2, 3, 4]);
+        assert_eq!([read.rtt_us, read.min_rtt_us, read.flags, read.rtt_ticks], [5, 6, 7, 8]);
+        assert_eq!([read.rtt_ns, read.remote[0], read.thread_name[0], read.owner], [9, 10, 11, 12]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use everflame_agent_common::{
     wait::Weight,
 };
 
-use super::{Event, SYN_RECV, belongs_to_current, describe, find, insert};
+use super::{Event, SYN_RECV, belongs_to_current, find, insert};
 use crate::{
     maps::config,
     sample::sample_for_io,
@@ -100,7 +100,14 @@ fn accepted(ctx: &impl EbpfContext, socket: *const c_void) {
     let latency_ns = stats::now_ns().wrapping_sub(connection.opened_ns);
     let weight = Weight { value: latency_ns, count: u64::from(connection.opens) };
     let mut detail = [0; DETAIL_WORDS];
-    let event = Event::of_connection(connection, What::Accept);
-    describe(socket as u64, connection, &event, &mut detail);
+    describe(socket as u64, connection, &mut detail);
     sample_for_io(ctx, Program::TcpAccepted, Kind::Tcp, weight, detail);
+}
+
+/// What a record of it says. A function of its own, to leave the walk of the stack room on the BPF stack.
+#[inline(never)]
+fn describe(socket: u64, connection: &Connection, detail: &mut [u64; DETAIL_WORDS]) -> i64 {
+    *detail =
+        Event::of_connection(connection, What::Accept).happened(socket, connection).to_detail();
+    0
 }

@@ -18,6 +18,9 @@ use super::block::signed;
 use super::{Assembly, ProcessProfile, Symbols, WindowTime, labels};
 use crate::aggregate::{IoKey, ProcessWindow, StackKey, TcpKey, Totals, Window};
 
+/// A stack, what happened, and how often.
+type Keyed<'a> = (&'a Arc<StackKey>, TcpKey, &'a Totals);
+
 /// The profiles of a process, one for each event and direction with something in it.
 pub(super) fn profiles(
     process: &ProcessWindow,
@@ -25,8 +28,7 @@ pub(super) fn profiles(
     symbols: &Symbols,
     time: WindowTime,
 ) -> impl Iterator<Item = ProcessProfile> {
-    let mut events: BTreeMap<(Event, Direction), Vec<(&Arc<StackKey>, TcpKey, &Totals)>> =
-        BTreeMap::new();
+    let mut events: BTreeMap<(Event, Direction), Vec<Keyed<'_>>> = BTreeMap::new();
     for (key, totals) in &process.tcp {
         if let Some(IoKey::Tcp(tcp)) = key.io {
             events.entry((tcp.event, tcp.direction)).or_default().push((key, tcp, totals));
