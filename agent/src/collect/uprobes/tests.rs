@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use aya::EbpfLoader;
 use aya::maps::{Array, PerCpuArray};
@@ -70,8 +71,12 @@ fn site() -> Site {
     Site { offset, ..Site::default() }
 }
 
+/// What one test calls is counted by another one that probes all processes: one at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// How many runs of the program there are while `caller` and another one make their calls.
 fn counted(form: UprobeForm, for_all: bool) -> Option<u64> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     Array::<_, u64>::create(1, 0).ok()?;
     let mut loader = EbpfLoader::new();
     let mut ebpf = loader.allow_unsupported_maps().load(OBJECT).expect("it is permitted");
