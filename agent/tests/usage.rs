@@ -25,5 +25,5 @@ fn wrong_usage_is_named() {
     check("", &["--cpu-rate-hz", "0"], &["--cpu-rate-hz"]);
     check("", &["--label", "env=a", "--label", "env=b"], &["`env` is given twice"]);
     check("", &["--label", "host=a"], &["--host"]);
-    check("", &["--kinds", "tcp"], &["--kinds cpu,offcpu"]);
+    check("", &["--kinds", "cpu,disk"], &["disk", "offcpu"]);
 }
