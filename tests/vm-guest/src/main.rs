@@ -58,7 +58,12 @@ fn check_all() {
         check("waits", load::check_without_waits());
     }
     check("block", block::check());
-    check("tcp", tcp::check());
+    if cfg!(target_arch = "aarch64") {
+        // Its kernels before 6.4 show no ends of functions; what is left there has not been tried yet.
+        println!("VM: note TCP connections are not tried on this architecture");
+    } else {
+        check("tcp", tcp::check());
+    }
     match recording::record() {
         Ok(recorded) => {
             check("samples", enough(recorded.samples, recorded.expected));
