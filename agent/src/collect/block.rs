@@ -1,10 +1,10 @@
 //! The programs that follow requests to disks.
 
-use aya::programs::{BtfTracePoint, RawTracePoint};
+use aya::programs::RawTracePoint;
 use aya::{Btf, Ebpf};
 use everflame_agent_common::stats::Program;
 
-use super::bpf::BpfError;
+use super::bpf::{BpfError, refused, tracing_program};
 use super::stats::ProgramStats;
 use crate::kernel::BlockTracepoints;
 
@@ -160,15 +160,6 @@ fn attach_raw(ebpf: &mut Ebpf, name: &'static str, tracepoint: &str) -> Result<(
     Ok(())
 }
 
-fn tracing_program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut BtfTracePoint, BpfError> {
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(BpfError::Missing { name })
-}
-
 fn raw_program<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
@@ -176,8 +167,4 @@ fn raw_program<'a>(
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(BpfError::Missing { name })
-}
-
-fn refused(program: &'static str) -> impl Fn(aya::programs::ProgramError) -> BpfError {
-    move |source| BpfError::Program { program, source }
 }

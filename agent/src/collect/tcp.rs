@@ -1,10 +1,10 @@
 //! The programs that follow TCP connections.
 
-use aya::programs::{BtfTracePoint, FExit};
+use aya::programs::FExit;
 use aya::{Btf, Ebpf};
 use everflame_agent_common::stats::Program;
 
-use super::bpf::BpfError;
+use super::bpf::{BpfError, refused, tracing_program};
 use super::stats::ProgramStats;
 use crate::kernel::TcpHooks;
 
@@ -223,17 +223,4 @@ fn attach_exit(
     program.load(function, types).map_err(refused(name))?;
     program.attach().map_err(refused(name))?;
     Ok(())
-}
-
-fn tracing_program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut BtfTracePoint, BpfError> {
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(BpfError::Missing { name })
-}
-
-fn refused(program: &'static str) -> impl Fn(aya::programs::ProgramError) -> BpfError {
-    move |source| BpfError::Program { program, source }
 }

@@ -10,7 +10,7 @@ use everflame_agent_common::limits::{MAX_STACK_COPY, STACK_COPY_BELOW};
 use everflame_agent_common::stats::Program;
 use everflame_agent_common::unwind::{Registers, Stop};
 
-use super::bpf::BpfError;
+use super::bpf::{BpfError, refused};
 use super::event::{Sample, StackCopy, ThreadName};
 use super::stats::ProgramStats;
 use crate::kernel::{FINISH_TASK_SWITCH, WaitEnd};
@@ -205,10 +205,6 @@ where
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(BpfError::Missing { name })
-}
-
-fn refused(program: &'static str) -> impl Fn(aya::programs::ProgramError) -> BpfError {
-    move |source| BpfError::Program { program, source }
 }
 
 fn load_tracepoint(

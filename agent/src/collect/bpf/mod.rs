@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, RawTracePoint};
+use aya::programs::{BtfTracePoint, PerfEvent, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use everflame_agent_common::config::Config;
 use everflame_agent_common::limits::{
@@ -401,6 +401,21 @@ impl Bpf {
         }
         Ok(stats)
     }
+}
+
+/// A program of the object that runs at a tracepoint.
+pub(super) fn tracing_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut BtfTracePoint, BpfError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(BpfError::Missing { name })
+}
+
+/// What it means that the kernel refuses a program.
+pub(super) fn refused(program: &'static str) -> impl Fn(ProgramError) -> BpfError {
+    move |source| BpfError::Program { program, source }
 }
 
 /// Without it stacks of a program's first moments end early.
