@@ -69,6 +69,9 @@ fn connections_from_before_the_recording_are_not_taken_for_others() {
     let server = serve(&link, Serving::answers_after(ANSWER));
     let (seen, all) = use_earlier(server, &link);
     assert!(seen.iter().all(|seen| *seen <= all));
+    // The server is known, as it listens still; of the client both ports may be anybody's.
+    assert_eq!(seen[0], 0);
+    assert!((180..=all).contains(&seen[1]));
 }
 
 /// Its latency would be too short by what nobody has seen.
