@@ -86,3 +86,9 @@ pub const RUN_TIME_BUCKET_NS: u64 = 100;
 pub const TIMED_RUN_INTERVAL: u32 = 64;
 
 const _: () = assert!(TIMED_RUN_INTERVAL.is_power_of_two());
+
+/// Numbers that say which keys maps do not have: 2 to the power of this, of eight bytes each.
+pub const MARK_BITS: u32 = 12;
+
+/// How many these are.
+pub const MARKS: u32 = 1 << MARK_BITS;

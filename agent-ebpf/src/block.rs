@@ -22,7 +22,8 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    maps::{BIOS, BLOCK_SHARE, FLUSHERS, REQUESTS, SYNCS, config},
+    maps::{BIOS, BLOCK_SHARE, FLUSHERS, REQUEST_MARKS, REQUESTS, SYNCS, config},
+    marks,
     sample::{sample_for_io, submit_about_nobody},
     stats,
     task::field,
@@ -41,13 +42,9 @@ fn block_start(ctx: BtfTracePointContext) -> i32 {
                 wants_flush(disk_of(request), started);
             }
             match started {
-                Some(started) => keep(Program::BlockStart, request as u64, &started),
-                // What is known of the address is of a request whose end was not seen. To look first is
-                // cheaper, as mostly there is nothing.
-                None if REQUESTS.get_ptr(&(request as u64)).is_some() => {
-                    let _ = REQUESTS.remove(&(request as u64));
-                }
-                None => {}
+                Some(started) => keep(Program::BlockStart, request, &started),
+                // What is known of the address is of a request whose end was not seen.
+                None => forget(request),
             }
         }
     });
@@ -144,9 +141,28 @@ fn wants_flush(disk: *const c_void, started: Option<Request>) {
 }
 
 #[inline(always)]
-fn keep(program: Program, request: u64, started: &Request) {
-    if REQUESTS.insert(&request, started, 0).is_err() {
-        stats::count(program, Counter::Untracked);
+fn keep(program: Program, request: *const c_void, started: &Request) {
+    // Of a request whose end was not seen.
+    forget(request);
+    match REQUESTS.insert(&(request as u64), started, 0) {
+        Ok(()) => marks::mark(&REQUEST_MARKS, request),
+        Err(_) => stats::count(program, Counter::Untracked),
+    }
+}
+
+/// What is known of a request, which mostly is nothing.
+#[inline(always)]
+fn find(request: *const c_void) -> Option<*mut Request> {
+    if !marks::is_marked(&REQUEST_MARKS, request) {
+        return None;
+    }
+    REQUESTS.get_ptr_mut(&(request as u64))
+}
+
+#[inline(always)]
+fn forget(request: *const c_void) {
+    if marks::is_marked(&REQUEST_MARKS, request) && REQUESTS.remove(&(request as u64)).is_ok() {
+        marks::unmark(&REQUEST_MARKS, request);
     }
 }
 
@@ -155,7 +171,7 @@ fn keep(program: Program, request: u64, started: &Request) {
 #[btf_tracepoint(function = "block_rq_merge")]
 fn block_merge(ctx: BtfTracePointContext) -> i32 {
     let request: *const c_void = ctx.arg(0);
-    let _ = REQUESTS.remove(&(request as u64));
+    forget(request);
     0
 }
 
@@ -185,12 +201,11 @@ fn block_issue_of_queue(ctx: BtfTracePointContext) -> i32 {
 /// `request` comes from the kernel, which knows it for one.
 #[inline(always)]
 unsafe fn issue(request: *const c_void) {
-    let key = request as u64;
     // SAFETY: as the caller says.
     let (flags, stamp): (u32, u64) = unsafe {
         (field(request, config!(block.flags_offset)), field(request, config!(block.stamp_offset)))
     };
-    if let Some(known) = REQUESTS.get_ptr_mut(&key) {
+    if let Some(known) = find(request) {
         // SAFETY: a map value. It goes with the request, which is here.
         let known = unsafe { &mut *known };
         if known.issue_ns == 0 || known.stamp == stamp {
@@ -200,7 +215,7 @@ unsafe fn issue(request: *const c_void) {
             return unsafe { precedes_flush(request, flags, known) };
         }
         // Of a request whose end was not seen.
-        let _ = REQUESTS.remove(&key);
+        forget(request);
     }
     let begun = if flags & 0xff == FLUSH {
         // SAFETY: as the caller says.
@@ -231,7 +246,7 @@ unsafe fn issue(request: *const c_void) {
         begun.issue_ns = stats::now_ns();
         // SAFETY: as the caller says.
         unsafe { precedes_flush(request, flags, &begun) };
-        keep(Program::BlockIssue, key, &begun);
+        keep(Program::BlockIssue, request, &begun);
     }
 }
 
@@ -270,8 +285,7 @@ fn block_done(ctx: BtfTracePointContext) -> i32 {
 /// As of [`issue`].
 #[inline(always)]
 unsafe fn complete(request: *const c_void, error: u32, bytes: u32) {
-    let key = request as u64;
-    let Some(known) = REQUESTS.get_ptr_mut(&key) else { return };
+    let Some(known) = find(request) else { return };
     // SAFETY: a map value. A request is completed by one CPU at a time.
     let known = unsafe { &mut *known };
     // SAFETY: as the caller says.
@@ -284,7 +298,7 @@ unsafe fn complete(request: *const c_void, error: u32, bytes: u32) {
         )
     };
     if known.issue_ns != 0 && known.stamp != stamp {
-        let _ = REQUESTS.remove(&key);
+        forget(request);
         return;
     }
     known.bytes += u64::from(bytes);
@@ -294,7 +308,7 @@ unsafe fn complete(request: *const c_void, error: u32, bytes: u32) {
         return;
     }
     let done = *known;
-    let _ = REQUESTS.remove(&key);
+    forget(request);
     let mut operation = u64::from(flags);
     if error != 0 {
         operation |= FAILED;

@@ -24,6 +24,7 @@ mod live;
 #[cfg(not(feature = "old-kernels"))]
 mod lock;
 mod maps;
+mod marks;
 #[cfg(not(feature = "old-kernels"))]
 mod oom;
 mod registers;

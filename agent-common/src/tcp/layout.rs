@@ -26,6 +26,8 @@ pub struct TcpLayout {
     pub error_offset: u32,
     /// Of `tcp_sock.segs_out`, segments that were sent.
     pub sent_offset: u32,
+    /// Of `tcp_sock.copied_seq`, up to where what was received has been read.
+    pub copied_offset: u32,
     /// Of `tcp_sock.srtt_us`, eighths of microseconds.
     pub rtt_offset: u32,
     /// Of the value in `tcp_sock.rtt_min`.
@@ -52,6 +54,8 @@ pub struct TcpLayout {
     pub last_ephemeral: u32,
     /// Nanoseconds of the kernel's ticks.
     pub tick_ns: u32,
+    /// In how many ticks a round-trip time is read once: a power of two.
+    pub rtt_ticks: u32,
     /// Turns of either direction that are sampled in a tenth of a second, on each CPU, at most.
     pub samples: u32,
     /// Likewise: connections of either direction, and segments sent again and resets together.
@@ -59,7 +63,7 @@ pub struct TcpLayout {
 }
 
 /// Words of a [`TcpLayout`].
-pub const TCP_LAYOUT_WORDS: usize = 26;
+pub const TCP_LAYOUT_WORDS: usize = 28;
 
 const _: () = assert!(size_of::<TcpLayout>() == TCP_LAYOUT_WORDS * 4);
 
@@ -77,6 +81,7 @@ impl TcpLayout {
         protocol_offset: 0,
         error_offset: 0,
         sent_offset: 0,
+        copied_offset: 0,
         rtt_offset: 0,
         min_rtt_offset: 0,
         segments_offset: 0,
@@ -90,6 +95,7 @@ impl TcpLayout {
         first_ephemeral: 0,
         last_ephemeral: 0,
         tick_ns: 0,
+        rtt_ticks: 0,
         samples: 0,
         connections: 0,
     };
@@ -108,6 +114,7 @@ impl TcpLayout {
             self.protocol_offset,
             self.error_offset,
             self.sent_offset,
+            self.copied_offset,
             self.rtt_offset,
             self.min_rtt_offset,
             self.segments_offset,
@@ -121,6 +128,7 @@ impl TcpLayout {
             self.first_ephemeral,
             self.last_ephemeral,
             self.tick_ns,
+            self.rtt_ticks,
             self.samples,
             self.connections,
         ]

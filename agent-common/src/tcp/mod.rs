@@ -17,39 +17,17 @@ pub use self::layout::{TCP_LAYOUT_WORDS, TcpLayout};
 pub use self::record::{Happened, Started, What};
 
 /// What is kept of a connection; a map value.
+///
+/// What is written each time that something is sent lies together, in the one cache line that a kernel's entry of a
+/// map has from the second word of its value on; and entries have a whole number of lines, as the two ends of a
+/// connection on one host are used on different CPUs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
     /// When it was opened, or first seen, on CLOCK_MONOTONIC; of one that was accepted, when it was there.
     pub opened_ns: u64,
-    /// When the turn began, if it was chosen.
-    pub first_ns: u64,
-    /// When it was last asked. Once it is answered, the time from then to the first answer.
-    pub last_ns: u64,
-    /// From the first request to the first answer.
-    pub waited_ns: u64,
-    /// When the last answer came.
-    pub answered_ns: u64,
-    /// When the round-trip time was read.
-    pub rtt_ns: u64,
-    /// The other end's address; of IPv4 as IPv6 has it (`::ffff:1.2.3.4`), in network byte order.
-    pub remote: [u64; 2],
-    /// The name of the thread that opened or accepted it.
-    pub thread_name: [u64; 2],
     /// Its process in the upper half, the thread in the lower half; 0: not known yet.
     pub owner: u64,
-    /// How many turns the present one stands for, if it was chosen.
-    pub turns: u32,
-    /// How many connections it stands for.
-    pub opens: u32,
-    /// The other end's port in the upper half, this one's in the lower half.
-    pub ports: u32,
-    /// The inode number of its network namespace.
-    pub netns: u32,
-    /// Smoothed round-trip time, in microseconds; 0: not known.
-    pub rtt_us: u32,
-    /// The shortest one that the kernel remembers.
-    pub min_rtt_us: u32,
     /// [`Flags`].
     pub flags: u32,
     /// When the round-trip time was read, in the kernel's ticks.
@@ -58,14 +36,44 @@ pub struct Connection {
     pub requests: u16,
     /// How often it was answered.
     pub answers: u16,
-    /// Always 0.
-    pub padding: u32,
+    /// Up to where what was received had been read when something was last sent (`tcp_sock.copied_seq`). Only
+    /// of turns that are not followed.
+    pub copied: u32,
+    /// How many turns the present one stands for, if it was chosen.
+    pub turns: u32,
+    /// How many connections it stands for.
+    pub opens: u32,
+    /// When the turn began, if it was chosen.
+    pub first_ns: u64,
+    /// When it was last asked. Once it is answered, the time from then to the first answer.
+    pub last_ns: u64,
+    /// When the last answer came.
+    pub answered_ns: u64,
+    /// From the first request to the first answer.
+    pub waited_ns: u64,
+    /// When the round-trip time was read.
+    pub rtt_ns: u64,
+    /// The other end's address; of IPv4 as IPv6 has it (`::ffff:1.2.3.4`), in network byte order.
+    pub remote: [u64; 2],
+    /// The name of the thread that opened or accepted it.
+    pub thread_name: [u64; 2],
+    /// The other end's port in the upper half, this one's in the lower half.
+    pub ports: u32,
+    /// The inode number of its network namespace.
+    pub netns: u32,
+    /// Smoothed round-trip time, in microseconds; 0: not known.
+    pub rtt_us: u32,
+    /// The shortest one that the kernel remembers.
+    pub min_rtt_us: u32,
+    /// Always 0. With it, and its key and 48 bytes of the kernel's, an entry has three cache lines.
+    pub padding: u64,
 }
 
-const _: () = assert!(size_of::<Connection>() == 128);
+const _: () = assert!(size_of::<Connection>() == CONNECTION_WORDS * 8);
+const _: () = assert!((48 + 8 + size_of::<Connection>()).is_multiple_of(64));
 
 /// Words of a [`Connection`].
-pub const CONNECTION_WORDS: usize = 16;
+pub const CONNECTION_WORDS: usize = 17;
 
 /// Bits in [`Connection::flags`].
 pub struct Flags;
@@ -97,6 +105,10 @@ impl Flags {
     pub const SPACED: u32 = 2048;
     /// In some turn with one request another answer came long after the first.
     pub const PUSHED: u32 = 4096;
+    /// Of the side that accepts: the next turn is going to be followed.
+    pub const ARMED: u32 = 8192;
+    /// It is among those of which it matters what is received.
+    pub const MARKED: u32 = 16384;
     /// Both: neither end waits for the other.
     pub const STREAMING: u32 = Self::SPACED | Self::PUSHED;
 }
@@ -178,6 +190,39 @@ impl Connection {
             self.flags |= Flags::CHOSEN;
         }
         before
+    }
+
+    /// The next turn is followed if it stands for any `turns`.
+    #[inline(always)]
+    pub fn arm(&mut self, turns: u32) {
+        if turns != 0 {
+            self.turns = turns;
+            self.flags |= Flags::ARMED;
+        }
+    }
+
+    /// How many turns the one that begins stands for.
+    #[inline(always)]
+    pub fn take_armed(&mut self) -> u32 {
+        let turns = if self.is(Flags::ARMED) { self.turns } else { 0 };
+        self.flags &= !Flags::ARMED;
+        turns
+    }
+
+    /// Notes up to where it was read. Whether that is further than when it was last noted: something was received
+    /// in between.
+    #[inline(always)]
+    pub fn has_read(&mut self, copied: u32) -> bool {
+        let is_new = self.copied != copied;
+        self.copied = copied;
+        is_new
+    }
+
+    /// Whether it matters what is received: that a turn begins or ends, or whose the connection is.
+    #[inline(always)]
+    pub const fn wants_received(&self) -> bool {
+        self.flags & Flags::IGNORED == 0
+            && (self.flags & (Flags::CHOSEN | Flags::ARMED) != 0 || self.owner == 0)
     }
 
     /// It was asked. Only of turns that are followed `now_ns` matters.
@@ -280,30 +325,31 @@ impl Connection {
             let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
             (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
         };
-        let (turns, opens) = halves(words[11]);
-        let (ports, netns) = halves(words[12]);
-        let (rtt_us, min_rtt_us) = halves(words[13]);
-        let (flags, rtt_ticks) = halves(words[14]);
+        let (flags, rtt_ticks) = halves(words[2]);
+        let (turns, opens) = halves(words[4]);
+        let (ports, netns) = halves(words[14]);
+        let (rtt_us, min_rtt_us) = halves(words[15]);
         Self {
             opened_ns: words[0],
-            first_ns: words[1],
-            last_ns: words[2],
-            waited_ns: words[3],
-            answered_ns: words[4],
-            rtt_ns: words[5],
-            remote: [words[6], words[7]],
-            thread_name: [words[8], words[9]],
-            owner: words[10],
-            turns,
-            opens,
-            ports,
-            netns,
-            rtt_us,
-            min_rtt_us,
+            owner: words[1],
             flags,
             rtt_ticks,
             requests: 0,
             answers: 0,
+            copied: 0,
+            turns,
+            opens,
+            first_ns: words[5],
+            last_ns: words[6],
+            answered_ns: words[7],
+            waited_ns: words[8],
+            rtt_ns: words[9],
+            remote: [words[10], words[11]],
+            thread_name: [words[12], words[13]],
+            ports,
+            netns,
+            rtt_us,
+            min_rtt_us,
             padding: 0,
         }
     }

@@ -6,11 +6,12 @@ use aya_ebpf::{
 };
 use everflame_agent_common::{
     block::{Flusher, Request},
-    limits::{MAX_DISKS, MAX_REQUESTS, MAX_SYNCS},
+    limits::{MARKS, MAX_DISKS, MAX_REQUESTS, MAX_SYNCS},
     share::Share,
 };
 
 use crate::{
+    marks::Marks,
     sample::Scratch,
     unwind::{RuleCache, Walk},
 };
@@ -19,6 +20,10 @@ use crate::{
 /// size.
 #[map]
 pub static REQUESTS: HashMap<u64, Request> = HashMap::with_max_entries(MAX_REQUESTS, 0);
+
+/// Which requests are not among them.
+#[map]
+pub static REQUEST_MARKS: Marks = Marks::with_max_entries(MARKS, 0);
 
 /// What requests are going to be made of, where those themselves are not seen when they are made. Of
 /// some nothing more is heard.

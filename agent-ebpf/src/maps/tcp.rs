@@ -5,14 +5,20 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray},
 };
 use everflame_agent_common::{
-    limits::{MAX_CONNECTIONS, MAX_LISTENERS},
+    limits::{MARKS, MAX_CONNECTIONS, MAX_LISTENERS},
     share::Share,
     tcp::Connection,
 };
 
+use crate::marks::Marks;
+
 /// Connections, by the kernel's address of the socket. The agent sets the real size.
 #[map]
 pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
+
+/// Those of which it matters what is received.
+#[map]
+pub static TCP_MARKS: Marks = Marks::with_max_entries(MARKS, 0);
 
 /// Where somebody listened when the agent began: the network namespace in the upper half, the port in the lower.
 #[map]

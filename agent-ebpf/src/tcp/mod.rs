@@ -23,7 +23,8 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    maps::{CONNECTIONS, LISTENERS, TCP_SHARES, config},
+    maps::{CONNECTIONS, LISTENERS, TCP_MARKS, TCP_SHARES, config},
+    marks,
     sample::{Whose, sample_for_io, submit_about},
     stats,
     task::{field, read_kernel},
@@ -107,10 +108,10 @@ fn open(ctx: &impl EbpfContext, socket: *const c_void, flags: u32) {
     let owner = bpf_get_current_pid_tgid();
     if !is_wanted(owner) {
         // What is known of the address is of a socket that was connected before.
-        let _ = CONNECTIONS.remove(&(socket as u64));
-        return;
+        return forget(socket);
     }
     let now_ns = stats::now_ns();
+    unmark(socket);
     let Some(connection) = insert(Program::TcpOpened, socket, now_ns, flags) else { return };
     connection.owner = owner;
     connection.thread_name = thread_name();
@@ -135,15 +136,23 @@ fn established(socket: *const c_void, old: u32) {
     {
         return connected(socket, connection, now_ns, None);
     }
-    if find(socket).is_some_and(|connection| connection.is(Flags::ACCEPTED)) {
+    if let Some(connection) = find(socket)
+        && connection.is(Flags::ACCEPTED)
+    {
         // That was sooner.
-        return;
+        connection.arm(choose(Program::TcpState, Sort::Asked));
+        return settle(socket, connection);
     }
+    unmark(socket);
     // Of one that was on its way before it is not known since when.
     let is_late = old == SYN_SENT;
     let direction = if is_late { Flags::OUTBOUND } else { Flags::INBOUND };
     if let Some(connection) = insert(Program::TcpState, socket, now_ns, direction) {
         connection.opens = if is_late { 1 } else { choose(Program::TcpState, Sort::Inbound) };
+        if !is_late {
+            connection.arm(choose(Program::TcpState, Sort::Asked));
+        }
+        settle(socket, connection);
     }
 }
 
@@ -212,9 +221,10 @@ fn used<'a>(program: Program, socket: *const c_void) -> Option<&'a mut Connectio
             return None;
         }
     }
+    // Not each time: to read one takes as long as half of all else.
     // SAFETY: a helper without arguments.
     let ticks = unsafe { bpf_jiffies64() } as u32;
-    if connection.rtt_ticks != ticks {
+    if connection.rtt_ticks ^ ticks >= config!(tcp.rtt_ticks) {
         connection.rtt_ticks = ticks;
         read_rtt(socket, connection);
     }
@@ -296,7 +306,7 @@ fn tcp_destroyed(ctx: BtfTracePointContext) -> i32 {
             };
             tell(Program::TcpState, socket as u64, connection, &event);
         }
-        let _ = CONNECTIONS.remove(&(socket as u64));
+        forget(socket);
     });
     0
 }
@@ -306,6 +316,38 @@ fn find<'a>(socket: *const c_void) -> Option<&'a mut Connection> {
     // SAFETY: a map value. A socket is used by one task at a time, mostly: what another one does to the same
     // turn makes it a little longer or shorter.
     CONNECTIONS.get_ptr_mut(&(socket as u64)).map(|connection| unsafe { &mut *connection })
+}
+
+#[inline(always)]
+fn forget(socket: *const c_void) {
+    unmark(socket);
+    let _ = CONNECTIONS.remove(&(socket as u64));
+}
+
+/// Sees to it that what is received is looked at if that matters.
+#[inline(always)]
+fn settle(socket: *const c_void, connection: &mut Connection) {
+    let is_wanted = connection.wants_received();
+    if is_wanted == connection.is(Flags::MARKED) {
+        return;
+    }
+    connection.flags ^= Flags::MARKED;
+    if is_wanted {
+        marks::mark(&TCP_MARKS, socket);
+    } else {
+        marks::unmark(&TCP_MARKS, socket);
+    }
+}
+
+/// What its address is known for is over.
+#[inline(always)]
+fn unmark(socket: *const c_void) {
+    if let Some(connection) = find(socket)
+        && connection.is(Flags::MARKED)
+    {
+        connection.flags &= !Flags::MARKED;
+        marks::unmark(&TCP_MARKS, socket);
+    }
 }
 
 /// Begins to follow a connection.

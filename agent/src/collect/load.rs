@@ -180,12 +180,16 @@ fn prepare_tcp(settings: &mut Config, config: TcpConfig) -> Result<TcpHooks, Bpf
         samples,
         connections,
         tick_ns: tick_ns(),
+        rtt_ticks: (RTT_INTERVAL_NS / tick_ns().max(1)).max(1).next_power_of_two(),
         first_ephemeral,
         last_ephemeral,
         ..layout
     };
     Ok(TcpHooks { sees_calls: config.sees_calls, ..hooks })
 }
+
+/// How often round-trip times are read of a connection that is used, about.
+const RTT_INTERVAL_NS: u32 = 16_000_000;
 
 /// How long the kernel's ticks are.
 fn tick_ns() -> u32 {

@@ -60,6 +60,7 @@ pub fn tcp_layout() -> Result<(TcpLayout, TcpHooks), BtfError> {
         protocol_offset: offset("sock", "sk_protocol", "sock.sk_protocol")?,
         error_offset: offset("sock", "sk_err", "sock.sk_err")?,
         sent_offset: offset("tcp_sock", "segs_out", "tcp_sock.segs_out")?,
+        copied_offset: offset("tcp_sock", "copied_seq", "tcp_sock.copied_seq")?,
         rtt_offset: offset("tcp_sock", "srtt_us", "tcp_sock.srtt_us")?,
         min_rtt_offset: min_rtt,
         segments_offset: segments,
@@ -73,6 +74,7 @@ pub fn tcp_layout() -> Result<(TcpLayout, TcpHooks), BtfError> {
         first_ephemeral: 0,
         last_ephemeral: 0,
         tick_ns: 0,
+        rtt_ticks: 0,
         samples: 0,
         connections: 0,
     };
