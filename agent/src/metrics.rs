@@ -266,6 +266,9 @@ metrics! {
     export_connected: Gauge,
     /// Runs of a BPF program.
     bpf_program_runs: Family<ProgramLabels, Counter>,
+    /// Runs of a BPF program that the kernel left out, as it was under way on that CPU already: what they
+    /// would have seen is missing.
+    bpf_program_missed_runs: Family<ProgramLabels, Counter>,
     /// Run time of a BPF program, estimated from the random 1 in 64 that are timed.
     bpf_program_run_seconds: Family<ProgramLabels, SecondsCounter>,
     /// The run time of a BPF program that 99 % of its runs stay below, of those timed since
@@ -322,6 +325,12 @@ impl Metrics {
         raise_to(&self.bpf_program_runs.get_or_create(&labels), runs);
         let seconds = std::time::Duration::from_nanos(run_ns).as_secs_f64();
         raise_seconds_to(&self.bpf_program_run_seconds.get_or_create(&labels), seconds);
+    }
+
+    /// Mirrors how many runs of a BPF program the kernel has left out.
+    pub fn set_bpf_missed_runs(&self, program: &str, runs: u64) {
+        let labels = ProgramLabels { program: program.into() };
+        raise_to(&self.bpf_program_missed_runs.get_or_create(&labels), runs);
     }
 
     /// Mirrors the run times of a BPF program: upper bounds in nanoseconds, and how many runs

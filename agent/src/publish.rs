@@ -54,6 +54,9 @@ pub(crate) fn publish_collect(metrics: &Metrics, profiler: &Profiler, stats: &Co
     for (program, stats) in others.filter(|(_, stats)| stats.runs > 0) {
         metrics.set_bpf_program(program.name(), stats.runs, stats.estimated_run_time_ns());
     }
+    for (program, runs) in &stats.missed_runs {
+        metrics.set_bpf_missed_runs(program, *runs);
+    }
     let lost = waits.switch_in.ring_full.iter().zip(&waits.waiting.ring_full);
     for (cpu, (ended, going_on)) in lost.enumerate() {
         let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);

@@ -354,6 +354,12 @@ fn notes(kind: Kind, stats: &CollectStats, kernel: KernelStatus) -> Vec<String> 
              was no room for one"
         ));
     }
+    for (program, runs) in &stats.missed_runs {
+        notes.push(format!(
+            "what {runs} runs of the BPF program {program} would have seen is missing: the kernel left them out, \
+             as it was under way on that CPU"
+        ));
+    }
     if stats.sideband_lost > 0 {
         notes.push(format!(
             "{} process records were lost: some processes may be unnamed",

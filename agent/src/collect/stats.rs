@@ -78,6 +78,9 @@ pub struct CollectStats {
     pub tcp: TcpStats,
     /// Those of the program that tells whom the kernel ends for want of memory.
     pub oom_victim: ProgramStats,
+    /// Runs of programs that the kernel has left out, as they were under way on that CPU already: by
+    /// name, of those that have any. What they would have seen is missing.
+    pub missed_runs: Vec<(String, u64)>,
     /// Which live heaps are seen.
     pub attached: AttachStats,
     /// Process records that the kernel dropped.
@@ -146,6 +149,7 @@ impl Collector {
                 accepted: self.bpf.program_stats(Program::TcpAccepted)?,
             },
             oom_victim: self.bpf.program_stats(Program::OomVictim)?,
+            missed_runs: self.bpf.missed_runs(),
             attached: self.live.as_ref().map(LiveAttachments::stats).unwrap_or_default(),
             sideband_lost: self.sideband.lost(),
             unreadable: self.unreadable + self.sideband.unreadable(),

@@ -4,11 +4,11 @@
 //! `collect` touches aya.
 
 mod error;
+mod fdinfo;
 mod wanted;
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf};
@@ -375,6 +375,16 @@ impl Bpf {
         self.memory_bytes
     }
 
+    /// Runs that the kernel has left out, as the program was under way on that CPU already, by the
+    /// program's name in the object. Counted from Linux 5.12 on.
+    pub(super) fn missed_runs(&self) -> Vec<(String, u64)> {
+        let missed = |(name, program): (&str, &aya::programs::Program)| {
+            let runs = fdinfo::number(program.fd().ok()?.as_fd(), "recursion_misses")?;
+            (runs > 0).then(|| (name.to_owned(), runs))
+        };
+        self.ebpf.programs().filter_map(missed).collect()
+    }
+
     /// What a program has counted so far.
     pub(super) fn program_stats(&self, program: Program) -> Result<ProgramStats, BpfError> {
         let mut stats = ProgramStats::default();
@@ -460,7 +470,5 @@ fn map_memory_bytes(map: &Map) -> u64 {
         | Map::Unsupported(data) => data,
         _ => return 0,
     };
-    let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
-    let Ok(fdinfo) = fs::read_to_string(&path) else { return 0 };
-    fdinfo.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok()).unwrap_or(0)
+    fdinfo::number(data.fd(), "memlock").unwrap_or(0)
 }
