@@ -9,6 +9,7 @@ mod totals;
 mod unfinished;
 mod windows;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -90,6 +91,24 @@ impl Findings {
         self.note(off.abs() <= tolerance, text);
     }
 
+    /// Expects what is within bounds that are not equally far from what is expected.
+    pub(crate) fn between(
+        &mut self,
+        what: &str,
+        found: f64,
+        expected: f64,
+        bounds: RangeInclusive<f64>,
+    ) {
+        let percent = |ns: f64| 100.0 * (ns - expected) / expected;
+        let text = format!(
+            "{what}: {found:.0}, {expected:.0} expected, {:+.2} % ({:.2} to {:.2} %)",
+            percent(found),
+            percent(*bounds.start()),
+            percent(*bounds.end())
+        );
+        self.note(bounds.contains(&found), text);
+    }
+
     /// Expects a share of at least `least`.
     pub(crate) fn share(&mut self, what: &str, part: f64, all: f64, least: f64) {
         let text = format!("{what}: {:.3} % of {all:.0}", 100.0 * part / all);
@@ -141,13 +160,5 @@ fn check_time_off_cpu(
     let found = ns(in_span(samples, thread));
     let least = 0.98 * (expected - thread.stolen_ns as f64);
     let most = 1.02 * (expected + cpus.overcharged_ns(thread));
-    let percent = |ns: f64| 100.0 * (ns - expected) / expected;
-    let text = format!(
-        "{} off cpu: {found:.0}, {expected:.0} expected, {:+.2} % ({:.2} to {:.2} %)",
-        thread.name,
-        percent(found),
-        percent(least),
-        percent(most)
-    );
-    findings.note((least..=most).contains(&found), text);
+    findings.between(&format!("{} off cpu", thread.name), found, expected, least..=most);
 }
