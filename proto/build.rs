@@ -3,8 +3,13 @@
 use std::error::Error;
 
 const PROTO_DIR: &str = "proto";
-const PROTO_FILES: [&str; 3] =
-    ["everflame/v1/ingest.proto", "everflame/v1/query.proto", "perftools/profiles/profile.proto"];
+const PROTO_FILES: [&str; 5] = [
+    "everflame/v1/deploys.proto",
+    "everflame/v1/ingest.proto",
+    "everflame/v1/query.proto",
+    "everflame/v1/rollup.proto",
+    "perftools/profiles/profile.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={PROTO_DIR}");
