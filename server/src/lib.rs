@@ -3,7 +3,9 @@
 //!
 //! ```text
 //! Push -> ingest (validate, queue, group commit) -> store
-//!                                                     |
+//!                       |                             |
+//!                    deploys (which version is new)   |
+//!                       |                             |
 //! gRPC and HTTP <- query (selector, engine) <---------+
 //! ```
 //!
@@ -14,6 +16,7 @@
 mod api;
 mod causes;
 pub mod config;
+pub mod deploys;
 pub mod ingest;
 mod metrics;
 mod process;

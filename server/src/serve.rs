@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use everflame_proto::v1::query_server::QueryServer;
+use everflame_proto::v1::{deploys_server::DeploysServer, query_server::QueryServer};
 use tokio::{net::TcpListener, sync::watch, task, time};
 use tonic::service::Routes;
 
@@ -21,6 +21,7 @@ use crate::{
     api::{self, ApiState},
     causes::with_causes,
     config::Config,
+    deploys::{grpc::DeploysService, registry::Registry},
     ingest::{Ingest, grpc::IngestService, wire::PushServer, writer::Writer},
     metrics::Metrics,
     query::{engine::Engine, grpc::QueryService, time::now_unix_ns},
@@ -75,6 +76,10 @@ pub async fn serve(
     let opened = task::spawn_blocking(move || EmbeddedStore::open(&data_dir, options)).await;
     let opened = opened.map_err(io::Error::other).map_err(io("open the store"))?;
     let store: Arc<dyn Store> = Arc::new(opened?);
+    let of_store = Arc::clone(&store);
+    let deploys = task::spawn_blocking(move || Registry::open(of_store)).await;
+    let deploys = deploys.map_err(io::Error::other).map_err(io("read which deploys there were"))?;
+    let deploys = Arc::new(deploys?);
     let address = config.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -85,11 +90,13 @@ pub async fn serve(
     let (stopping, stopped) = watch::channel(false);
     let maintenance = task::spawn(maintain(
         Arc::clone(&store),
+        Arc::clone(&deploys),
         Arc::clone(&metrics),
         config.maintenance_interval,
         stopped.clone(),
     ));
-    let router = router(&config, Arc::clone(&store), writer.clone(), &metrics, stopped.clone());
+    let router =
+        router(&config, Arc::clone(&store), &deploys, writer.clone(), &metrics, stopped.clone());
 
     let address = listener.local_addr().map_err(io("ask for the address"))?;
     announce(address).map_err(io("print the address"))?;
@@ -115,13 +122,14 @@ pub async fn serve(
     };
     let _ = stopping.send(true);
     let _ = maintenance.await;
-    close(store, &writer, writer_thread).await;
+    close(store, deploys, &writer, writer_thread).await;
     served.map_err(io::Error::other).and_then(|served| served).map_err(io("take connections"))
 }
 
 fn router(
     config: &Config,
     store: Arc<dyn Store>,
+    deploys: &Arc<Registry>,
     writer: Writer,
     metrics: &Arc<Metrics>,
     stopping: watch::Receiver<bool>,
@@ -132,13 +140,17 @@ fn router(
         writer,
         config.batch_limits(),
         cpus * VALIDATIONS_PER_CPU,
+        Arc::clone(deploys),
         Arc::clone(metrics),
     );
     let engine = Engine::new(Arc::clone(&store), config.query_limits(cpus), Arc::clone(metrics));
     let ingest = PushServer::new(IngestService::new(ingest, stopping), config.max_message_bytes());
     let query = QueryServer::new(QueryService::new(engine.clone()));
-    let grpc = Routes::new(ingest).add_service(query).prepare().into_axum_router();
-    let http = api::router(ApiState { engine, store, metrics: Arc::clone(metrics) });
+    let of_deploys = DeploysServer::new(DeploysService::new(Arc::clone(deploys)));
+    let grpc = Routes::new(ingest).add_service(query).add_service(of_deploys);
+    let grpc = grpc.prepare().into_axum_router();
+    let (deploys, metrics) = (Arc::clone(deploys), Arc::clone(metrics));
+    let http = api::router(ApiState { engine, store, deploys, metrics });
     http.merge(grpc.reset_fallback()).fallback(api::not_found)
 }
 
@@ -151,6 +163,7 @@ fn announce(address: SocketAddr) -> io::Result<()> {
 
 async fn maintain(
     store: Arc<dyn Store>,
+    deploys: Arc<Registry>,
     metrics: Arc<Metrics>,
     interval: Duration,
     mut stopping: watch::Receiver<bool>,
@@ -162,8 +175,15 @@ async fn maintain(
             () = told_to_stop(&mut stopping) => return,
             _ = ticks.tick() => {}
         }
-        let store = Arc::clone(&store);
-        match task::spawn_blocking(move || store.maintain(now_unix_ns())).await {
+        let (store, deploys) = (Arc::clone(&store), Arc::clone(&deploys));
+        let round = move || {
+            let now = now_unix_ns();
+            let maintained = store.maintain(now)?;
+            deploys.forget_old(now)?;
+            deploys.save()?;
+            Ok::<_, StoreError>(maintained)
+        };
+        match task::spawn_blocking(round).await {
             Ok(Ok(maintained)) => metrics.maintained(&maintained),
             Ok(Err(err)) => tracing::warn!(error = with_causes(&err), "maintenance failed"),
             Err(err) => tracing::error!(error = with_causes(&err), "maintenance crashed"),
@@ -173,13 +193,22 @@ async fn maintain(
 
 /// Waits until what was received is written. Handles to the store and the writer may
 /// live on in connections that do not end.
-async fn close(store: Arc<dyn Store>, writer: &Writer, writer_thread: thread::JoinHandle<()>) {
+async fn close(
+    store: Arc<dyn Store>,
+    deploys: Arc<Registry>,
+    writer: &Writer,
+    writer_thread: thread::JoinHandle<()>,
+) {
     writer.stop().await;
     let closed = task::spawn_blocking(move || {
         if writer_thread.join().is_err() {
             tracing::error!("the writer thread crashed");
         }
-        drop(store);
+        if let Err(err) = deploys.save() {
+            // It is found again in the profiles.
+            tracing::warn!(error = with_causes(&err), "cannot write which deploys there were");
+        }
+        drop((deploys, store));
     });
     if time::timeout(GRACE, closed).await.is_err() {
         tracing::warn!("the store did not close in time; it will recover at the next start");

@@ -10,9 +10,11 @@
 //! | `/api/v1/merge?format=flame` | the JSON of [`everflame_profile::FlameTree`] |
 //! | `/api/v1/top` | the JSON of [`everflame_profile::TopTable`] |
 //! | `/api/v1/diff` | the JSON of [`everflame_profile::DiffTable`] |
+//! | `/api/v1/deploys` | `{"deploys":[...]}`, newest first; POST announces one |
 //!
 //! Errors are `{"error":{"code","message","position"?}}`.
 
+mod deploys;
 mod dto;
 mod error;
 mod index;
@@ -39,6 +41,7 @@ use self::{
     params::{DiffParams, Format, KindsParams, Params},
 };
 use crate::{
+    deploys::registry::Registry,
     metrics::Metrics,
     query::{
         engine::Engine,
@@ -55,6 +58,8 @@ pub(crate) struct ApiState {
     pub(crate) engine: Engine,
     /// For `/healthz` and the disk metrics.
     pub(crate) store: Arc<dyn Store>,
+    /// Which versions there are.
+    pub(crate) deploys: Arc<Registry>,
     /// For `/metrics`.
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -70,6 +75,7 @@ pub(crate) fn router(state: ApiState) -> Router {
         .route("/api/v1/merge", get(merge))
         .route("/api/v1/top", get(top))
         .route("/api/v1/diff", get(diff))
+        .route("/api/v1/deploys", get(deploys::list).post(deploys::announce))
         .route("/healthz", get(operate::healthz))
         .route("/metrics", get(operate::metrics))
         .route("/debug/pprof/profile", get(operate::own_profile))
@@ -84,7 +90,11 @@ pub(crate) async fn not_found() -> Response {
 }
 
 async fn method_not_allowed() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET is answered here")
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this method is not answered here; see /",
+    )
 }
 
 type Given<P> = Result<Query<P>, QueryRejection>;

@@ -136,7 +136,7 @@ impl DiffParams {
     }
 }
 
-fn range(
+pub(super) fn range(
     from_name: &'static str,
     from: Option<&str>,
     to_name: &'static str,
@@ -163,7 +163,7 @@ fn selection(
     Ok(Selection { filter: Filter { kind, selector, range }, sample_type })
 }
 
-fn limit(text: Option<&str>) -> Result<Option<usize>, QueryError> {
+pub(super) fn limit(text: Option<&str>) -> Result<Option<usize>, QueryError> {
     let Some(text) = text else { return Ok(None) };
     match text.parse() {
         Ok(0) => Ok(None),

@@ -1,6 +1,7 @@
 //! From a batch on the wire to an acknowledgement.
 //!
-//! check room -> reserve memory -> validate (on a blocking thread) -> queue -> group commit -> acknowledge.
+//! check room -> reserve memory -> validate (on a blocking thread) -> queue -> group commit -> take notice of
+//! versions -> acknowledge.
 //! The invariant: STORED and DUPLICATE are said only of what is durable, and every
 //! batch gets exactly one answer.
 
@@ -17,6 +18,7 @@ use tokio::{sync::Semaphore, task};
 
 use crate::{
     causes::with_causes,
+    deploys::registry::{Registry, Sighting},
     metrics::{BatchOutcome, Metrics},
     query::time,
     store::{Committed, Store, StoreError, ValidBatch},
@@ -45,6 +47,7 @@ pub struct Ingest {
     writer: Writer,
     limits: BatchLimits,
     validators: Arc<Semaphore>,
+    deploys: Arc<Registry>,
     metrics: Arc<Metrics>,
 }
 
@@ -64,10 +67,11 @@ impl Ingest {
         writer: Writer,
         limits: BatchLimits,
         parallel_validations: usize,
+        deploys: Arc<Registry>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let validators = Arc::new(Semaphore::new(parallel_validations));
-        Self { store, writer, limits, validators, metrics }
+        Self { store, writer, limits, validators, deploys, metrics }
     }
 
     /// Takes one batch through all stages.
@@ -132,15 +136,19 @@ impl Ingest {
         reservation: Reservation,
         rejected: Vec<v1::RejectedProfile>,
     ) -> Result<(v1::BatchAck, BatchOutcome), String> {
+        let sighting = Sighting::of(&batch);
         match self.writer.submit(batch, reservation).await {
-            Ok(Committed::Stored) => Ok((
-                v1::BatchAck {
-                    outcome: v1::Outcome::Stored.into(),
-                    rejected,
-                    ..Default::default()
-                },
-                BatchOutcome::Stored,
-            )),
+            Ok(Committed::Stored) => {
+                self.deploys.see(&sighting);
+                Ok((
+                    v1::BatchAck {
+                        outcome: v1::Outcome::Stored.into(),
+                        rejected,
+                        ..Default::default()
+                    },
+                    BatchOutcome::Stored,
+                ))
+            }
             Ok(Committed::Duplicate) => Ok((
                 v1::BatchAck {
                     outcome: v1::Outcome::Duplicate.into(),

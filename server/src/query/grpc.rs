@@ -127,7 +127,7 @@ fn selection(message: Option<v1::Selection>) -> Result<Selection, Status> {
 }
 
 /// 0 leaves a side open.
-fn range(message: Option<v1::TimeRange>) -> Result<TimeRange, QueryError> {
+pub(crate) fn range(message: Option<v1::TimeRange>) -> Result<TimeRange, QueryError> {
     let message = message.unwrap_or_default();
     let instant = |ns: i64| u64::try_from(ns).map_err(|_negative| QueryError::EmptyRange);
     let start_unix_ns = instant(message.start_unix_ns)?;
@@ -141,7 +141,7 @@ fn range(message: Option<v1::TimeRange>) -> Result<TimeRange, QueryError> {
     Ok(TimeRange { start_unix_ns, end_unix_ns })
 }
 
-fn status(err: &QueryError) -> Status {
+pub(crate) fn status(err: &QueryError) -> Status {
     let code = match (err.fault(), err) {
         (_, QueryError::Timeout { .. }) => Code::DeadlineExceeded,
         (Fault::Question, _) => Code::InvalidArgument,

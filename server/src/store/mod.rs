@@ -12,7 +12,9 @@ pub mod lock;
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use axum::body::Bytes;
-use everflame_profile::Kind;
+use everflame_profile::{Kind, RollUp};
+use everflame_proto::v1;
+use serde::Serialize;
 
 use crate::query::selector::Selector;
 
@@ -64,6 +66,8 @@ pub struct ValidProfile {
     pub samples: u64,
     /// As received.
     pub pprof_gz: Bytes,
+    /// What it says of functions.
+    pub roll_up: RollUp,
 }
 
 /// What became of a committed batch.
@@ -122,6 +126,41 @@ pub struct StoredProfile<'a> {
     pub duration_ns: u64,
     /// A gzip'd pprof profile that was valid when it was stored.
     pub pprof_gz: &'a [u8],
+}
+
+/// What a stored profile says of functions.
+#[derive(Debug)]
+pub struct StoredRollUp<'a> {
+    /// Kind and labels.
+    pub series: &'a Arc<SeriesKey>,
+    /// When its window began.
+    pub start_unix_ns: u64,
+    /// How long its window was.
+    pub duration_ns: u64,
+    /// The sums, by numbers of functions.
+    pub roll_up: &'a v1::RollUp,
+    /// What these numbers stand for; they are the same for all that have the same list.
+    pub names: &'a Arc<Vec<String>>,
+}
+
+/// Something small that is kept beside profiles, until it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// What kind of thing; has no NUL.
+    pub collection: &'static str,
+    /// Which one.
+    pub key: String,
+    /// `None` deletes it.
+    pub content: Option<Vec<u8>>,
+}
+
+impl Document {
+    /// A document of JSON.
+    pub fn json(collection: &'static str, key: &str, content: &impl Serialize) -> Self {
+        // Fails for maps whose keys are no strings, which ours are.
+        let content = serde_json::to_vec(content).unwrap_or_default();
+        Self { collection, key: key.to_owned(), content: Some(content) }
+    }
 }
 
 /// How full a store is.
@@ -186,6 +225,17 @@ pub trait Store: Send + Sync + 'static {
         visit: &mut dyn FnMut(SeriesExtent) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
 
+    /// Shows `visit` when each matching profile's window began and how long it was, in nanoseconds; in no
+    /// particular order, and without reading the profiles.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn visit_windows(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(&SeriesKey, u64, u64),
+    ) -> Result<(), StoreError>;
+
     /// Shows `visit` each matching profile, in no particular order.
     ///
     /// # Errors
@@ -195,6 +245,28 @@ pub trait Store: Send + Sync + 'static {
         filter: &Filter,
         visit: &mut dyn FnMut(StoredProfile<'_>) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
+
+    /// Shows `visit` what each matching profile says of functions, in no particular order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn visit_roll_ups(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(StoredRollUp<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// The documents of a collection: keys and contents, sorted by key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn documents(&self, collection: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// Makes documents durable, all or none of them.
+    ///
+    /// # Errors
+    /// When the store does not take them.
+    fn put_documents(&self, documents: &[Document]) -> Result<(), StoreError>;
 
     /// Enforces retention and the disk budget, and recovers from what can be
     /// recovered from. To be called every few seconds.

@@ -10,9 +10,11 @@
 
 mod batch_ids;
 mod commit;
+mod documents;
 mod keys;
 mod maintain;
 mod partition;
+mod roll_ups;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -33,13 +35,14 @@ use self::{
     partition::{Partition, PartitionId},
 };
 use super::{
-    Committed, Filter, Maintained, Room, SeriesExtent, Store, StoreError, StoredProfile, TimeRange,
-    Usage, ValidBatch, disk, lock::DataDirLock,
+    Committed, Document, Filter, Maintained, Room, SeriesExtent, SeriesKey, Store, StoreError,
+    StoredProfile, StoredRollUp, TimeRange, Usage, ValidBatch, disk, lock::DataDirLock,
 };
 
 /// The engine's own directory within the data directory.
 const ENGINE_DIR: &str = "store";
 const META: &str = "meta";
+const DOCUMENTS: &str = "documents";
 const FORMAT_KEY: &str = "format";
 const FORMAT: &str = "1";
 const NEXT_PROFILE_KEY: &str = "next_profile";
@@ -75,6 +78,7 @@ pub struct EmbeddedStore {
 struct Open {
     database: Database,
     meta: Keyspace,
+    documents: Keyspace,
     partitions: RwLock<BTreeMap<PartitionId, Arc<Partition>>>,
     batch_ids: Mutex<BatchIds>,
     next_profile: Mutex<u64>,
@@ -148,6 +152,7 @@ impl EmbeddedStore {
                 batch_ids: Mutex::new(BatchIds::open(&database)?),
                 next_profile: Mutex::new(next_profile.map_or(0, u64::from_be_bytes)),
                 partitions: RwLock::new(partitions),
+                documents: database.keyspace(DOCUMENTS, KeyspaceCreateOptions::default)?,
                 database,
                 meta,
             };
@@ -250,12 +255,36 @@ impl Store for EmbeddedStore {
         scan::visit_series(self, filter, visit)
     }
 
+    fn visit_windows(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(&SeriesKey, u64, u64),
+    ) -> Result<(), StoreError> {
+        scan::visit_windows(self, filter, visit)
+    }
+
     fn visit_profiles(
         &self,
         filter: &Filter,
         visit: &mut dyn FnMut(StoredProfile<'_>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         scan::visit_profiles(self, filter, visit)
+    }
+
+    fn visit_roll_ups(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(StoredRollUp<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        scan::visit_roll_ups(self, filter, visit)
+    }
+
+    fn documents(&self, collection: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        documents::read(self, collection)
+    }
+
+    fn put_documents(&self, documents: &[Document]) -> Result<(), StoreError> {
+        documents::put(self, documents)
     }
 
     fn maintain(&self, now_unix_ns: u64) -> Result<Maintained, StoreError> {
