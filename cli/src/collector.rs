@@ -1,13 +1,14 @@
-//! Asks a collector, over gRPC (`everflame.v1.Query`), one question at a time.
+//! Asks a collector, over gRPC (`everflame.v1.Query` and `.Deploys`), one question at a time.
 
 use std::time::Duration;
 
 use everflame_profile::pprof::Profile;
 use everflame_profile::{DecodeError, DiffTable, FunctionDiff, FunctionTotals, TopTable, decode};
+use everflame_proto::v1::deploys_client::DeploysClient;
 use everflame_proto::v1::query_client::QueryClient;
 use everflame_proto::v1::{
-    DiffRequest, KindsRequest, MergeRequest, Selection, Series, SeriesRequest, TimeRange,
-    TopRequest,
+    AnnounceDeployRequest, Deploy, DiffRequest, KindsRequest, ListDeploysRequest, MergeRequest,
+    Selection, Series, SeriesRequest, TimeRange, TopRequest,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -99,6 +100,7 @@ pub(crate) struct Collector {
     url: String,
     runtime: Runtime,
     client: QueryClient<Channel>,
+    deploys: DeploysClient<Channel>,
 }
 
 /// The kind, labels, time and value that are asked for.
@@ -116,7 +118,7 @@ pub(crate) fn selection(
     }
 }
 
-fn time_range(range: Range) -> TimeRange {
+pub(crate) fn time_range(range: Range) -> TimeRange {
     TimeRange { start_unix_ns: range.start_unix_ns, end_unix_ns: range.end_unix_ns }
 }
 
@@ -139,9 +141,11 @@ impl Collector {
             Ok(channel) => channel,
             Err(source) => return Err(CollectorError::Unreachable { url, source }),
         };
-        let client =
-            QueryClient::new(channel).max_decoding_message_size(LIMITS.max_compressed_bytes);
-        Ok(Self { url, runtime, client })
+        let client = QueryClient::new(channel.clone())
+            .max_decoding_message_size(LIMITS.max_compressed_bytes);
+        let deploys =
+            DeploysClient::new(channel).max_decoding_message_size(LIMITS.max_compressed_bytes);
+        Ok(Self { url, runtime, client, deploys })
     }
 
     /// The kinds of profile that there are.
@@ -224,6 +228,24 @@ impl Collector {
             compare_seconds: diff.compare_seconds,
             functions,
         })
+    }
+
+    /// Deploys, newest first.
+    pub(crate) fn deploys(
+        &mut self,
+        request: ListDeploysRequest,
+    ) -> Result<Vec<Deploy>, CollectorError> {
+        let answer = self.runtime.block_on(self.deploys.list(request));
+        Ok(self.answer(answer)?.deploys)
+    }
+
+    /// Announces a version. Whether it has been seen.
+    pub(crate) fn announce(
+        &mut self,
+        request: AnnounceDeployRequest,
+    ) -> Result<bool, CollectorError> {
+        let answer = self.runtime.block_on(self.deploys.announce(request));
+        Ok(self.answer(answer)?.seen)
     }
 
     fn answer<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, CollectorError> {

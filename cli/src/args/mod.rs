@@ -2,6 +2,7 @@
 //!
 //! Names of commands and flags are what scripts rely on: add to them, never rename.
 
+mod deploys;
 mod leaks;
 mod net;
 mod report;
@@ -20,6 +21,7 @@ use crate::command;
 use crate::format::{Format, one_of};
 use crate::when::{When, parse_duration};
 
+pub(crate) use deploys::{AnnounceArgs, DeployArgs, DeployCommand, DeploysArgs};
 pub(crate) use leaks::{LeaksArgs, LeaksSort};
 pub(crate) use net::NetArgs;
 pub(crate) use report::ReportArgs;
@@ -122,6 +124,8 @@ pub(crate) enum Command {
     Net(NetArgs),
     Leaks(LeaksArgs),
     Services(ServicesArgs),
+    Deploys(DeploysArgs),
+    Deploy(DeployArgs),
 }
 
 /// Profile this host, here and now, without a collector

@@ -1,6 +1,7 @@
 //! The commands, one module each, and what they do alike: find their profiles and their
 //! time range, and end with "no data" when there is nothing to show.
 
+pub(crate) mod deploys;
 pub(crate) mod diff;
 pub(crate) mod flame;
 pub(crate) mod io;
@@ -41,6 +42,8 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Net(args) => net::run(args),
         Command::Leaks(args) => leaks::run(args),
         Command::Services(args) => services::run(args),
+        Command::Deploys(args) => deploys::run(args),
+        Command::Deploy(args) => deploys::run_deploy(args),
     }
 }
 
