@@ -4,6 +4,7 @@
 //! and receives does little more than to find its connection, unless its turn is chosen.
 
 mod accept;
+mod marked;
 mod trouble;
 mod turns;
 
@@ -23,12 +24,13 @@ use everflame_agent_common::{
 };
 
 use crate::{
-    maps::{CONNECTIONS, LISTENERS, TCP_MARKS, TCP_SHARES, config},
-    marks,
+    maps::{CONNECTIONS, LISTENERS, TCP_SHARES, config},
     sample::{Whose, sample_for_io, submit_about},
     stats,
     task::{field, read_kernel},
 };
+
+use self::marked::{forget, settle, unmark};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -316,38 +318,6 @@ fn find<'a>(socket: *const c_void) -> Option<&'a mut Connection> {
     // SAFETY: a map value. A socket is used by one task at a time, mostly: what another one does to the same
     // turn makes it a little longer or shorter.
     CONNECTIONS.get_ptr_mut(&(socket as u64)).map(|connection| unsafe { &mut *connection })
-}
-
-#[inline(always)]
-fn forget(socket: *const c_void) {
-    unmark(socket);
-    let _ = CONNECTIONS.remove(&(socket as u64));
-}
-
-/// Sees to it that what is received is looked at if that matters.
-#[inline(always)]
-fn settle(socket: *const c_void, connection: &mut Connection) {
-    let is_wanted = connection.wants_received();
-    if is_wanted == connection.is(Flags::MARKED) {
-        return;
-    }
-    connection.flags ^= Flags::MARKED;
-    if is_wanted {
-        marks::mark(&TCP_MARKS, socket);
-    } else {
-        marks::unmark(&TCP_MARKS, socket);
-    }
-}
-
-/// What its address is known for is over.
-#[inline(always)]
-fn unmark(socket: *const c_void) {
-    if let Some(connection) = find(socket)
-        && connection.is(Flags::MARKED)
-    {
-        connection.flags &= !Flags::MARKED;
-        marks::unmark(&TCP_MARKS, socket);
-    }
 }
 
 /// Begins to follow a connection.
