@@ -3,11 +3,10 @@
 use std::error::Error;
 
 const PROTO_DIR: &str = "proto";
-const PROTO_FILES: [&str; 5] = [
+const PROTO_FILES: [&str; 4] = [
     "everflame/v1/deploys.proto",
     "everflame/v1/ingest.proto",
     "everflame/v1/query.proto",
-    "everflame/v1/rollup.proto",
     "perftools/profiles/profile.proto",
 ];
 

@@ -14,8 +14,7 @@
 //! - [`merge`] sums profiles into one;
 //! - [`select`] picks the sample type to look at;
 //! - [`top`], [`flame`], [`diff`], [`fold`], [`locks`](mod@locks), [`leaks`](mod@leaks),
-//!   [`io`](mod@io) and [`net`](mod@net) answer questions about it;
-//! - [`rollup`] sums it by function, for comparisons of many.
+//!   [`io`](mod@io) and [`net`](mod@net) answer questions about it.
 //!
 //! Sums saturate instead of overflowing, here and everywhere else in this crate.
 #![forbid(unsafe_code)]
@@ -37,7 +36,6 @@ mod lock_site;
 pub mod locks;
 pub mod merge;
 pub mod net;
-pub mod rollup;
 pub mod select;
 mod tables;
 pub mod tcp;
@@ -65,7 +63,6 @@ pub use self::net::{
     AcceptTotals, ConnectFailures, ConnectTotals, NetReport, NetStack, NetTotals, RequestTotals,
     RoundTrips, net,
 };
-pub use self::rollup::{RollUp, roll_up};
 pub use self::select::{SelectError, remove_labelled, retain_labelled, sample_type_index};
 pub use self::top::{FunctionTotals, TopTable, top};
 pub use self::validate::{ValidateError, validate};

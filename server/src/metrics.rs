@@ -101,6 +101,7 @@ pub struct Metrics {
     received_bytes: Counter,
     stored_bytes: Counter,
     clock_ahead: Counter,
+    deploys_refused: Counter,
     queue_batches: Gauge,
     commit_seconds: Histogram,
     deleted_partitions: Family<CauseLabel, Counter>,
@@ -158,6 +159,11 @@ impl Metrics {
                 "Batches from the future, whose window was moved to the time of receipt",
                 Counter::default(),
             ),
+            deploys_refused: add.metric(
+                "deploys_refused",
+                "Windows and announcements of services whose deploys are not remembered, as there are too many",
+                Counter::default(),
+            ),
             queue_batches: add.metric(
                 "queue_batches",
                 "Batches that wait to be written",
@@ -211,6 +217,11 @@ impl Metrics {
 
     pub(crate) fn clock_ahead(&self) {
         self.clock_ahead.inc();
+    }
+
+    /// Mirrors how often deploys were not remembered, in all.
+    pub(crate) fn deploys_refused(&self, refused: u64) {
+        self.deploys_refused.inc_by(refused.saturating_sub(self.deploys_refused.get()));
     }
 
     pub(crate) fn queued(&self, change: i64) {

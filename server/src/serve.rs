@@ -175,18 +175,26 @@ async fn maintain(
             () = told_to_stop(&mut stopping) => return,
             _ = ticks.tick() => {}
         }
-        let (store, deploys) = (Arc::clone(&store), Arc::clone(&deploys));
+        let (store, of_store) = (Arc::clone(&store), Arc::clone(&deploys));
         let round = move || {
             let now = now_unix_ns();
-            let maintained = store.maintain(now)?;
-            deploys.forget_old(now)?;
-            deploys.save()?;
-            Ok::<_, StoreError>(maintained)
+            // Each is tried whatever becomes of the other.
+            (store.maintain(now), of_store.forget_old(now).and_then(|()| of_store.save()))
         };
-        match task::spawn_blocking(round).await {
-            Ok(Ok(maintained)) => metrics.maintained(&maintained),
-            Ok(Err(err)) => tracing::warn!(error = with_causes(&err), "maintenance failed"),
-            Err(err) => tracing::error!(error = with_causes(&err), "maintenance crashed"),
+        metrics.deploys_refused(deploys.refused());
+        let (maintained, saved) = match task::spawn_blocking(round).await {
+            Ok(done) => done,
+            Err(err) => {
+                tracing::error!(error = with_causes(&err), "maintenance crashed");
+                continue;
+            }
+        };
+        match maintained {
+            Ok(maintained) => metrics.maintained(&maintained),
+            Err(err) => tracing::warn!(error = with_causes(&err), "maintenance failed"),
+        }
+        if let Err(err) = saved {
+            tracing::warn!(error = with_causes(&err), "cannot write which deploys there were");
         }
     }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::RangeArgs;
 use crate::collector::DEFAULT_URL;
 use crate::command;
 use crate::format::{Format, one_of};
+use crate::when::When;
 
 const DEPLOYS_EXAMPLES: &str = "\
 Examples:
@@ -40,8 +40,14 @@ pub(crate) struct DeploysArgs {
     #[command(flatten)]
     pub(crate) server: ServerArg,
 
-    #[command(flatten)]
-    pub(crate) range: RangeArgs,
+    /// Only those that began from this time on: RFC 3339, Unix seconds, or relative as in -30d
+    /// [default: a week before --to]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) from: Option<When>,
+
+    /// Only those that began before this time [default: now]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) to: Option<When>,
 
     /// The most deploys to show, newest first; 0 is as many as the collector lists
     #[arg(long, value_name = "N", default_value_t = 30)]

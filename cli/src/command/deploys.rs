@@ -3,14 +3,14 @@
 use everflame_proto::v1::{AnnounceDeployRequest, Deploy, ListDeploysRequest};
 use serde::Serialize;
 
-use super::json;
-use crate::args::{AnnounceArgs, DeployArgs, DeployCommand, DeploysArgs};
+use super::{json, range_of};
+use crate::args::{AnnounceArgs, DeployArgs, DeployCommand, DeploysArgs, RangeArgs};
 use crate::collector::{Collector, time_range};
 use crate::failure::Failure;
 use crate::format::Format;
 use crate::output::Destination;
 use crate::table::{Table, terminal_width};
-use crate::when::{Range, When, now_unix_ns, rfc3339};
+use crate::when::{now_unix_ns, rfc3339};
 
 pub(crate) const FORMATS: &[Format] = &[Format::Table, Format::Json];
 
@@ -25,12 +25,7 @@ pub(crate) fn run(args: DeploysArgs) -> Result<(), Failure> {
     let format = Format::choose(args.format, output, FORMATS)?;
     let destination = Destination::new(output, false)?;
     let now = now_unix_ns();
-    let end_unix_ns = args.range.to.unwrap_or(When::NOW).unix_ns(now);
-    let start_unix_ns = args
-        .range
-        .from
-        .map_or(end_unix_ns.saturating_sub(DEFAULT_RANGE_NS), |from| from.unix_ns(now));
-    let range = super::non_empty(Range { start_unix_ns, end_unix_ns }, "--from", "--to")?;
+    let range = range_of(&RangeArgs { from: args.from, to: args.to }, DEFAULT_RANGE_NS, now)?;
     let request = ListDeploysRequest {
         service: args.service.clone().unwrap_or_default(),
         range: Some(time_range(range)),

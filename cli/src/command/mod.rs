@@ -49,10 +49,14 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
 
 /// The range from `--from` to `--to`.
 fn range(args: &RangeArgs, now_unix_ns: i64) -> Result<Range, Failure> {
+    range_of(args, DEFAULT_RANGE_NS, now_unix_ns)
+}
+
+/// The same, where another length is looked at unless `--from` says otherwise.
+fn range_of(args: &RangeArgs, default_ns: i64, now_unix_ns: i64) -> Result<Range, Failure> {
     let end_unix_ns = args.to.unwrap_or(When::NOW).unix_ns(now_unix_ns);
-    let start_unix_ns = args
-        .from
-        .map_or(end_unix_ns.saturating_sub(DEFAULT_RANGE_NS), |from| from.unix_ns(now_unix_ns));
+    let start_unix_ns =
+        args.from.map_or(end_unix_ns.saturating_sub(default_ns), |from| from.unix_ns(now_unix_ns));
     non_empty(Range { start_unix_ns, end_unix_ns }, "--from", "--to")
 }
 

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     record::Announced,
-    registry::{Deploy, Registry},
+    registry::{Deploy, MAX_SERVICES, Registry},
     spells::Extent,
 };
 use crate::{
@@ -94,7 +94,8 @@ pub(crate) async fn announce(
         (Arc::clone(registry), service.to_owned(), version.to_owned());
     let noted =
         tokio::task::spawn_blocking(move || registry.announce(&service, &version, announced)).await;
-    Ok(noted.map_err(|source| QueryError::Crashed { source })??)
+    let seen = noted.map_err(|source| QueryError::Crashed { source })??;
+    seen.ok_or(QueryError::TooManyServices { limit: MAX_SERVICES })
 }
 
 /// A deploy as it is sent.

@@ -26,7 +26,7 @@ const COLLECTION: &str = "deploys";
 const SEEN_UNTIL: &str = "deploys-seen";
 
 /// Services that are remembered; programs can be given any name.
-const MAX_SERVICES: usize = 20_000;
+pub(crate) const MAX_SERVICES: usize = 20_000;
 
 /// How long deploys are remembered. Profiles are deleted before.
 const RETENTION: Duration = Duration::from_secs(180 * 24 * 3600);
@@ -137,7 +137,8 @@ impl Registry {
         }
     }
 
-    /// Notes what CI says of a version. Whether it has been seen.
+    /// Notes what CI says of a version. Whether it has been seen; `None` when it is not noted, as there are too
+    /// many services.
     ///
     /// # Errors
     /// When it cannot be made durable.
@@ -146,16 +147,16 @@ impl Registry {
         service: &str,
         version: &str,
         announced: Announced,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<bool>, StoreError> {
         let is_seen = {
             let mut services = self.services();
-            let Some(known) = services.known(service) else { return Ok(false) };
+            let Some(known) = services.known(service) else { return Ok(None) };
             known.record.announce(version, announced);
             known.changes += 1;
             known.record.spells.all().iter().any(|spell| spell.version == version)
         };
         self.save()?;
-        Ok(is_seen)
+        Ok(Some(is_seen))
     }
 
     /// Deploys that began in a range, newest first, at most `limit`; of one service, or of all.
@@ -230,7 +231,7 @@ impl Registry {
         if gone.is_empty() { Ok(()) } else { self.store.put_documents(&gone) }
     }
 
-    /// Services that were not remembered, as there are too many.
+    /// Windows and announcements of services that are not remembered, as there are too many.
     pub fn refused(&self) -> u64 {
         self.services().refused
     }

@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use everflame_profile::{
-    DecodeError, DecodeLimits, Kind, UnknownKind, decode, encode_gz, pprof, roll_up,
-};
+use everflame_profile::{DecodeError, DecodeLimits, Kind, UnknownKind, decode, encode_gz, pprof};
 use everflame_proto::v1;
 use prost::Message as _;
 
@@ -273,7 +271,6 @@ fn check_profile(
         start_unix_ns: window.start_unix_ns,
         duration_ns: window.duration_ns,
         samples: decoded.sample.len() as u64,
-        roll_up: roll_up(&decoded, kind),
         pprof_gz: if compressed { record.pprof_gz } else { encode_gz(&decoded).into() },
     })
 }

@@ -75,6 +75,12 @@ pub enum QueryError {
         /// How many are allowed.
         limit: usize,
     },
+    /// There is no room for another one.
+    #[error("deploys of {limit} services are remembered already; no more are")]
+    TooManyServices {
+        /// How many there may be.
+        limit: usize,
+    },
     /// Took too long.
     #[error("the query took longer than {after:?}; narrow the selector or the time range")]
     Timeout {
@@ -138,6 +144,7 @@ impl QueryError {
             Self::TooManyProfiles { .. } | Self::TooLarge { .. } | Self::TooManySeries { .. } => {
                 "too_expensive"
             }
+            Self::TooManyServices { .. } => "too_many_services",
             Self::Timeout { .. } => "timeout",
             Self::Overloaded { .. } => "overloaded",
             Self::Store(StoreError::Suspended { .. }) => "store_suspended",
@@ -161,6 +168,7 @@ impl QueryError {
             Self::TooManyProfiles { .. }
             | Self::TooLarge { .. }
             | Self::TooManySeries { .. }
+            | Self::TooManyServices { .. }
             | Self::Timeout { .. } => Fault::Cost,
             Self::Overloaded { .. } | Self::Store(StoreError::Suspended { .. }) => Fault::Busy,
             Self::Damaged { .. } | Self::Merge(_) | Self::Store(_) | Self::Crashed { .. } => {

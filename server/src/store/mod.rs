@@ -12,8 +12,7 @@ pub mod lock;
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use axum::body::Bytes;
-use everflame_profile::{Kind, RollUp};
-use everflame_proto::v1;
+use everflame_profile::Kind;
 use serde::Serialize;
 
 use crate::query::selector::Selector;
@@ -66,8 +65,6 @@ pub struct ValidProfile {
     pub samples: u64,
     /// As received.
     pub pprof_gz: Bytes,
-    /// What it says of functions.
-    pub roll_up: RollUp,
 }
 
 /// What became of a committed batch.
@@ -126,21 +123,6 @@ pub struct StoredProfile<'a> {
     pub duration_ns: u64,
     /// A gzip'd pprof profile that was valid when it was stored.
     pub pprof_gz: &'a [u8],
-}
-
-/// What a stored profile says of functions.
-#[derive(Debug)]
-pub struct StoredRollUp<'a> {
-    /// Kind and labels.
-    pub series: &'a Arc<SeriesKey>,
-    /// When its window began.
-    pub start_unix_ns: u64,
-    /// How long its window was.
-    pub duration_ns: u64,
-    /// The sums, by numbers of functions.
-    pub roll_up: &'a v1::RollUp,
-    /// What these numbers stand for; they are the same for all that have the same list.
-    pub names: &'a Arc<Vec<String>>,
 }
 
 /// Something small that is kept beside profiles, until it is deleted.
@@ -244,16 +226,6 @@ pub trait Store: Send + Sync + 'static {
         &self,
         filter: &Filter,
         visit: &mut dyn FnMut(StoredProfile<'_>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
-
-    /// Shows `visit` what each matching profile says of functions, in no particular order.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    fn visit_roll_ups(
-        &self,
-        filter: &Filter,
-        visit: &mut dyn FnMut(StoredRollUp<'_>) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
 
     /// The documents of a collection: keys and contents, sorted by key.

@@ -11,15 +11,12 @@ use std::{
     time::Duration,
 };
 
-use everflame_profile::RollUp;
 use fjall::{AbstractTree as _, OwnedWriteBatch, PersistMode};
-use prost::Message as _;
 
 use super::{
     EmbeddedStore, NEXT_PROFILE_KEY, Open,
-    keys::{self, FunctionId, ProfileKey, SeriesId},
+    keys::{self, ProfileKey, SeriesId},
     partition::{Partition, PartitionId},
-    roll_ups,
 };
 use crate::{
     query::time,
@@ -90,8 +87,6 @@ struct StagedPartition {
     partition: Arc<Partition>,
     next_series: SeriesId,
     new_series: HashMap<Vec<u8>, SeriesId>,
-    next_function: FunctionId,
-    new_functions: HashMap<Vec<u8>, FunctionId>,
     bytes: u64,
 }
 
@@ -127,18 +122,16 @@ impl<'a> Staged<'a> {
         let id = self.partition_of(hour)?;
         let Some(staged) = self.partitions.get_mut(&id) else { return Ok(()) };
         let series = staged.intern(&mut self.write, &profile.series)?;
-        let profile_key = ProfileKey {
+        let key = ProfileKey {
             series,
             start_unix_ns: profile.start_unix_ns,
             duration_ns: profile.duration_ns,
             number,
         };
-        let roll_up = staged.encode_roll_up(&mut self.write, &profile.roll_up)?;
-        let key = profile_key.encode();
-        staged.bytes += (2 * key.len() + profile.pprof_gz.len() + roll_up.len()) as u64;
+        let key = key.encode();
+        staged.bytes += (key.len() + profile.pprof_gz.len()) as u64;
         let keyspace = &staged.partition.keyspace;
         self.write.insert(keyspace, key.as_slice(), profile.pprof_gz.as_ref());
-        self.write.insert(keyspace, profile_key.encode_roll_up().as_slice(), roll_up);
         Ok(())
     }
 
@@ -162,16 +155,11 @@ impl<'a> Staged<'a> {
         };
         let id = partition.id;
         self.hours.insert(hour, id);
-        self.partitions.entry(id).or_insert_with(|| {
-            let (next_series, next_function) = partition.next_ids();
-            StagedPartition {
-                partition,
-                next_series,
-                new_series: HashMap::new(),
-                next_function,
-                new_functions: HashMap::new(),
-                bytes: 0,
-            }
+        self.partitions.entry(id).or_insert_with(|| StagedPartition {
+            next_series: partition.next_series(),
+            partition,
+            new_series: HashMap::new(),
+            bytes: 0,
         });
         Ok(id)
     }
@@ -209,7 +197,7 @@ impl<'a> Staged<'a> {
         self.write.commit()?;
         *self.open.next_profile.lock().unwrap_or_else(PoisonError::into_inner) = self.next_profile;
         for staged in self.partitions.into_values() {
-            staged.partition.committed(staged.new_series, staged.new_functions, staged.bytes);
+            staged.partition.committed(staged.new_series, staged.bytes);
         }
         Ok(())
     }
@@ -243,39 +231,6 @@ impl StagedPartition {
         }
         self.bytes += 2 * encoded.len() as u64;
         self.new_series.insert(encoded, id);
-        Ok(id)
-    }
-
-    /// What a profile says of functions, with their ids in place of names.
-    fn encode_roll_up(
-        &mut self,
-        write: &mut OwnedWriteBatch,
-        roll_up: &RollUp,
-    ) -> Result<Vec<u8>, fjall::Error> {
-        let ids: Result<Vec<FunctionId>, fjall::Error> =
-            roll_up.functions.iter().map(|sums| self.intern_function(write, &sums.name)).collect();
-        Ok(roll_ups::message(roll_up, &ids?).encode_to_vec())
-    }
-
-    /// The id of a function, staging its records when it is new to the partition.
-    fn intern_function(
-        &mut self,
-        write: &mut OwnedWriteBatch,
-        name: &str,
-    ) -> Result<FunctionId, fjall::Error> {
-        if let Some(id) = self.new_functions.get(name.as_bytes()) {
-            return Ok(*id);
-        }
-        if let Some(id) = self.partition.find_function(name)? {
-            return Ok(id);
-        }
-        let id = self.next_function;
-        self.next_function = id.saturating_add(1);
-        let keyspace = &self.partition.keyspace;
-        write.insert(keyspace, keys::function(id).as_slice(), name.as_bytes());
-        write.insert(keyspace, keys::function_id(name), id.to_be_bytes().as_slice());
-        self.bytes += 2 * name.len() as u64;
-        self.new_functions.insert(name.as_bytes().to_vec(), id);
         Ok(id)
     }
 }

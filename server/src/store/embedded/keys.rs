@@ -1,15 +1,12 @@
 //! How records are laid out in the key-value store.
 //!
-//! A partition is one keyspace with seven kinds of record, told apart by the first byte:
+//! A partition is one keyspace with four kinds of record, told apart by the first byte:
 //!
 //! ```text
 //! 's' series id                           -> the series (prost)
 //! 'k' the series (prost)                  -> series id
 //! 'i' kind 0 name 0 value 0 series id     -> nothing; name and value empty: all series of the kind
 //! 'p' series id, start, duration, number  -> gzip'd pprof, as received
-//! 'r' the same                            -> what that says of functions (prost)
-//! 'f' function id                         -> the function's name
-//! 'n' name                                -> function id
 //! ```
 //!
 //! Integers are big endian, so that keys sort as the numbers do and a query for
@@ -25,16 +22,10 @@ use crate::store::SeriesKey;
 /// Identifies a series within one partition.
 pub(super) type SeriesId = u32;
 
-/// Identifies a name of functions within one partition.
-pub(super) type FunctionId = u32;
-
 const SERIES: u8 = b's';
 const SERIES_ID: u8 = b'k';
 const INDEX: u8 = b'i';
 const PROFILE: u8 = b'p';
-const ROLL_UP: u8 = b'r';
-const FUNCTION: u8 = b'f';
-const FUNCTION_ID: u8 = b'n';
 const END_OF_STRING: u8 = 0;
 
 /// The position of a profile within its partition.
@@ -51,21 +42,12 @@ const PROFILE_KEY_BYTES: usize = 1 + 4 + 8 + 8 + 8;
 
 impl ProfileKey {
     pub(super) fn encode(&self) -> [u8; PROFILE_KEY_BYTES] {
-        self.encode_as(PROFILE)
-    }
-
-    /// The key of what the profile says of functions.
-    pub(super) fn encode_roll_up(&self) -> [u8; PROFILE_KEY_BYTES] {
-        self.encode_as(ROLL_UP)
-    }
-
-    fn encode_as(&self, record: u8) -> [u8; PROFILE_KEY_BYTES] {
         let mut key = [0; PROFILE_KEY_BYTES];
         let (tag, rest) = key.split_at_mut(1);
         let (series, rest) = rest.split_at_mut(4);
         let (start, rest) = rest.split_at_mut(8);
         let (duration, number) = rest.split_at_mut(8);
-        tag.copy_from_slice(&[record]);
+        tag.copy_from_slice(&[PROFILE]);
         series.copy_from_slice(&self.series.to_be_bytes());
         start.copy_from_slice(&self.start_unix_ns.to_be_bytes());
         duration.copy_from_slice(&self.duration_ns.to_be_bytes());
@@ -79,7 +61,7 @@ impl ProfileKey {
         let (start, rest) = rest.split_first_chunk()?;
         let (duration, rest) = rest.split_first_chunk()?;
         let number = rest.try_into().ok()?;
-        (*tag == PROFILE || *tag == ROLL_UP).then(|| Self {
+        (*tag == PROFILE).then(|| Self {
             series: SeriesId::from_be_bytes(*series),
             start_unix_ns: u64::from_be_bytes(*start),
             duration_ns: u64::from_be_bytes(*duration),
@@ -90,35 +72,10 @@ impl ProfileKey {
 
 /// The profiles of a series whose windows start at `start_unix_ns` or later sort from here.
 pub(super) fn profiles_from(series: SeriesId, start_unix_ns: u64) -> Vec<u8> {
-    records_from(PROFILE, series, start_unix_ns)
-}
-
-/// What those say of functions sorts from here.
-pub(super) fn roll_ups_from(series: SeriesId, start_unix_ns: u64) -> Vec<u8> {
-    records_from(ROLL_UP, series, start_unix_ns)
-}
-
-fn records_from(record: u8, series: SeriesId, start_unix_ns: u64) -> Vec<u8> {
     let mut key = Vec::with_capacity(PROFILE_KEY_BYTES);
-    key.push(record);
+    key.push(PROFILE);
     key.extend(series.to_be_bytes());
     key.extend(start_unix_ns.to_be_bytes());
-    key
-}
-
-pub(super) fn function(id: FunctionId) -> [u8; 5] {
-    let [a, b, c, d] = id.to_be_bytes();
-    [FUNCTION, a, b, c, d]
-}
-
-/// Sorts before every function record.
-pub(super) const FUNCTION_PREFIX: [u8; 1] = [FUNCTION];
-
-/// Looks up the id of a name.
-pub(super) fn function_id(name: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(1 + name.len());
-    key.push(FUNCTION_ID);
-    key.extend(name.as_bytes());
     key
 }
 
@@ -130,9 +87,9 @@ pub(super) fn series(id: SeriesId) -> [u8; 5] {
 /// Sorts before every series record.
 pub(super) const SERIES_PREFIX: [u8; 1] = [SERIES];
 
-/// The id at the end of a series, function or index key, or in the value of an id record.
-pub(super) fn trailing_id(key: &[u8]) -> Option<u32> {
-    key.last_chunk().map(|id| u32::from_be_bytes(*id))
+/// The id at the end of a series or index key, or in the value of a series id record.
+pub(super) fn trailing_series_id(key: &[u8]) -> Option<SeriesId> {
+    key.last_chunk().map(|id| SeriesId::from_be_bytes(*id))
 }
 
 /// The index records of one label value start with this, and no others do.
@@ -192,14 +149,6 @@ mod tests {
     }
 
     #[test]
-    fn roll_ups_have_keys_of_their_own() {
-        let original = key(3, 5);
-        assert_eq!(ProfileKey::decode(&original.encode_roll_up()), Some(original));
-        assert!(original.encode_roll_up().as_slice() >= roll_ups_from(3, 5).as_slice());
-        assert_ne!(original.encode_roll_up(), original.encode());
-    }
-
-    #[test]
     fn profile_keys_sort_by_series_then_time() {
         assert!(key(1, u64::MAX).encode() < key(2, 0).encode());
         assert!(key(2, 255).encode() < key(2, 256).encode());
@@ -219,6 +168,6 @@ mod tests {
         let mut key = index_of_label(Kind::Cpu, "service", "api");
         assert!(!key.starts_with(&index_of_label(Kind::Cpu, "service", "ap")));
         key.extend(5u32.to_be_bytes());
-        assert_eq!(trailing_id(&key), Some(5));
+        assert_eq!(trailing_series_id(&key), Some(5));
     }
 }

@@ -14,7 +14,7 @@ use super::{EmbeddedStore, Open, partition::Partition};
 use crate::store::{Maintained, StoreError};
 
 /// Partitions that were not written to for so long are written to table files, so
-/// that neither memory nor the journal has to keep them, and their ids are
+/// that neither memory nor the journal has to keep them, and their series are
 /// forgotten: there is a partition for every hour of the retention.
 const IDLE: Duration = Duration::from_secs(600);
 /// Reopening writes to table files what was in memory; with less room than this it
@@ -103,7 +103,7 @@ fn flush_idle(open: &Open) -> Result<(), fjall::Error> {
         if !partition.is_idle(IDLE) {
             continue;
         }
-        partition.forget_ids();
+        partition.forget_series();
         if partition.can_be_flushed() {
             partition.keyspace.rotate_memtable()?;
         }

@@ -14,7 +14,6 @@ mod documents;
 mod keys;
 mod maintain;
 mod partition;
-mod roll_ups;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -36,7 +35,7 @@ use self::{
 };
 use super::{
     Committed, Document, Filter, Maintained, Room, SeriesExtent, SeriesKey, Store, StoreError,
-    StoredProfile, StoredRollUp, TimeRange, Usage, ValidBatch, disk, lock::DataDirLock,
+    StoredProfile, TimeRange, Usage, ValidBatch, disk, lock::DataDirLock,
 };
 
 /// The engine's own directory within the data directory.
@@ -269,14 +268,6 @@ impl Store for EmbeddedStore {
         visit: &mut dyn FnMut(StoredProfile<'_>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         scan::visit_profiles(self, filter, visit)
-    }
-
-    fn visit_roll_ups(
-        &self,
-        filter: &Filter,
-        visit: &mut dyn FnMut(StoredRollUp<'_>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        scan::visit_roll_ups(self, filter, visit)
     }
 
     fn documents(&self, collection: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {

@@ -22,7 +22,7 @@ use fjall::{
     config::{BlockSizePolicy, CompressionPolicy},
 };
 
-use super::keys::{self, FunctionId, SeriesId};
+use super::keys::{self, SeriesId};
 use crate::store::TimeRange;
 
 /// The length of a partition.
@@ -33,8 +33,8 @@ const NAME_PREFIX: &str = "profiles-";
 const MAX_MEMTABLE_BYTES: u64 = 16 << 20;
 /// Profiles at least this large go to files that compaction does not rewrite.
 const SEPARATE_FROM_BYTES: u32 = 128;
-/// What a partition remembers of its series, and of its functions, so that ingest need not look them up.
-const MAX_KNOWN_BYTES: usize = 16 << 20;
+/// What a partition remembers of its series, so that ingest need not look them up.
+const MAX_CACHED_SERIES_BYTES: usize = 16 << 20;
 
 /// Which hour since the epoch, and the how-manieth partition of that hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,105 +80,63 @@ pub(super) struct Partition {
     catalog: Mutex<Catalog>,
 }
 
-/// What ingest has to know about a partition's series and functions.
-struct Catalog {
-    series: Numbers,
-    functions: Numbers,
+/// What ingest has to know about a partition's series.
+pub(super) struct Catalog {
+    pub(super) next_series: SeriesId,
+    /// Encoded series to id; a cache.
+    ids: HashMap<Vec<u8>, SeriesId>,
+    ids_bytes: usize,
     last_write: Instant,
-}
-
-/// Numbers that were given to things, by how these are encoded in their keys.
-#[derive(Default)]
-struct Numbers {
-    /// The first that is free.
-    next: u32,
-    /// A cache.
-    known: HashMap<Vec<u8>, u32>,
-    known_bytes: usize,
 }
 
 impl Partition {
     /// Opens the partition, creating it when it does not exist.
     pub(super) fn open(database: &Database, id: PartitionId) -> Result<Self, fjall::Error> {
         let keyspace = database.keyspace(&id.to_string(), options)?;
-        let first_free = |prefix: [u8; 1]| {
-            let last = match keyspace.prefix(prefix).next_back() {
-                Some(record) => keys::trailing_id(&record.key()?),
-                None => None,
-            };
-            Ok::<_, fjall::Error>(last.map_or(0, |id| id.saturating_add(1)))
+        let last_series = match keyspace.prefix(keys::SERIES_PREFIX).next_back() {
+            Some(record) => keys::trailing_series_id(&record.key()?),
+            None => None,
         };
-        let series = Numbers { next: first_free(keys::SERIES_PREFIX)?, ..Numbers::default() };
-        let functions = Numbers { next: first_free(keys::FUNCTION_PREFIX)?, ..Numbers::default() };
         let in_memory = keyspace.tree.active_memtable().size();
         Ok(Self {
             id,
             written_bytes: AtomicU64::new(keyspace.disk_space().saturating_add(in_memory)),
-            catalog: Mutex::new(Catalog { series, functions, last_write: Instant::now() }),
+            catalog: Mutex::new(Catalog {
+                next_series: last_series.map_or(0, |id| id.saturating_add(1)),
+                ids: HashMap::new(),
+                ids_bytes: 0,
+                last_write: Instant::now(),
+            }),
             keyspace,
         })
     }
 
     /// The id of a series, when it has one.
     pub(super) fn find_series(&self, encoded: &[u8]) -> Result<Option<SeriesId>, fjall::Error> {
-        if let Some(id) = self.catalog().series.known.get(encoded) {
+        if let Some(id) = self.catalog().ids.get(encoded) {
             return Ok(Some(*id));
         }
-        let id = self.look_up(keys::series_id(encoded))?;
+        let Some(found) = self.keyspace.get(keys::series_id(encoded))? else { return Ok(None) };
+        let id = keys::trailing_series_id(&found);
         if let Some(id) = id {
-            self.catalog().series.remember(encoded.to_vec(), id);
+            self.catalog().remember(encoded.to_vec(), id);
         }
         Ok(id)
     }
 
-    /// The id of a function, when it has one.
-    pub(super) fn find_function(&self, name: &str) -> Result<Option<FunctionId>, fjall::Error> {
-        if let Some(id) = self.catalog().functions.known.get(name.as_bytes()) {
-            return Ok(Some(*id));
-        }
-        let id = self.look_up(keys::function_id(name))?;
-        if let Some(id) = id {
-            self.catalog().functions.remember(name.as_bytes().to_vec(), id);
-        }
-        Ok(id)
+    pub(super) fn next_series(&self) -> SeriesId {
+        self.catalog().next_series
     }
 
-    fn look_up(&self, key: Vec<u8>) -> Result<Option<u32>, fjall::Error> {
-        Ok(self.keyspace.get(key)?.and_then(|found| keys::trailing_id(&found)))
-    }
-
-    /// The names of all functions, by their ids.
-    pub(super) fn functions(&self) -> Result<Vec<String>, fjall::Error> {
-        let mut names = Vec::new();
-        for record in self.keyspace.prefix(keys::FUNCTION_PREFIX) {
-            let (key, name) = record.into_inner()?;
-            // Ids follow each other, as they are given in writes that succeed or fail as a whole.
-            let at = keys::trailing_id(&key).and_then(|id| usize::try_from(id).ok());
-            let at = at.unwrap_or(usize::MAX).min(names.len());
-            names.truncate(at);
-            names.push(String::from_utf8_lossy(&name).into_owned());
-        }
-        Ok(names)
-    }
-
-    /// The first ids that are free, of series and of functions.
-    pub(super) fn next_ids(&self) -> (SeriesId, FunctionId) {
-        let catalog = self.catalog();
-        (catalog.series.next, catalog.functions.next)
-    }
-
-    /// To be called when new series, functions and profiles have become durable.
-    pub(super) fn committed(
-        &self,
-        series: HashMap<Vec<u8>, SeriesId>,
-        functions: HashMap<Vec<u8>, FunctionId>,
-        bytes: u64,
-    ) {
+    /// To be called when new series and profiles have become durable.
+    pub(super) fn committed(&self, series: HashMap<Vec<u8>, SeriesId>, bytes: u64) {
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut catalog = self.catalog();
         catalog.last_write = Instant::now();
-        catalog.series.add(series);
-        catalog.functions.add(functions);
+        for (encoded, id) in series {
+            catalog.next_series = catalog.next_series.max(id.saturating_add(1));
+            catalog.remember(encoded, id);
+        }
     }
 
     /// Bytes written to this partition, about what it takes on disk.
@@ -192,10 +150,8 @@ impl Partition {
     }
 
     /// Gives back the memory that only ingest has a use for.
-    pub(super) fn forget_ids(&self) {
-        let mut catalog = self.catalog();
-        catalog.series.forget();
-        catalog.functions.forget();
+    pub(super) fn forget_series(&self) {
+        self.catalog().forget();
     }
 
     /// Whether some of it is in memory only.
@@ -209,25 +165,18 @@ impl Partition {
     }
 }
 
-impl Numbers {
-    fn add(&mut self, new: HashMap<Vec<u8>, u32>) {
-        for (encoded, id) in new {
-            self.next = self.next.max(id.saturating_add(1));
-            self.remember(encoded, id);
-        }
-    }
-
-    fn remember(&mut self, encoded: Vec<u8>, id: u32) {
-        if self.known_bytes >= MAX_KNOWN_BYTES {
+impl Catalog {
+    fn remember(&mut self, encoded: Vec<u8>, id: SeriesId) {
+        if self.ids_bytes >= MAX_CACHED_SERIES_BYTES {
             self.forget();
         }
-        self.known_bytes += encoded.len() + size_of::<(Vec<u8>, u32)>();
-        self.known.insert(encoded, id);
+        self.ids_bytes += encoded.len() + size_of::<(Vec<u8>, SeriesId)>();
+        self.ids.insert(encoded, id);
     }
 
     fn forget(&mut self) {
-        self.known = HashMap::new();
-        self.known_bytes = 0;
+        self.ids = HashMap::new();
+        self.ids_bytes = 0;
     }
 }
 
@@ -256,17 +205,22 @@ mod tests {
     }
 
     #[test]
-    fn remembered_numbers_are_bounded_and_can_be_forgotten() {
-        let mut numbers = Numbers::default();
+    fn remembered_series_are_bounded_and_can_be_forgotten() {
+        let mut catalog = Catalog {
+            next_series: 0,
+            ids: HashMap::new(),
+            ids_bytes: 0,
+            last_write: Instant::now(),
+        };
         for id in 0..100 {
             let mut encoded = vec![0; 1 << 20];
             encoded.push(id);
-            numbers.remember(encoded, u32::from(id));
+            catalog.remember(encoded, SeriesId::from(id));
         }
-        let held: usize = numbers.known.keys().map(Vec::len).sum();
-        assert!((1 << 20..=MAX_KNOWN_BYTES + (2 << 20)).contains(&held), "{held}");
-        numbers.forget();
-        assert_eq!((numbers.known.len(), numbers.known_bytes), (0, 0));
+        let held: usize = catalog.ids.keys().map(Vec::len).sum();
+        assert!((1 << 20..=MAX_CACHED_SERIES_BYTES + (2 << 20)).contains(&held), "{held}");
+        catalog.forget();
+        assert_eq!((catalog.ids.len(), catalog.ids_bytes), (0, 0));
     }
 
     #[test]

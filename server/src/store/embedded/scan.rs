@@ -7,19 +7,16 @@
 use std::{collections::HashSet, ops::ControlFlow, sync::Arc};
 
 use everflame_profile::Kind;
-use everflame_proto::v1;
 use fjall::Slice;
-use prost::Message as _;
 
 use super::{
     EmbeddedStore, Open,
     keys::{self, ProfileKey, SeriesId},
-    partition::{Partition, PartitionId},
-    roll_ups,
+    partition::Partition,
 };
 use crate::{
     query::selector::Selector,
-    store::{Filter, SeriesExtent, SeriesKey, StoreError, StoredProfile, StoredRollUp, TimeRange},
+    store::{Filter, SeriesExtent, SeriesKey, StoreError, StoredProfile, TimeRange},
 };
 
 pub(super) fn kinds(store: &EmbeddedStore, range: TimeRange) -> Result<Vec<Kind>, StoreError> {
@@ -88,44 +85,6 @@ pub(super) fn visit_profiles(
     })
 }
 
-pub(super) fn visit_roll_ups(
-    store: &EmbeddedStore,
-    filter: &Filter,
-    visit: &mut dyn FnMut(StoredRollUp<'_>) -> ControlFlow<()>,
-) -> Result<(), StoreError> {
-    // Of one partition after the other.
-    let mut names_of: Option<(PartitionId, Arc<Vec<String>>)> = None;
-    visit_matching(store, filter, &mut |reader, id, series| {
-        let partition = reader.partition;
-        let names = match &names_of {
-            Some((of, names)) if *of == partition.id => Arc::clone(names),
-            _ => {
-                let names = Arc::new(partition.functions().map_err(|err| reader.failed(err))?);
-                names_of = Some((partition.id, Arc::clone(&names)));
-                names
-            }
-        };
-        for record in reader.roll_ups(id, filter.range) {
-            let (key, encoded) = record.into_inner().map_err(|err| reader.failed(err))?;
-            let key = reader.decode(&key)?;
-            let mut roll_up = v1::RollUp::decode(encoded.as_ref())
-                .map_err(|_malformed| reader.damaged("the sums of a profile are unreadable"))?;
-            roll_ups::undo_differences(&mut roll_up);
-            let flow = visit(StoredRollUp {
-                series: &series,
-                start_unix_ns: key.start_unix_ns,
-                duration_ns: key.duration_ns,
-                roll_up: &roll_up,
-                names: &names,
-            });
-            if flow.is_break() {
-                return Ok(flow);
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    })
-}
-
 type VisitSeries<'a> =
     &'a mut dyn FnMut(&Reader<'_>, SeriesId, Arc<SeriesKey>) -> Result<ControlFlow<()>, StoreError>;
 
@@ -184,7 +143,7 @@ impl Reader<'_> {
         let records = self.partition.keyspace.prefix(prefix);
         let ids = records.map(|record| {
             let key = record.key().map_err(|err| self.failed(err))?;
-            keys::trailing_id(&key).ok_or_else(|| self.damaged("an index key is too short"))
+            keys::trailing_series_id(&key).ok_or_else(|| self.damaged("an index key is too short"))
         });
         ids.collect()
     }
@@ -201,12 +160,6 @@ impl Reader<'_> {
         let from = keys::profiles_from(id, range.start_unix_ns);
         // An empty range must not become an inverted one.
         let to = keys::profiles_from(id, range.end_unix_ns.max(range.start_unix_ns));
-        self.partition.keyspace.range(from..to)
-    }
-
-    fn roll_ups(&self, id: SeriesId, range: TimeRange) -> fjall::Iter {
-        let from = keys::roll_ups_from(id, range.start_unix_ns);
-        let to = keys::roll_ups_from(id, range.end_unix_ns.max(range.start_unix_ns));
         self.partition.keyspace.range(from..to)
     }
 

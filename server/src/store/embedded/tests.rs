@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, path::Path, time::Duration};
 
-use everflame_profile::{Kind, RollUp, rollup::FunctionSums};
+use everflame_profile::Kind;
 
 use super::{EmbeddedOptions, EmbeddedStore, partition::PARTITION_NS};
 use crate::store::{
@@ -42,7 +42,6 @@ fn profile(labels: &[(&str, &str)], start_unix_ns: u64, body: &[u8]) -> ValidPro
         duration_ns: 10 * SECOND,
         samples: 1,
         pprof_gz: body.to_vec().into(),
-        roll_up: RollUp::default(),
     }
 }
 
@@ -271,56 +270,6 @@ fn data_of_another_format_is_refused() {
     drop((meta, database));
     let refused = EmbeddedStore::open(dir.path(), options()).err();
     assert!(matches!(refused, Some(StoreError::Format { .. })), "{refused:?}");
-}
-
-#[test]
-fn sums_by_function_are_kept_by_name_across_partitions() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let sums = |names: &[&str]| RollUp {
-        total_value: 9,
-        functions: names
-            .iter()
-            .map(|name| FunctionSums {
-                name: (*name).to_owned(),
-                self_value: name.len() as i64,
-                ..FunctionSums::default()
-            })
-            .collect(),
-        ..RollUp::default()
-    };
-    let with = |start: u64, names: &[&str]| ValidProfile {
-        roll_up: sums(names),
-        ..profile(&[("service", "api")], start, b"a")
-    };
-    store.commit(&[batch(1, vec![with(HOUR, &["main", "work"])])]).unwrap();
-    // Names get their numbers in another order in the next hour, and old ones keep theirs.
-    store.commit(&[batch(2, vec![with(HOUR + PARTITION_NS, &["work", "zip"])])]).unwrap();
-    drop(store);
-    let store = open(dir.path());
-    store.commit(&[batch(3, vec![with(HOUR + 10 * SECOND, &["work", "a new one"])])]).unwrap();
-    let mut found = Vec::new();
-    store
-        .visit_roll_ups(&filter("{service=\"api\"}", ALL), &mut |stored| {
-            let roll_up = stored.roll_up;
-            let names = roll_up.functions.iter().map(|id| stored.names[*id as usize].as_str());
-            let mut functions: Vec<(String, i64)> =
-                names.map(str::to_owned).zip(roll_up.self_values.iter().copied()).collect();
-            functions.sort();
-            found.push((stored.start_unix_ns, functions));
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    found.sort();
-    let functions = |names: &[&str]| -> Vec<(String, i64)> {
-        names.iter().map(|name| ((*name).to_owned(), name.len() as i64)).collect()
-    };
-    let expected = [
-        (HOUR, functions(&["main", "work"])),
-        (HOUR + 10 * SECOND, functions(&["a new one", "work"])),
-        (HOUR + PARTITION_NS, functions(&["work", "zip"])),
-    ];
-    assert_eq!(found, expected);
 }
 
 #[test]
