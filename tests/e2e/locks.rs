@@ -216,15 +216,22 @@ fn locks_of_the_kernel_have_kind_address_and_holder() {
     let waiting = threads.iter().map(|it| (it.wall_ns - it.cpu_ns - it.run_delay_ns) as f64);
     let waiting: f64 = waiting.sum();
     let wait_ns = first["wait_ns"].as_f64().unwrap();
-    // Sums are right to within a period of each thread.
-    let periods_ns = 10e6 * processes as f64;
-    findings.within("directory: wait", wait_ns, waiting, 0.05 * waiting + periods_ns);
+    // Sums are right to within a period of each thread; what the host takes from the machine
+    // is neither a thread's CPU time nor a wait of it.
+    let stolen_ns = threads.iter().map(|it| it.stolen_ns).max().unwrap_or_default() as f64;
+    let error_ns = 0.05 * waiting + 10e6 * processes as f64;
+    let others = report["locks"].as_array().unwrap().iter().skip(1);
+    let others_ns: f64 = others.filter_map(|it| it["wait_ns"].as_f64()).sum();
+    println!("directory: {stolen_ns} ns stolen, {others_ns} ns at other locks");
+    let range = waiting - stolen_ns - error_ns..=waiting + error_ns;
+    let found = format!("directory: waited {wait_ns} ns, expected {range:?}");
+    findings.note(range.contains(&wait_ns), found);
     for (side, key) in [("waiters", "wait_ns"), ("holders", "hold_ns")] {
         let (own, all) = sums(&first[side], key, "create_and_remove");
         let (listing, _) = sums(&first[side], key, "list");
         findings.share(&format!("directory: {side} that use it"), own + listing, all, 0.99);
         findings.share(&format!("directory: {side} that list it"), listing, all, 0.05);
-        findings.share(&format!("directory: {side} of all waiting"), all, waiting, 0.85);
+        findings.share(&format!("directory: {side} of all"), all, waiting - stolen_ns, 0.85);
     }
     let leaves =
         first["holders"].as_array().unwrap().iter().filter_map(|it| it["stack"][0].as_str());
