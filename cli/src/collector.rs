@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use everflame_compare::Comparison;
 use everflame_profile::pprof::Profile;
 use everflame_profile::{DecodeError, DiffTable, FunctionDiff, FunctionTotals, TopTable, decode};
 use everflame_proto::v1::deploys_client::DeploysClient;
 use everflame_proto::v1::query_client::QueryClient;
 use everflame_proto::v1::{
-    AnnounceDeployRequest, Deploy, DiffRequest, KindsRequest, ListDeploysRequest, MergeRequest,
-    Selection, Series, SeriesRequest, TimeRange, TopRequest,
+    AnnounceDeployRequest, CompareRequest, Deploy, DiffRequest, KindsRequest, ListDeploysRequest,
+    MergeRequest, Selection, Series, SeriesRequest, TimeRange, TopRequest,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -49,6 +50,14 @@ pub(crate) enum CollectorError {
     /// The collector understood and said no, or the connection broke.
     #[error("the collector at {url} says: {}", describe(status))]
     Status { url: String, status: Box<Status> },
+    #[error(
+        "the collector at {url} sent a comparison that cannot be read; it is of another version, maybe"
+    )]
+    Comparison {
+        url: String,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("the collector at {url} sent a profile that cannot be used")]
     Profile {
         url: String,
@@ -63,7 +72,7 @@ impl CollectorError {
             Self::Url { .. } | Self::Scheme { .. } => ExitStatus::Usage,
             Self::Unreachable { .. } => ExitStatus::Unavailable,
             Self::Runtime { .. } => ExitStatus::Io,
-            Self::Profile { .. } => ExitStatus::BadData,
+            Self::Profile { .. } | Self::Comparison { .. } => ExitStatus::BadData,
             Self::Status { status, .. } => match status.code() {
                 Code::InvalidArgument | Code::OutOfRange => ExitStatus::Usage,
                 Code::NotFound => ExitStatus::NoData,
@@ -237,6 +246,17 @@ impl Collector {
     ) -> Result<Vec<Deploy>, CollectorError> {
         let answer = self.runtime.block_on(self.deploys.list(request));
         Ok(self.answer(answer)?.deploys)
+    }
+
+    /// Whether two versions of a service differ.
+    pub(crate) fn compare(
+        &mut self,
+        request: CompareRequest,
+    ) -> Result<Comparison, CollectorError> {
+        let answer = self.runtime.block_on(self.deploys.compare(request));
+        let json = self.answer(answer)?.comparison_json;
+        serde_json::from_slice(&json)
+            .map_err(|source| CollectorError::Comparison { url: self.url.clone(), source })
     }
 
     /// Announces a version. Whether it has been seen.

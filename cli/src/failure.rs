@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use everflame_profile::{DiffError, SelectError};
+use everflame_profile::{DiffError, MergeError, SelectError};
 
 use crate::collector::CollectorError;
 use crate::command::record::RecordError;
@@ -21,6 +21,8 @@ use crate::svg::SvgError;
 #[repr(u8)]
 pub(crate) enum ExitStatus {
     Success = 0,
+    /// What was to be checked is not as it should be.
+    CheckFailed = 1,
     /// There is no data, or too little to say anything.
     NoData = 2,
     /// EX_USAGE
@@ -65,6 +67,8 @@ pub(crate) enum Failure {
     Usage { message: String },
     #[error("{message}")]
     NoData { message: String },
+    #[error("{message}")]
+    CheckFailed { message: String },
     #[error(transparent)]
     File(#[from] FileError),
     #[error(transparent)]
@@ -73,6 +77,8 @@ pub(crate) enum Failure {
     SampleType(#[from] SelectError),
     #[error(transparent)]
     Diff(#[from] DiffError),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
     #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]
@@ -90,9 +96,10 @@ impl Failure {
         match self {
             Self::Usage { .. } | Self::SampleType(_) => ExitStatus::Usage,
             Self::NoData { .. } => ExitStatus::NoData,
+            Self::CheckFailed { .. } => ExitStatus::CheckFailed,
             Self::File(error) => error.exit_status(),
             Self::Collector(error) => error.exit_status(),
-            Self::Diff(_) => ExitStatus::BadData,
+            Self::Diff(_) | Self::Merge(_) => ExitStatus::BadData,
             Self::Output(error) => error.exit_status(),
             Self::Svg(_) => ExitStatus::Internal,
             Self::Record(error) => error.exit_status(),

@@ -20,6 +20,10 @@ pub(crate) enum Format {
     Folded,
     /// An interactive picture, for browsers.
     Svg,
+    /// For a comment on a pull request.
+    Markdown,
+    /// For pipelines, in which each limit is a test.
+    Junit,
 }
 
 impl Format {
@@ -32,6 +36,8 @@ impl Format {
             (".svg", Self::Svg),
             (".json", Self::Json),
             (".txt", Self::Table),
+            (".md", Self::Markdown),
+            (".xml", Self::Junit),
         ]
         .into_iter()
         // A name that is nothing but the extension has no extension.
@@ -47,6 +53,8 @@ impl Format {
             Self::Pprof => "pprof",
             Self::Folded => "folded",
             Self::Svg => "svg",
+            Self::Markdown => "markdown",
+            Self::Junit => "junit",
         }
     }
 

@@ -49,7 +49,8 @@ pub(crate) fn points(delta_pp: f64) -> String {
     if rounded == 0.0 { "0.0 pp".to_owned() } else { format!("{rounded:+.1} pp") }
 }
 
-fn amount(amount: f64, unit: &str) -> String {
+/// An amount in a fitting unit.
+pub(crate) fn amount(amount: f64, unit: &str) -> String {
     match unit {
         "nanoseconds" | "ns" => time(amount),
         "microseconds" | "us" => time(amount * 1e3),

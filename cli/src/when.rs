@@ -74,6 +74,11 @@ impl FromStr for When {
     }
 }
 
+/// Parses a duration that may be nothing.
+pub(crate) fn parse_duration_or_none(text: &str) -> Result<Duration, WhenError> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
 /// Parses a duration that is longer than nothing.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, WhenError> {
     let ns = parse_ns(text).or_else(|| decimal_ns(text, NS_PER_SECOND));

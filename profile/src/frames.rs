@@ -9,6 +9,7 @@
 //! row for each address would scatter their cost over thousands of rows, and none of them
 //! would meet itself in another build. The profile itself keeps each address.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -21,7 +22,7 @@ use crate::select::string;
 /// name), but a hostile profile could otherwise repeat a name of megabytes per stack.
 const MAX_NAME_BYTES: usize = 4096;
 
-/// A frame, as an index into [`Frames`].
+/// A frame, as an index into a list of frames.
 pub(crate) type FrameIndex = u32;
 
 #[derive(Debug)]
@@ -35,40 +36,28 @@ pub(crate) struct Frame {
 #[derive(Debug)]
 pub(crate) struct Frames {
     frames: Vec<Frame>,
-    locations: IdIndex,
-    /// For each location its part of `lines`.
-    ranges: Vec<Range<usize>>,
-    lines: Vec<FrameIndex>,
+    stacks: Stacks,
 }
 
 impl Frames {
     pub(crate) fn new(profile: &Profile) -> Self {
-        let mut namer = Namer {
-            profile,
-            mappings: IdIndex::new(profile.mapping.iter().map(|mapping| mapping.id)),
-            functions: IdIndex::new(profile.function.iter().map(|function| function.id)),
-            named_functions: vec![None; profile.function.len()],
-            index: HashMap::default(),
-            frames: Vec::new(),
-        };
-        let mut ranges = Vec::with_capacity(profile.location.len());
-        let mut lines = Vec::with_capacity(profile.location.len());
-        for location in &profile.location {
-            let start = lines.len();
-            for line in &location.line {
-                lines.push(namer.line(location, line.function_id));
+        let mut index: HashMap<(String, String), FrameIndex, foldhash::fast::RandomState> =
+            HashMap::default();
+        let mut frames = Vec::new();
+        let stacks = Stacks::new(profile, &mut |name, filename| {
+            let (name, filename) = (cut(name), cut(filename));
+            let next = FrameIndex::try_from(frames.len()).unwrap_or(FrameIndex::MAX);
+            let key = (name.into_owned(), basename(&filename).to_owned());
+            match index.get(&key) {
+                Some(known) => *known,
+                None => {
+                    frames.push(Frame { name: key.0.clone(), filename: filename.into_owned() });
+                    index.insert(key, next);
+                    next
+                }
             }
-            if location.line.is_empty() {
-                lines.push(namer.unresolved(location));
-            }
-            ranges.push(start..lines.len());
-        }
-        Self {
-            frames: namer.frames,
-            locations: IdIndex::new(profile.location.iter().map(|location| location.id)),
-            ranges,
-            lines,
-        }
+        });
+        Self { frames, stacks }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -84,8 +73,57 @@ impl Frames {
         self.frames
     }
 
-    /// The frames of a stack, leaf first, inlined ones included.
+    /// See [`Stacks::of`].
     pub(crate) fn stack<'a>(
+        &'a self,
+        sample: &'a Sample,
+    ) -> impl DoubleEndedIterator<Item = FrameIndex> + 'a {
+        self.stacks.of(sample)
+    }
+
+    fn get(&self, frame: FrameIndex) -> Option<&Frame> {
+        usize::try_from(frame).ok().and_then(|index| self.frames.get(index))
+    }
+}
+
+/// The frames of all locations of a profile, as numbers that somebody else gives to names: for sums over many
+/// profiles, whose frames need not be named once for each.
+#[derive(Debug)]
+pub struct Stacks {
+    locations: IdIndex,
+    /// For each location its part of `lines`.
+    ranges: Vec<Range<usize>>,
+    lines: Vec<FrameIndex>,
+}
+
+impl Stacks {
+    /// Asks `intern` for the number of each name and file (or file of the mapping, where there is no symbol).
+    pub fn new(profile: &Profile, intern: &mut dyn FnMut(&str, &str) -> FrameIndex) -> Self {
+        let mut namer = Namer {
+            profile,
+            mappings: IdIndex::new(profile.mapping.iter().map(|mapping| mapping.id)),
+            functions: IdIndex::new(profile.function.iter().map(|function| function.id)),
+            named_functions: vec![None; profile.function.len()],
+            intern,
+        };
+        let mut ranges = Vec::with_capacity(profile.location.len());
+        let mut lines = Vec::with_capacity(profile.location.len());
+        for location in &profile.location {
+            let start = lines.len();
+            for line in &location.line {
+                lines.push(namer.line(location, line.function_id));
+            }
+            if location.line.is_empty() {
+                lines.push(namer.unresolved(location));
+            }
+            ranges.push(start..lines.len());
+        }
+        let locations = IdIndex::new(profile.location.iter().map(|location| location.id));
+        Self { locations, ranges, lines }
+    }
+
+    /// The frames of a stack, leaf first, inlined ones included.
+    pub fn of<'a>(
         &'a self,
         sample: &'a Sample,
     ) -> impl DoubleEndedIterator<Item = FrameIndex> + 'a {
@@ -94,10 +132,6 @@ impl Frames {
             let lines = range.and_then(|range| self.lines.get(range.clone()));
             lines.unwrap_or_default().iter().copied()
         })
-    }
-
-    fn get(&self, frame: FrameIndex) -> Option<&Frame> {
-        usize::try_from(frame).ok().and_then(|index| self.frames.get(index))
     }
 }
 
@@ -112,9 +146,7 @@ struct Namer<'a> {
     functions: IdIndex,
     /// Each function is named once, however many locations are in it.
     named_functions: Vec<Option<FrameIndex>>,
-    /// By name and the last part of the file's path.
-    index: HashMap<(String, String), FrameIndex, foldhash::fast::RandomState>,
-    frames: Vec<Frame>,
+    intern: &'a mut dyn FnMut(&str, &str) -> FrameIndex,
 }
 
 impl Namer<'_> {
@@ -126,22 +158,15 @@ impl Namer<'_> {
             return *frame;
         }
         let function = self.profile.function.get(position).copied().unwrap_or_default();
-        let name = self.function_name(&function);
+        let name = function_name(self.profile, &function);
         if name.is_empty() {
             return self.unresolved(location);
         }
-        let frame = self.intern(name.to_owned(), string(self.profile, function.filename));
+        let frame = (self.intern)(name, string(self.profile, function.filename));
         if let Some(named) = self.named_functions.get_mut(position) {
             *named = Some(frame);
         }
         frame
-    }
-
-    fn function_name(&self, function: &Function) -> &str {
-        match string(self.profile, function.name) {
-            "" => string(self.profile, function.system_name),
-            name => name,
-        }
     }
 
     fn unresolved(&mut self, location: &Location) -> FrameIndex {
@@ -149,34 +174,30 @@ impl Namer<'_> {
             .mappings
             .get(location.mapping_id)
             .and_then(|position| self.profile.mapping.get(position));
-        let path = mapping.map_or("", |mapping| string(self.profile, mapping.filename));
+        let profile = self.profile;
+        let path = mapping.map_or("", |mapping| string(profile, mapping.filename));
         let name = match basename(path) {
-            "" => "[unknown]".to_owned(),
-            name if name.starts_with('[') => name.to_owned(),
-            name => format!("[{name}]"),
+            "" => Cow::Borrowed("[unknown]"),
+            name if name.starts_with('[') => Cow::Borrowed(name),
+            name => Cow::Owned(format!("[{name}]")),
         };
-        self.intern(name, path)
-    }
-
-    fn intern(&mut self, mut name: String, filename: &str) -> FrameIndex {
-        cut(&mut name);
-        let mut filename = filename.to_owned();
-        cut(&mut filename);
-        let next = FrameIndex::try_from(self.frames.len()).unwrap_or(FrameIndex::MAX);
-        let key = (name.clone(), basename(&filename).to_owned());
-        let index = *self.index.entry(key).or_insert(next);
-        if index == next {
-            self.frames.push(Frame { name, filename });
-        }
-        index
+        (self.intern)(&name, path)
     }
 }
 
-fn cut(text: &mut String) {
-    if text.len() > MAX_NAME_BYTES {
-        text.truncate(text.floor_char_boundary(MAX_NAME_BYTES));
-        text.push('…');
+fn function_name<'a>(profile: &'a Profile, function: &Function) -> &'a str {
+    match string(profile, function.name) {
+        "" => string(profile, function.system_name),
+        name => name,
     }
+}
+
+fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= MAX_NAME_BYTES {
+        return Cow::Borrowed(text);
+    }
+    let end = text.floor_char_boundary(MAX_NAME_BYTES);
+    Cow::Owned(format!("{}…", &text[..end]))
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub mod locks;
 pub mod merge;
 pub mod net;
 pub mod select;
+pub mod subtract;
 mod tables;
 pub mod tcp;
 pub mod top;
@@ -53,6 +54,7 @@ pub use self::diff::{Delta, DiffError, DiffTable, FunctionDiff, diff};
 pub use self::encode::encode_gz;
 pub use self::flame::{FlameNode, FlameTree, flame};
 pub use self::fold::fold;
+pub use self::frames::Stacks;
 pub use self::io::{IoBucket, IoReport, IoStack, IoTotals, io};
 pub use self::kind::{Kind, UnknownKind};
 pub use self::leaks::{HeldStack, LeakReport, leaks};
@@ -64,5 +66,6 @@ pub use self::net::{
     RoundTrips, net,
 };
 pub use self::select::{SelectError, remove_labelled, retain_labelled, sample_type_index};
+pub use self::subtract::subtract;
 pub use self::top::{FunctionTotals, TopTable, top};
 pub use self::validate::{ValidateError, validate};

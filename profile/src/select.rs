@@ -66,7 +66,7 @@ fn filter_labelled(profile: &mut Profile, key: &str, text: &str, is_kept: bool) 
 }
 
 /// The text of a sample's label; "" if it has none.
-pub(crate) fn label<'a>(profile: &'a Profile, sample: &Sample, key: &str) -> &'a str {
+pub fn label<'a>(profile: &'a Profile, sample: &Sample, key: &str) -> &'a str {
     let found = sample.label.iter().find(|label| string(profile, label.key) == key);
     found.map_or("", |label| string(profile, label.str))
 }

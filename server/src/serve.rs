@@ -146,7 +146,7 @@ fn router(
     let engine = Engine::new(Arc::clone(&store), config.query_limits(cpus), Arc::clone(metrics));
     let ingest = PushServer::new(IngestService::new(ingest, stopping), config.max_message_bytes());
     let query = QueryServer::new(QueryService::new(engine.clone()));
-    let of_deploys = DeploysServer::new(DeploysService::new(Arc::clone(deploys)));
+    let of_deploys = DeploysServer::new(DeploysService::new(Arc::clone(deploys), engine.clone()));
     let grpc = Routes::new(ingest).add_service(query).add_service(of_deploys);
     let grpc = grpc.prepare().into_axum_router();
     let (deploys, metrics) = (Arc::clone(deploys), Arc::clone(metrics));

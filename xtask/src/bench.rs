@@ -33,12 +33,14 @@ enum What {
     IoNet,
     /// Ingest rate, latency of acknowledgements, bytes on disk
     Server,
+    /// What comparisons of versions find, and how often they find what is not there, in simulated fleets
+    Compare,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::require(&setup::Args::default())?;
     let groups = &args.groups;
-    let has_groups = !matches!(args.what, What::Agent | What::Server);
+    let has_groups = !matches!(args.what, What::Agent | What::Server | What::Compare);
     ensure!(groups.is_empty() || has_groups, "this bench has no groups: leave out {groups:?}");
     match args.what {
         What::Agent => {
@@ -82,6 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             bench("everflame-tests", "io_net", groups)
         }
         What::Server => bench("everflame-server", "ingest", &[]),
+        What::Compare => bench("everflame-compare", "power", &[]),
     }
 }
 

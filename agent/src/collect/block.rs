@@ -27,7 +27,7 @@ impl BlockConfig {
 impl Default for BlockConfig {
     /// See docs/benchmarks.md for what they cost.
     fn default() -> Self {
-        Self { samples_per_second: 500 }
+        Self { samples_per_second: 100 }
     }
 }
 

@@ -43,7 +43,7 @@ impl TcpConfig {
 impl Default for TcpConfig {
     /// See docs/benchmarks.md for what they cost.
     fn default() -> Self {
-        Self::of_samples(200)
+        Self::of_samples(20)
     }
 }
 

@@ -3,6 +3,8 @@
 //! Names of commands and flags are what scripts rely on: add to them, never rename.
 
 mod deploys;
+mod diff;
+mod gate;
 mod leaks;
 mod net;
 mod report;
@@ -21,7 +23,9 @@ use crate::command;
 use crate::format::{Format, one_of};
 use crate::when::{When, parse_duration};
 
-pub(crate) use deploys::{AnnounceArgs, DeployArgs, DeployCommand, DeploysArgs};
+pub(crate) use deploys::{AnnounceArgs, DeployArgs, DeployCommand, DeploysArgs, ServerArg};
+pub(crate) use diff::{DiffArgs, SidesArgs};
+pub(crate) use gate::{GateArgs, NotEnough};
 pub(crate) use leaks::{LeaksArgs, LeaksSort};
 pub(crate) use net::NetArgs;
 pub(crate) use report::ReportArgs;
@@ -40,17 +44,6 @@ Examples:
   everflame flame profile.pb.gz -o profile.svg         a picture, for browsers
   everflame flame profile.pb.gz -o profile.folded      for flamegraph.pl and the like
   everflame flame --selector '{service=\"api\"}' --from -15m -o api.svg";
-
-const DIFF_EXAMPLES: &str = "\
-Examples:
-  everflame diff before.pb.gz after.pb.gz
-  everflame diff --selector '{service=\"api\"}' --base-from -1d
-      the last hour against the same hour yesterday
-  everflame diff --base-from -2h --base-to -1h --from -1h
-  everflame diff --base-selector '{version=\"v41\"}' --selector '{version=\"v42\"}'
-
-SHARE is the part of everything that its side did, and its change is in percentage
-points (pp). COST is per second of profile, so that sides of different length compare.";
 
 const SERVICES_EXAMPLES: &str = "\
 Examples:
@@ -126,6 +119,7 @@ pub(crate) enum Command {
     Services(ServicesArgs),
     Deploys(DeploysArgs),
     Deploy(DeployArgs),
+    Gate(GateArgs),
 }
 
 /// Profile this host, here and now, without a collector
@@ -262,54 +256,6 @@ pub(crate) struct FlameArgs {
 
     /// What to write [default: what --output ends in, else a table]
     #[arg(long, value_parser = one_of(command::flame::FORMATS))]
-    pub(crate) format: Option<Format>,
-
-    /// Where to, instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-}
-
-/// Show what changed between two profiles
-#[derive(Debug, Args)]
-#[command(after_help = DIFF_EXAMPLES)]
-pub(crate) struct DiffArgs {
-    /// A pprof file, to compare with AFTER, instead of a collector's profiles
-    #[arg(requires = "after", conflicts_with_all = COLLECTOR_FLAGS)]
-    pub(crate) before: Option<PathBuf>,
-
-    /// The other pprof file
-    pub(crate) after: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(crate) query: QueryArgs,
-
-    /// What to compare with: profiles with these labels [default: as --selector]
-    #[arg(long, value_name = "SELECTOR", conflicts_with = "before")]
-    pub(crate) base_selector: Option<String>,
-
-    /// What to compare with: profiles from this time on [default: as long before --base-to as
-    /// --from is before --to]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "before")]
-    pub(crate) base_from: Option<When>,
-
-    /// What to compare with: profiles before this time [default: as long after --base-from as
-    /// --to is after --from]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "before")]
-    pub(crate) base_to: Option<When>,
-
-    #[command(flatten)]
-    pub(crate) sample_type: SampleTypeArg,
-
-    /// Compare what functions cost themselves, or that and what they call
-    #[arg(long, value_enum, default_value_t = By::Self_)]
-    pub(crate) by: By,
-
-    /// The most functions to show; 0 is all [default: 30 in tables, else all]
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u32>,
-
-    /// What to write [default: what --output ends in, else a table]
-    #[arg(long, value_parser = one_of(command::diff::FORMATS))]
     pub(crate) format: Option<Format>,
 
     /// Where to, instead of stdout

@@ -2,26 +2,37 @@
 
 use std::path::PathBuf;
 
-use everflame_profile::{Delta, DiffTable, FunctionDiff, diff};
+use everflame_compare::{Answer, ComparedSide};
+use everflame_profile::pprof::Profile;
+use everflame_profile::{Delta, DiffTable, FunctionDiff, diff, encode_gz, subtract};
 
+use super::comparison::{ask, caveats, text};
 use super::{json, limit, more, non_empty, nothing_in, range};
-use crate::args::{By, DiffArgs};
+use crate::args::{By, DiffArgs, RangeArgs};
 use crate::collector::{Collector, selection};
 use crate::failure::Failure;
 use crate::files;
 use crate::format::Format;
 use crate::output::Destination;
+use crate::svg;
 use crate::table::{Table, printable, terminal_width};
 use crate::units::{percent, points, rate, value};
-use crate::when::{Range, now_unix_ns};
+use crate::when::{Range, When, now_unix_ns};
 
-pub(crate) const FORMATS: &[Format] = &[Format::Table, Format::Json];
+pub(crate) const FORMATS: &[Format] = &[Format::Table, Format::Json, Format::Pprof, Format::Svg];
 
 pub(crate) fn run(args: DiffArgs) -> Result<(), Failure> {
     let output = args.output.as_deref();
     let format = Format::choose(args.format, output, FORMATS)?;
-    let destination = Destination::new(output, false)?;
+    let destination = Destination::new(output, format == Format::Pprof)?;
+    if let Some(service) = &args.service {
+        return run_versions(&args, service, format, destination);
+    }
     let sides = sides(&args, now_unix_ns())?;
+    if matches!(format, Format::Pprof | Format::Svg) {
+        let (base, compare) = sides.profiles(&args)?;
+        return Ok(destination.write(&drawn(&base, &compare, &args, format)?)?);
+    }
     let mut table = load(&args, &sides)?;
     if args.by == By::Total {
         sort_by_total(&mut table);
@@ -51,6 +62,54 @@ pub(crate) fn run(args: DiffArgs) -> Result<(), Failure> {
     }
 }
 
+/// Compares versions of a service, by their hosts.
+fn run_versions(
+    args: &DiffArgs,
+    service: &str,
+    format: Format,
+    destination: Destination,
+) -> Result<(), Failure> {
+    let versions = (args.from.as_deref(), args.to.as_deref());
+    let request = ask::request(service, &args.sides, versions, &args.selector, now_unix_ns())?;
+    let mut collector = Collector::connect(&args.server.server)?;
+    let comparison = ask::compare(&mut collector, &request, args.kind)?;
+    let bytes = match format {
+        Format::Json => json(&comparison),
+        Format::Pprof | Format::Svg => {
+            let mut side = |side: &ComparedSide| {
+                collector.merge(ask::selection_of(&comparison, side, &args.selector))
+            };
+            let (base, compare) = (side(&comparison.base)?, side(&comparison.compare)?);
+            drawn(&base, &compare, args, format)?
+        }
+        _ => {
+            let width = terminal_width().filter(|_| args.output.is_none());
+            text::text(&comparison, limit(args.limit, format), width).into_bytes()
+        }
+    };
+    destination.write(&bytes)?;
+    let basis = &comparison.report.basis;
+    if comparison.report.answer == Answer::NotEnoughData {
+        // What there is was shown; scripts need to know.
+        return Err(Failure::NoData { message: caveats(basis, Answer::NotEnoughData).join("; ") });
+    }
+    Ok(())
+}
+
+/// Both profiles as one: for pprof tools, or as a picture.
+fn drawn(
+    base: &Profile,
+    compare: &Profile,
+    args: &DiffArgs,
+    format: Format,
+) -> Result<Vec<u8>, Failure> {
+    let sample_type = args.sample_type.sample_type.as_deref();
+    if format == Format::Svg {
+        return svg::draw_difference(base, compare, sample_type);
+    }
+    Ok(encode_gz(&subtract(base, compare)?))
+}
+
 /// Where the two profiles come from.
 enum Sides {
     Files { before: PathBuf, after: PathBuf },
@@ -63,11 +122,18 @@ fn sides(args: &DiffArgs, now_unix_ns: i64) -> Result<Sides, Failure> {
     }
     if args.base_selector.is_none() && args.base_from.is_none() && args.base_to.is_none() {
         return Err(Failure::usage(
-            "say what to compare with: two files, or --base-selector, or --base-from (as in \
-             `--base-from -1d`, for the same time yesterday)",
+            "say what to compare with: --service NAME for its last deploy, two files, --base-selector, or \
+             --base-from (as in `--base-from -1d`, for the same time yesterday)",
         ));
     }
-    let compare = range(&args.query.range, now_unix_ns)?;
+    let time = |text: &Option<String>, flag: &str| match text {
+        None => Ok(None),
+        Some(text) => text.parse::<When>().map(Some).map_err(|err| {
+            Failure::usage(format!("{flag} `{text}`: {err}; with --service it is a version"))
+        }),
+    };
+    let times = RangeArgs { from: time(&args.from, "--from")?, to: time(&args.to, "--to")? };
+    let compare = range(&times, now_unix_ns)?;
     let length_ns = compare.length_ns();
     let from = args.base_from.map(|from| from.unix_ns(now_unix_ns));
     let to = args.base_to.map(|to| to.unix_ns(now_unix_ns));
@@ -79,8 +145,8 @@ fn sides(args: &DiffArgs, now_unix_ns: i64) -> Result<Sides, Failure> {
         (Some(from), Some(to)) => (from, to),
     };
     let base = non_empty(Range { start_unix_ns, end_unix_ns }, "--base-from", "--base-to")?;
-    let base_selector = args.base_selector.clone().unwrap_or_else(|| args.query.selector.clone());
-    if base == compare && base_selector == args.query.selector {
+    let base_selector = args.base_selector.clone().unwrap_or_else(|| args.selector.clone());
+    if base == compare && base_selector == args.selector {
         return Err(Failure::usage("both sides are the same profiles: nothing can differ"));
     }
     Ok(Sides::Collector { base_selector, base, compare })
@@ -99,14 +165,29 @@ impl Sides {
             Self::Collector { base_selector, base, .. } if is_base => {
                 format!(
                     "nothing to compare with: {}",
-                    nothing_in(&args.query, base_selector, Some(*base))
+                    nothing_in(args.kind, base_selector, Some(*base))
                 )
             }
             Self::Collector { compare, .. } => {
-                nothing_in(&args.query, &args.query.selector, Some(*compare))
+                nothing_in(args.kind, &args.selector, Some(*compare))
             }
         };
         Some(message)
+    }
+}
+
+impl Sides {
+    /// The profiles themselves.
+    fn profiles(&self, args: &DiffArgs) -> Result<(Profile, Profile), Failure> {
+        match self {
+            Self::Files { before, after } => Ok((files::read(before)?, files::read(after)?)),
+            Self::Collector { base_selector, base, compare } => {
+                let kind = args.kind.name();
+                let mut collector = Collector::connect(&args.server.server)?;
+                let base = collector.merge(selection(kind, base_selector, *base, None))?;
+                Ok((base, collector.merge(selection(kind, &args.selector, *compare, None))?))
+            }
+        }
     }
 }
 
@@ -114,10 +195,10 @@ fn load(args: &DiffArgs, sides: &Sides) -> Result<DiffTable, Failure> {
     let sample_type = args.sample_type.sample_type.as_deref();
     match sides {
         Sides::Collector { base_selector, base, compare } => {
-            let kind = args.query.kind.name();
+            let kind = args.kind.name();
             let base = selection(kind, base_selector, *base, sample_type);
-            let compare = selection(kind, &args.query.selector, *compare, sample_type);
-            Ok(Collector::connect(&args.query.server)?.diff(base, compare)?)
+            let compare = selection(kind, &args.selector, *compare, sample_type);
+            Ok(Collector::connect(&args.server.server)?.diff(base, compare)?)
         }
         Sides::Files { before, after } => {
             Ok(diff(&files::read(before)?, &files::read(after)?, sample_type)?)

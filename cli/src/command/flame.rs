@@ -33,10 +33,8 @@ pub(crate) fn run(args: FlameArgs) -> Result<(), Failure> {
         Format::Pprof => encode_gz(&profile),
         Format::Folded => svg::folded(&profile, index).into_bytes(),
         Format::Svg => svg::draw(&profile, index)?,
-        Format::Table => {
-            text(&tree, args.min_percent, terminal_width().filter(|_| output.is_none()))
-                .into_bytes()
-        }
+        _ => text(&tree, args.min_percent, terminal_width().filter(|_| output.is_none()))
+            .into_bytes(),
     };
     Ok(destination.write(&bytes)?)
 }

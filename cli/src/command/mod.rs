@@ -1,9 +1,11 @@
 //! The commands, one module each, and what they do alike: find their profiles and their
 //! time range, and end with "no data" when there is nothing to show.
 
+pub(crate) mod comparison;
 pub(crate) mod deploys;
 pub(crate) mod diff;
 pub(crate) mod flame;
+pub(crate) mod gate;
 pub(crate) mod io;
 pub(crate) mod leaks;
 pub(crate) mod locks;
@@ -16,10 +18,10 @@ mod subject;
 pub(crate) mod top;
 
 use everflame_profile::pprof::Profile;
-use everflame_profile::sample_type_index;
+use everflame_profile::{Kind, sample_type_index};
 use serde::Serialize;
 
-use crate::args::{Command, QueryArgs, RangeArgs, SourceArgs};
+use crate::args::{Command, RangeArgs, SourceArgs};
 use crate::collector::{Collector, selection};
 use crate::failure::Failure;
 use crate::files;
@@ -44,6 +46,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Services(args) => services::run(args),
         Command::Deploys(args) => deploys::run(args),
         Command::Deploy(args) => deploys::run_deploy(args),
+        Command::Gate(args) => gate::run(args),
     }
 }
 
@@ -88,7 +91,7 @@ fn load(source: &SourceArgs) -> Result<(Profile, usize), Failure> {
 fn no_data(source: &SourceArgs) -> Failure {
     let message = if source.files.is_empty() {
         nothing_in(
-            &source.query,
+            source.query.kind,
             &source.query.selector,
             range(&source.query.range, now_unix_ns()).ok(),
         )
@@ -100,13 +103,10 @@ fn no_data(source: &SourceArgs) -> Failure {
     Failure::NoData { message }
 }
 
-fn nothing_in(query: &QueryArgs, selector: &str, range: Option<Range>) -> String {
+fn nothing_in(kind: Kind, selector: &str, range: Option<Range>) -> String {
     let selector = if selector.is_empty() { "{}" } else { selector };
     let range = range.map_or_else(String::new, |range| format!(" {range}"));
-    format!(
-        "no {} samples of {selector}{range}; `everflame services` shows what there is",
-        query.kind
-    )
+    format!("no {kind} samples of {selector}{range}; `everflame services` shows what there is")
 }
 
 /// How many rows to show; 0 is all of them.

@@ -10,6 +10,7 @@
 //! | `/api/v1/merge?format=flame` | the JSON of [`everflame_profile::FlameTree`] |
 //! | `/api/v1/top` | the JSON of [`everflame_profile::TopTable`] |
 //! | `/api/v1/diff` | the JSON of [`everflame_profile::DiffTable`] |
+//! | `/api/v1/compare` | the JSON of [`everflame_compare::Comparison`] |
 //! | `/api/v1/deploys` | `{"deploys":[...]}`, newest first; POST announces one |
 //!
 //! Errors are `{"error":{"code","message","position"?}}`.
@@ -75,6 +76,7 @@ pub(crate) fn router(state: ApiState) -> Router {
         .route("/api/v1/merge", get(merge))
         .route("/api/v1/top", get(top))
         .route("/api/v1/diff", get(diff))
+        .route("/api/v1/compare", get(deploys::compare))
         .route("/api/v1/deploys", get(deploys::list).post(deploys::announce))
         .route("/healthz", get(operate::healthz))
         .route("/metrics", get(operate::metrics))

@@ -1,7 +1,9 @@
 //! The Deploys service: translates between messages and the registry.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use everflame_compare::Comparison;
+use everflame_profile::Kind;
 use everflame_proto::v1::{self, deploys_server};
 use tonic::{Request, Response, Status};
 
@@ -13,8 +15,14 @@ use super::{
 use crate::{
     ingest::labels,
     query::{
+        comparison::{
+            DEFAULT_LENGTH, DEFAULT_WARM_UP, Wanted,
+            sides::{self, Sides},
+        },
+        engine::Engine,
         error::QueryError,
         grpc::{range, status},
+        selector::Selector,
         time::now_unix_ns,
     },
 };
@@ -28,11 +36,12 @@ const MAX_TEXT_BYTES: usize = 1_024;
 /// The gRPC side of [`Registry`].
 pub(crate) struct DeploysService {
     registry: Arc<Registry>,
+    engine: Engine,
 }
 
 impl DeploysService {
-    pub(crate) fn new(registry: Arc<Registry>) -> Self {
-        Self { registry }
+    pub(crate) fn new(registry: Arc<Registry>, engine: Engine) -> Self {
+        Self { registry, engine }
     }
 }
 
@@ -60,6 +69,78 @@ impl deploys_server::Deploys for DeploysService {
         let v1::AnnounceDeployRequest { service, version, commit, url } = request.into_inner();
         let seen = announce(&self.registry, &service, &version, commit, url).await;
         Ok(Response::new(v1::AnnounceDeployResponse { seen: seen.map_err(|err| status(&err))? }))
+    }
+
+    async fn compare(
+        &self,
+        request: Request<v1::CompareRequest>,
+    ) -> Result<Response<v1::CompareResponse>, Status> {
+        let asked = Asked::try_from(request.into_inner()).map_err(|err| status(&err))?;
+        let comparison = compare(&self.registry, &self.engine, asked).await;
+        let comparison = comparison.map_err(|err| status(&err))?;
+        // Fails for maps whose keys are no strings, of which there are none.
+        let comparison_json = serde_json::to_vec(&comparison).unwrap_or_default();
+        Ok(Response::new(v1::CompareResponse { comparison_json }))
+    }
+}
+
+/// Compares what was asked for, once it is known when its versions ran.
+pub(crate) async fn compare(
+    registry: &Registry,
+    engine: &Engine,
+    asked: Asked,
+) -> Result<Comparison, QueryError> {
+    let Asked { service, kind, selector, sides, length, warm_up } = asked;
+    if service.is_empty() {
+        return Err(QueryError::Parameter { message: "service is missing".to_owned() });
+    }
+    let spells = registry.spells(&service);
+    let spells =
+        spells.map_err(|alike| QueryError::UnknownService { service: service.clone(), alike })?;
+    let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+    let (base, compare) = sides::resolve(&service, &spells, &sides, length_ns)?;
+    engine.compare(Wanted { service, kind, selector, base, compare, warm_up }).await
+}
+
+/// A comparison that is asked for, by versions.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) service: String,
+    pub(crate) kind: Kind,
+    pub(crate) selector: Selector,
+    pub(crate) sides: Sides,
+    /// How much of each version's time.
+    pub(crate) length: Duration,
+    pub(crate) warm_up: Duration,
+}
+
+impl TryFrom<v1::CompareRequest> for Asked {
+    type Error = QueryError;
+
+    fn try_from(request: v1::CompareRequest) -> Result<Self, QueryError> {
+        let v1::CompareRequest { base_version, compare_version, base_range, compare_range, .. } =
+            request;
+        let given = |version: String| Some(version).filter(|version| !version.is_empty());
+        let range_of =
+            |given: Option<v1::TimeRange>| given.map(|given| range(Some(given))).transpose();
+        let sides = Sides::of(
+            given(base_version),
+            given(compare_version),
+            range_of(base_range)?,
+            range_of(compare_range)?,
+        )?;
+        let length = match request.length_ns {
+            0 => DEFAULT_LENGTH,
+            length_ns => Duration::from_nanos(length_ns),
+        };
+        Ok(Self {
+            service: request.service,
+            kind: if request.kind.is_empty() { Kind::Cpu } else { request.kind.parse()? },
+            selector: request.selector.parse()?,
+            sides,
+            length,
+            warm_up: request.warm_up_ns.map_or(DEFAULT_WARM_UP, Duration::from_nanos),
+        })
     }
 }
 

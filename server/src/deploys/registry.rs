@@ -13,10 +13,10 @@ use everflame_profile::Kind;
 
 use super::{
     record::{Announced, Record},
-    spells::{Extent, Seen, Spell},
+    spells::{Extent, Seen, Spell, Spells},
 };
 use crate::{
-    query::selector::Selector,
+    query::{comparison::sides::alike, selector::Selector},
     store::{Document, Filter, SeriesKey, Store, StoreError, TimeRange, ValidBatch},
 };
 
@@ -180,6 +180,18 @@ impl Registry {
         });
         deploys.truncate(limit);
         deploys
+    }
+
+    /// When versions of a service ran; `Err` has names of services that are like it.
+    ///
+    /// # Errors
+    /// When nothing was ever seen of it.
+    pub fn spells(&self, service: &str) -> Result<Spells, Vec<String>> {
+        let services = self.services();
+        match services.records.get(service) {
+            Some(known) if !known.record.spells.all().is_empty() => Ok(known.record.spells.clone()),
+            _ => Err(alike(service, services.records.keys().map(String::as_str))),
+        }
     }
 
     /// Writes what has changed.

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What was stored has been checked; these only catch damage.
-const STORED_LIMITS: DecodeLimits =
+pub(super) const STORED_LIMITS: DecodeLimits =
     DecodeLimits { max_compressed_bytes: usize::MAX, max_decompressed_bytes: 1 << 30 };
 
 /// Labels, and values of them that profiles have which are in no sum, unless somebody asks for that label.
@@ -199,7 +199,7 @@ impl Engine {
     }
 
     /// Runs a query on a blocking thread when it is its turn.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         route: &'static str,
         query: impl FnOnce(&Run) -> Result<T, QueryError> + Send + 'static,
@@ -234,8 +234,8 @@ impl Engine {
 }
 
 /// One query while it runs.
-struct Run {
-    store: Arc<dyn Store>,
+pub(super) struct Run {
+    pub(super) store: Arc<dyn Store>,
     limits: QueryLimits,
     deadline: Instant,
 }
@@ -254,6 +254,25 @@ impl Merged {
 }
 
 impl Run {
+    /// Whether so many profiles may be read, and there is time for another one.
+    pub(super) fn check_profiles(&self, profiles: u64) -> Result<(), QueryError> {
+        if profiles > self.limits.max_profiles {
+            return Err(QueryError::TooManyProfiles { limit: self.limits.max_profiles });
+        }
+        if Instant::now() > self.deadline {
+            return Err(QueryError::Timeout { after: self.limits.timeout });
+        }
+        Ok(())
+    }
+
+    /// Whether their sum may take so much memory.
+    pub(super) fn check_bytes(&self, bytes: usize) -> Result<(), QueryError> {
+        if bytes > self.limits.max_merged_bytes {
+            return Err(QueryError::TooLarge { limit_bytes: self.limits.max_merged_bytes });
+        }
+        Ok(())
+    }
+
     /// Shows `take` all matching series. It returns how much it has kept of them,
     /// which is what is limited.
     fn series(
@@ -301,7 +320,7 @@ impl Run {
 }
 
 /// Without the profiles that are in no sum.
-fn summed(mut filter: Filter) -> Filter {
+pub(super) fn summed(mut filter: Filter) -> Filter {
     for (name, values) in IN_NO_SUM {
         filter.selector.leave_out(name, values);
     }
@@ -317,20 +336,12 @@ struct Merge<'a> {
 
 impl Merge<'_> {
     fn add(&mut self, stored: &StoredProfile<'_>) -> Result<(), QueryError> {
-        let limits = &self.run.limits;
         self.profiles += 1;
-        if self.profiles > limits.max_profiles {
-            return Err(QueryError::TooManyProfiles { limit: limits.max_profiles });
-        }
-        if Instant::now() > self.run.deadline {
-            return Err(QueryError::Timeout { after: limits.timeout });
-        }
+        self.run.check_profiles(self.profiles)?;
         let profile = decode(stored.pprof_gz, &STORED_LIMITS)
             .map_err(|source| QueryError::Damaged { source })?;
         self.merger.add(&profile)?;
-        if self.merger.bytes() > limits.max_merged_bytes {
-            return Err(QueryError::TooLarge { limit_bytes: limits.max_merged_bytes });
-        }
+        self.run.check_bytes(self.merger.bytes())?;
         self.windows.add(stored.series, stored.start_unix_ns, stored.duration_ns);
         Ok(())
     }

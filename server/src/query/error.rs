@@ -75,6 +75,50 @@ pub enum QueryError {
         /// How many are allowed.
         limit: usize,
     },
+    /// Nothing was ever seen of it.
+    #[error(
+        "no deploys of service `{service}` are known{} `everflame deploys` lists all",
+        did_you_mean(alike)
+    )]
+    UnknownService {
+        /// What was asked for.
+        service: String,
+        /// What is like it.
+        alike: Vec<String>,
+    },
+    /// Nothing was ever seen of it.
+    #[error(
+        "service `{service}` has no version `{version}`{} `everflame deploys --service {service}` lists all",
+        did_you_mean(alike)
+    )]
+    UnknownVersion {
+        /// Of which service.
+        service: String,
+        /// What was asked for.
+        version: String,
+        /// What is like it.
+        alike: Vec<String>,
+    },
+    /// There is but one version.
+    #[error(
+        "service `{service}` has had no deploy: only version `{version}` has been seen; compare two times of it \
+         with ranges"
+    )]
+    NoDeploy {
+        /// Of which service.
+        service: String,
+        /// The one that there is.
+        version: String,
+    },
+    /// A version is to be compared with itself.
+    #[error("both sides are version `{version}`; compare two times of it with ranges")]
+    SameVersion {
+        /// Which one.
+        version: String,
+    },
+    /// Two times have time in common.
+    #[error("the two ranges overlap: what is in both cannot differ; choose ranges that do not")]
+    OverlappingRanges,
     /// There is no room for another one.
     #[error("deploys of {limit} services are remembered already; no more are")]
     TooManyServices {
@@ -115,6 +159,14 @@ pub enum QueryError {
     },
 }
 
+fn did_you_mean(alike: &[String]) -> String {
+    match alike {
+        [] => ";".to_owned(),
+        [only] => format!("; did you mean {only}?"),
+        [others @ .., last] => format!("; did you mean {} or {last}?", others.join(", ")),
+    }
+}
+
 /// Whose fault it is, in the terms that HTTP and gRPC share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -138,7 +190,13 @@ impl QueryError {
             Self::Time(_) | Self::EmptyRange => "bad_time",
             Self::Kind(_) => "unknown_kind",
             Self::SampleType(_) => "unknown_sample_type",
-            Self::Diff(_) | Self::DifferentKinds { .. } => "not_comparable",
+            Self::Diff(_)
+            | Self::DifferentKinds { .. }
+            | Self::SameVersion { .. }
+            | Self::OverlappingRanges => "not_comparable",
+            Self::UnknownService { .. } => "unknown_service",
+            Self::UnknownVersion { .. } => "unknown_version",
+            Self::NoDeploy { .. } => "no_deploy",
             Self::Parameter { .. } => "bad_parameter",
             Self::NoData { .. } => "no_data",
             Self::TooManyProfiles { .. } | Self::TooLarge { .. } | Self::TooManySeries { .. } => {
@@ -163,8 +221,13 @@ impl QueryError {
             | Self::SampleType(_)
             | Self::Diff(_)
             | Self::DifferentKinds { .. }
+            | Self::SameVersion { .. }
+            | Self::OverlappingRanges
             | Self::Parameter { .. } => Fault::Question,
-            Self::NoData { .. } => Fault::Nothing,
+            Self::NoData { .. }
+            | Self::UnknownService { .. }
+            | Self::UnknownVersion { .. }
+            | Self::NoDeploy { .. } => Fault::Nothing,
             Self::TooManyProfiles { .. }
             | Self::TooLarge { .. }
             | Self::TooManySeries { .. }

@@ -51,13 +51,33 @@ impl Selector {
     /// Leaves out series with one of these values of a label, unless there is a condition on that label:
     /// what has it repeats what others have, or is no cost, and belongs into no sum that nobody asked for.
     pub fn leave_out(&mut self, name: &str, values: &[&str]) {
-        if self.matchers.iter().any(|matcher| matcher.name == name) {
+        if self.is_on(name) {
             return;
         }
         self.matchers.extend(values.iter().map(|value| {
             let condition = Condition::NotEqual((*value).to_owned());
             Matcher { name: name.to_owned(), condition }
         }));
+    }
+
+    /// Whether there is a condition on a label.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.matchers.iter().any(|matcher| matcher.name == name)
+    }
+
+    /// The same with one more condition: a label has this value.
+    #[must_use]
+    pub fn and(mut self, name: &str, value: &str) -> Self {
+        let condition = Condition::Equal(value.to_owned());
+        self.matchers.push(Matcher { name: name.to_owned(), condition });
+        self
+    }
+
+    /// The same without conditions on a label.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let others = self.matchers.iter().filter(|matcher| matcher.name != name);
+        Self { matchers: others.cloned().collect() }
     }
 
     /// The label values that every matching series has, for looking them up in an
