@@ -77,7 +77,9 @@ fn profile(duration_s: i64, leaves: &[(&str, i64)]) -> pprof::Profile {
 fn help_of_every_command() {
     let dir = Dir::new();
     golden("help.txt", &dir.run("--help").success());
-    for command in ["record", "locks", "io", "net", "leaks", "top", "flame", "diff", "services"] {
+    for command in
+        ["record", "locks", "io", "net", "leaks", "top", "flame", "diff", "services", "gate"]
+    {
         golden(&format!("{command}-help.txt"), &dir.run(&format!("{command} --help")).success());
     }
 }
@@ -91,6 +93,25 @@ fn tables() {
     golden("flame.txt", &dir.run("flame before.pb.gz --min-percent 15").success());
     golden("diff.txt", &dir.run("diff before.pb.gz after.pb.gz").success());
     golden("diff-total.txt", &dir.run("diff before.pb.gz after.pb.gz --by total").success());
+}
+
+#[test]
+fn difference_is_a_picture_and_a_profile() {
+    let dir = Dir::new();
+    dir.run("diff before.pb.gz after.pb.gz -o diff.svg").success();
+    let svg = dir.read("diff.svg");
+    assert!(svg.contains("<svg") && svg.contains("parse") && svg.contains("difference"), "{svg}");
+    dir.run("diff before.pb.gz after.pb.gz -o diff.pb.gz").success();
+    // Seconds of each function, less the base's.
+    let folded = dir.run("flame diff.pb.gz --format folded").success();
+    let value = |name: &str| {
+        let lines = folded.lines().filter(|line| line.contains(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<i64>().unwrap()).sum::<i64>()
+    };
+    assert_eq!(
+        (value("parse"), value("render"), value("old")),
+        (8_000_000_000, 2_000_000_000, -1_000_000_000)
+    );
 }
 
 #[test]

@@ -1,23 +1,19 @@
 //! From sums to verdicts.
 //!
-//! sums -> replicates ([`Setup`]) -> a test of the whole, and one of each function's share -> adjusted for how many
+//! sums -> replicates (`setup`) -> a test of the whole, and one of each function's share -> adjusted for how many
 //! there are -> what matters, what only moved, what was only displaced.
 //!
 //! The whole is tested at 1 % and functions at a false discovery rate of 4 %, so that of comparisons in which
 //! nothing changed at most 5 % say that something did. Which functions are tested must not depend on how they
 //! differ: it is decided by what both sides have together.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::{
-    estimate::{Means, Observation},
+    latency::LatencyChange,
     multiple::benjamini_hochberg,
-    report::{
-        Answer, Basis, Change, CostPer, FunctionChange, Metric, Replication, Report, SideBasis,
-        Verdict, Whole,
-    },
+    report::{Answer, FunctionChange, Metric, Report, Verdict, Whole},
+    setup::{Judged, Setup, Tested},
     shift::{self, Moving, Part, shifts},
-    sums::{FunctionId, Functions, Replicate, Side, Sum},
+    sums::{FunctionId, Functions, Side},
 };
 
 /// What is tested, and how.
@@ -31,6 +27,8 @@ pub struct Settings {
     pub whole_alpha: f64,
     /// Of functions that are said to have changed, how many may not have.
     pub functions_q: f64,
+    /// Comparisons without a change of a quantile of latencies that may say that there is one.
+    pub latency_alpha: f64,
     /// Samples of both sides that a function must have to be tested.
     pub min_samples: f64,
     /// The share of both sides together that a function must have to be tested, in percentage points.
@@ -48,6 +46,7 @@ impl Default for Settings {
             confidence: 0.95,
             whole_alpha: 0.01,
             functions_q: 0.04,
+            latency_alpha: 0.005,
             min_samples: 30.0,
             min_share_pp: 0.05,
             min_effect_pp: 0.1,
@@ -59,29 +58,35 @@ impl Default for Settings {
 /// A function that is most of a side must not pass for how the rest has changed.
 const MAX_CENTRE_WEIGHT: f64 = 0.05;
 
-/// Into which functions one was split is looked for down to this part of the share that is tested.
-const MIN_PIECE: f64 = 0.1;
+/// Costs that differ by what may be chance in one of twenty have not changed, for all that is known.
+const UNCHANGED_P: f64 = 0.05;
 
-/// Where a function calls nothing that matters, its two metrics are one.
-const SAME_METRIC: f64 = 0.999;
+/// Which quantiles of latencies are compared.
+pub(crate) const QUANTILES: [f64; 2] = [0.5, 0.99];
 
 /// Compares two sides.
 pub fn compare(functions: &Functions, base: &Side, compare: &Side, settings: &Settings) -> Report {
     let setup = Setup::new(base, compare, settings);
     let Tested { mut judged, pieces, untested } = setup.test_functions(settings);
-    adjust(&mut judged, settings);
+    let latencies = setup.latencies(settings);
+    // Whatever is tested besides, all together are to be wrong as rarely.
+    let functions_q = settings.functions_q - settings.latency_alpha * latencies.len() as f64;
+    adjust(&mut judged, functions_q);
     let centre = centre(&judged);
     let callers = |id| {
         let mut caller = base.votes(id);
         caller.add(compare.votes(id));
         caller.function
     };
-    weigh(&mut judged, centre, settings);
+    let whole = setup.whole(settings);
+    weigh(&mut judged, centre, &whole, settings);
     mark_shifts(&mut judged, &pieces, functions, &callers);
     mark_shifts_to_callees(&mut judged, functions);
-    let whole = setup.whole(settings);
-    let answer =
-        if setup.is_enough(settings) { answer(&whole, &judged) } else { Answer::NotEnoughData };
+    let answer = if setup.is_enough(settings) {
+        answer(&whole, &judged, &latencies)
+    } else {
+        Answer::NotEnoughData
+    };
     let mut functions: Vec<FunctionChange> =
         judged.into_iter().map(|judged| judged.into_change(functions)).collect();
     let key = |function: &FunctionChange| {
@@ -96,243 +101,11 @@ pub fn compare(functions: &Functions, base: &Side, compare: &Side, settings: &Se
         let by_weight = b_alarms.total_cmp(&a_alarms).then(b_all.total_cmp(&a_all));
         a_rank.cmp(&b_rank).then(by_weight).then_with(|| a.name.cmp(&b.name))
     });
-    Report { answer, basis: setup.basis, whole, functions, untested }
-}
-
-/// A function on its way to a verdict.
-struct Judged {
-    id: FunctionId,
-    own: Metric,
-    total: Metric,
-    /// Whether the two are the same hypothesis.
-    is_leaf: bool,
-}
-
-/// All functions that were seen.
-struct Tested {
-    judged: Vec<Judged>,
-    /// Functions that cost too little to be tested, and are new or gone: into which one may have been split. With
-    /// their shares on both sides.
-    pieces: Vec<(FunctionId, f64, f64)>,
-    untested: usize,
-}
-
-/// Replicates of both sides, put side by side.
-struct Setup {
-    base: Vec<Replicate>,
-    /// Of a paired comparison in the order of `base`.
-    compare: Vec<Replicate>,
-    /// Seconds or requests of each.
-    base_exposure: Vec<f64>,
-    compare_exposure: Vec<f64>,
-    basis: Basis,
-}
-
-impl Setup {
-    fn new(base: &Side, compare: &Side, settings: &Settings) -> Self {
-        let cost_per = cost_per(base, compare);
-        let (base_hosts, compare_hosts) = (usable(base.hosts()), usable(compare.hosts()));
-        let (base_instances, compare_instances) =
-            (usable(base.instances()), usable(compare.instances()));
-        let counts = [
-            (base_hosts.len(), base_instances.len()),
-            (compare_hosts.len(), compare_instances.len()),
-        ];
-        let enough = |base: usize, compare: usize| base.min(compare) >= settings.min_replicates;
-        let by_host = enough(base_hosts.len(), compare_hosts.len())
-            || !enough(base_instances.len(), compare_instances.len());
-        let (replicate, mut base, mut compare) = if by_host {
-            (Replication::Host, base_hosts, compare_hosts)
-        } else {
-            (Replication::Instance, base_instances, compare_instances)
-        };
-        let both: BTreeSet<String> =
-            base.keys().filter(|name| compare.contains_key(*name)).cloned().collect();
-        let paired = both.len() >= settings.min_replicates
-            && 2 * both.len() >= base.len().min(compare.len());
-        if paired {
-            base.retain(|name, _| both.contains(name));
-            compare.retain(|name, _| both.contains(name));
-        }
-        let (base, compare): (Vec<_>, Vec<_>) =
-            (base.into_values().collect(), compare.into_values().collect());
-        let summary = |side: &[Replicate], (hosts, instances): (usize, usize)| SideBasis {
-            replicates: side.len(),
-            hosts,
-            instances,
-            seconds: side.iter().map(Replicate::seconds).sum(),
-            samples: side.iter().map(|it| it.all.samples).sum(),
-        };
-        let basis = Basis {
-            replicate,
-            paired,
-            cost_per,
-            base: summary(&base, counts[0]),
-            compare: summary(&compare, counts[1]),
-            needed: settings.min_replicates,
-        };
-        let exposures = |side: &[Replicate]| {
-            let of = |it: &Replicate| match cost_per {
-                CostPer::Request => it.requests(),
-                CostPer::Second => it.seconds(),
-                CostPer::Nothing => it.all.value,
-            };
-            side.iter().map(of).collect()
-        };
-        Self {
-            base_exposure: exposures(&base),
-            compare_exposure: exposures(&compare),
-            base,
-            compare,
-            basis,
-        }
-    }
-
-    fn is_enough(&self, settings: &Settings) -> bool {
-        self.base.len().min(self.compare.len()) >= settings.min_replicates
-    }
-
-    /// Everything per second or request.
-    fn whole(&self, settings: &Settings) -> Whole {
-        let cost = self.cost(|replicate| replicate.all, settings);
-        let changed_at_most = cost.ratio_interval.and_then(|interval| {
-            let high = interval.high?;
-            Some((1.0 - interval.low).abs().max((high - 1.0).abs()))
-        });
-        let is_significant = cost.p.is_some_and(|p| p <= settings.whole_alpha);
-        let change = cost.ratio.map_or(f64::INFINITY, |ratio| ratio - 1.0);
-        let verdict = match cost.p {
-            None => Verdict::Untested,
-            Some(_) if !is_significant => Verdict::Unchanged,
-            Some(_) if change.abs() < settings.min_effect => Verdict::Small,
-            Some(_) if change > 0.0 => Verdict::Regressed,
-            Some(_) => Verdict::Improved,
-        };
-        Whole { cost, verdict, changed_at_most }
-    }
-
-    /// Tests the functions that have enough of both sides.
-    fn test_functions(&self, settings: &Settings) -> Tested {
-        let [base, compare] = [Pooled::new(&self.base), Pooled::new(&self.compare)];
-        let all = base.all.value + compare.all.value;
-        let is_enough = |sum: &Sum| {
-            sum.samples >= settings.min_samples && 100.0 * sum.value >= settings.min_share_pp * all
-        };
-        let ids: BTreeSet<FunctionId> =
-            base.functions.keys().chain(compare.functions.keys()).copied().collect();
-        let (mut judged, mut pieces) = (Vec::new(), Vec::new());
-        for id in &ids {
-            let ((base_own, base_total), (own, total)) = (base.of(*id), compare.of(*id));
-            let (of_own, of_total) = (base_own.plus(own), base_total.plus(total));
-            if is_enough(&of_total) {
-                judged.push(Judged {
-                    id: *id,
-                    own: self.metric(|replicate| replicate.own(*id), is_enough(&of_own), settings),
-                    total: self.metric(|replicate| replicate.total(*id), true, settings),
-                    is_leaf: of_own.value >= SAME_METRIC * of_total.value,
-                });
-            } else if 100.0 * of_total.value >= MIN_PIECE * settings.min_share_pp * all {
-                pieces.push((
-                    *id,
-                    base_total.value / base.all.value,
-                    total.value / compare.all.value,
-                ));
-            }
-        }
-        let untested = ids.len() - judged.len();
-        Tested { judged, pieces, untested }
-    }
-
-    fn metric(
-        &self,
-        sum: impl Fn(&Replicate) -> Sum + Copy,
-        test: bool,
-        settings: &Settings,
-    ) -> Metric {
-        let observe = |side: &[Replicate]| -> Vec<Observation> {
-            side.iter().map(|it| sum(it).per(it.all.value)).collect()
-        };
-        let share = self.change(observe(&self.base), observe(&self.compare), settings);
-        let cost = self.cost(sum, settings);
-        let verdict =
-            if test && share.p.is_some() { Verdict::Unchanged } else { Verdict::Untested };
-        Metric { share, cost, verdict }
-    }
-
-    fn cost(&self, sum: impl Fn(&Replicate) -> Sum, settings: &Settings) -> Change {
-        let observe = |side: &[Replicate], exposure: &[f64]| -> Vec<Observation> {
-            side.iter().zip(exposure).map(|(it, exposure)| sum(it).per(*exposure)).collect()
-        };
-        let base = observe(&self.base, &self.base_exposure);
-        self.change(base, observe(&self.compare, &self.compare_exposure), settings)
-    }
-
-    fn change(
-        &self,
-        base: Vec<Observation>,
-        compare: Vec<Observation>,
-        settings: &Settings,
-    ) -> Change {
-        let pooled = |side: &[Observation]| {
-            let (value, exposure) = side.iter().fold((0.0, 0.0), |(value, exposure), it| {
-                (value + it.value, exposure + it.exposure)
-            });
-            if exposure > 0.0 { value / exposure } else { 0.0 }
-        };
-        let untested = Change::untested(pooled(&base), pooled(&compare));
-        if !self.is_enough(settings) {
-            return untested;
-        }
-        let means = if self.basis.paired {
-            let pairs: Vec<_> = base.into_iter().zip(compare).collect();
-            Means::paired(&pairs)
-        } else {
-            Means::unpaired(&base, &compare)
-        };
-        means.map_or(untested, |means| Change::new(means, settings.confidence))
-    }
-}
-
-/// The sums of a side.
-struct Pooled {
-    all: Sum,
-    functions: BTreeMap<FunctionId, (Sum, Sum)>,
-}
-
-impl Pooled {
-    fn new(side: &[Replicate]) -> Self {
-        let mut pooled = Self { all: Sum::default(), functions: BTreeMap::new() };
-        for replicate in side {
-            pooled.all += replicate.all;
-            for (id, (own, total)) in replicate.functions() {
-                let sums = pooled.functions.entry(id).or_default();
-                sums.0 += *own;
-                sums.1 += *total;
-            }
-        }
-        pooled
-    }
-
-    fn of(&self, id: FunctionId) -> (Sum, Sum) {
-        self.functions.get(&id).copied().unwrap_or_default()
-    }
-}
-
-/// Those that say something: of what ran without being seen nothing can be said.
-fn usable(replicates: BTreeMap<String, Replicate>) -> BTreeMap<String, Replicate> {
-    replicates.into_iter().filter(|(_, it)| it.all.value > 0.0).collect()
-}
-
-fn cost_per(base: &Side, compare: &Side) -> CostPer {
-    if base.has_requests() && compare.has_requests() {
-        return CostPer::Request;
-    }
-    let has_seconds = |side: &Side| side.instances().values().all(|it| it.seconds() > 0.0);
-    if has_seconds(base) && has_seconds(compare) { CostPer::Second } else { CostPer::Nothing }
+    Report { answer, basis: setup.basis, whole, latencies, functions, untested }
 }
 
 /// Adjusts for how many hypotheses there are.
-fn adjust(judged: &mut [Judged], settings: &Settings) {
+fn adjust(judged: &mut [Judged], functions_q: f64) {
     let tested =
         |metric: &Metric| (metric.verdict != Verdict::Untested).then_some(metric.share.p).flatten();
     let mut p = Vec::new();
@@ -352,7 +125,7 @@ fn adjust(judged: &mut [Judged], settings: &Settings) {
     }
     for metric in judged.iter_mut().flat_map(|it| [&mut it.own, &mut it.total]) {
         // For now; what matters of it comes out later.
-        if metric.share.adjusted_p.is_some_and(|p| p <= settings.functions_q) {
+        if metric.share.adjusted_p.is_some_and(|p| p <= functions_q) {
             let is_more = metric.share.difference > 0.0;
             metric.verdict = if is_more { Verdict::Regressed } else { Verdict::Improved };
         }
@@ -381,15 +154,25 @@ fn centre(judged: &[Judged]) -> f64 {
     median.map_or(1.0, |(ratio, _)| if *ratio > 0.0 && ratio.is_finite() { *ratio } else { 1.0 })
 }
 
+/// Whether everything together changed and this did not, so that its share went the other way. (With few functions,
+/// such as allocate, there is no median one to tell that by.)
+fn is_outgrown(metric: &Metric, whole: &Whole) -> bool {
+    let is_unchanged = metric.cost.p.is_some_and(|p| p > UNCHANGED_P);
+    whole.verdict.is_alarm()
+        && is_unchanged
+        && whole.cost.difference * metric.share.difference < 0.0
+}
+
 /// Leaves of what differs what matters, and is not just displaced by others.
-fn weigh(judged: &mut [Judged], centre: f64, settings: &Settings) {
+fn weigh(judged: &mut [Judged], centre: f64, whole: &Whole, settings: &Settings) {
     for metric in judged.iter_mut().flat_map(|it| [&mut it.own, &mut it.total]) {
         if !metric.verdict.is_alarm() {
             continue;
         }
         let share = &metric.share;
         let relative = share.ratio.map_or(f64::INFINITY, |ratio| ratio / centre - 1.0);
-        let is_displaced = relative * share.difference <= 0.0
+        let is_displaced = is_outgrown(metric, whole)
+            || relative * share.difference <= 0.0
             || (relative.abs() < settings.min_effect
                 && (share.ratio.unwrap_or(0.0) - 1.0).abs() >= settings.min_effect);
         if is_displaced {
@@ -463,13 +246,17 @@ fn mark_shifts_to_callees(judged: &mut [Judged], functions: &Functions) {
     }
 }
 
-fn answer(whole: &Whole, judged: &[Judged]) -> Answer {
+fn answer(whole: &Whole, judged: &[Judged], latencies: &[LatencyChange]) -> Answer {
     let verdicts = || {
         judged.iter().flat_map(|it| [&it.own.verdict, &it.total.verdict]).chain([&whole.verdict])
     };
-    if verdicts().any(|verdict| *verdict == Verdict::Regressed) {
+    let is_longer = |it: &LatencyChange| it.changed && it.ratio > 1.0;
+    let is_shorter = |it: &LatencyChange| it.changed && it.ratio < 1.0;
+    if verdicts().any(|verdict| *verdict == Verdict::Regressed) || latencies.iter().any(is_longer) {
         Answer::Regressed
-    } else if verdicts().any(|verdict| *verdict == Verdict::Improved) {
+    } else if verdicts().any(|verdict| *verdict == Verdict::Improved)
+        || latencies.iter().any(is_shorter)
+    {
         Answer::Improved
     } else {
         Answer::NoChange

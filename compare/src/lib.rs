@@ -7,8 +7,8 @@
 //!
 //! - [`profiles`] makes sums by function of profiles;
 //! - [`sums`] takes them in, by window ([`names`]: what a function is called in every build);
-//! - [`estimate`] tests two means, [`multiple`] many at once;
-//! - [`judge`] makes a [`report`] of it, with what only moved between functions (`shift`) apart;
+//! - [`estimate`] tests two means, [`multiple`] many at once, [`latency`] quantiles;
+//! - [`judge`] puts replicates side by side (`setup`) and makes a [`report`] of it, with what only moved between functions (`shift`) apart;
 //! - [`gate`] checks limits on it.
 //!
 //! Nothing here does I/O, and nothing but [`profiles`] knows what a stack is.
@@ -17,10 +17,12 @@
 pub mod estimate;
 pub mod gate;
 pub mod judge;
+pub mod latency;
 pub mod multiple;
 pub mod names;
 pub mod profiles;
 pub mod report;
+mod setup;
 mod shift;
 pub mod sums;
 
@@ -28,6 +30,7 @@ pub use self::{
     estimate::Interval,
     gate::{Exceeded, GateResult, Outcome, Rule, RuleError, Scope, check},
     judge::{Settings, compare},
+    latency::{Latencies, LatencyChange},
     profiles::{Instance, Summer},
     report::{
         Answer, Basis, Change, ComparedSide, Comparison, CostPer, FunctionChange, Metric,

@@ -3,9 +3,12 @@
 //! What nobody waits for is left out: waits of event loops for something to do (label `idle` of kind `offcpu`) are
 //! as long as there is nothing to do.
 
-use everflame_profile::{Kind, Stacks, pprof::Profile, sample_type_index, select};
+use everflame_profile::{Kind, Stacks, block, pprof::Profile, sample_type_index, select, tcp};
 
-use crate::sums::{Caller, FunctionId, FunctionSum, Functions, Side, Sum, Window};
+use crate::{
+    latency::Latencies,
+    sums::{Caller, FunctionId, FunctionSum, Functions, Side, Sum, Window},
+};
 
 /// Sums up the profiles of one instance of a service, window by window, until they are handed over; then those of
 /// the next one. Kept between instances, as its tables are as long as there are functions.
@@ -19,6 +22,7 @@ pub struct Summer {
     seen_in: Vec<u64>,
     sample: u64,
     windows: Vec<(u64, u64)>,
+    latencies: Latencies,
 }
 
 /// Which instance of a service, on which host.
@@ -45,14 +49,25 @@ impl Summer {
         let value_index =
             index(kind.default_sample_type()).or_else(|_| sample_type_index(profile, None));
         let Ok(value_index) = value_index else { return };
-        // Each sample of a kind that is scaled stands for many, but was one.
-        let counts = (kind == Kind::Cpu).then(|| index("samples").ok()).flatten();
+        // What was counted: samples of a CPU, waits, objects.
+        let counts = kind.sample_types().first().and_then(|(name, _)| index(name).ok());
+        let latency_label = match kind {
+            Kind::Block => Some(block::DEVICE_TIME),
+            Kind::Tcp => Some(tcp::LATENCY),
+            _ => None,
+        };
         let stacks = Stacks::new(profile, &mut |name, filename| functions.intern(name, filename));
         self.sums.resize(functions.len(), FunctionSum::default());
         self.seen_in.resize(functions.len(), 0);
         for sample in &profile.sample {
             let at = |index: usize| sample.value.get(index).copied().unwrap_or(0);
             let value = at(value_index);
+            if let Some(took) =
+                latency_label.and_then(|name| select::number_of(profile, sample, name))
+            {
+                let count = counts.map_or(1.0, |index| at(index) as f64);
+                self.latencies.add(u64::try_from(took).unwrap_or(0), count);
+            }
             let is_idle = kind == Kind::OffCpu && select::label(profile, sample, "idle") == "true";
             if value == 0 || is_idle {
                 continue;
@@ -81,6 +96,9 @@ impl Summer {
                 all,
                 functions: &functions,
             });
+        }
+        if !self.latencies.is_empty() {
+            side.took(host, instance, &self.latencies.take());
         }
         for (start_unix_ns, duration_ns) in windows {
             side.ran(host, instance, start_unix_ns, duration_ns);
@@ -205,7 +223,7 @@ mod tests {
         check(
             Kind::OffCpu,
             &[waits],
-            &[("fsync", [50.0, 1.0, 50.0, 1.0], ""), ("epoll_wait", [0.0; 4], "")],
+            &[("fsync", [50.0, 5.0, 50.0, 5.0], ""), ("epoll_wait", [0.0; 4], "")],
         );
     }
 

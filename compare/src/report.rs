@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::estimate::{Interval, Means};
+use crate::{
+    estimate::{Interval, Means},
+    latency::LatencyChange,
+};
 
 /// What was compared, and what that says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +48,8 @@ pub struct Report {
     pub basis: Basis,
     /// The cost of everything.
     pub whole: Whole,
+    /// How long things took, of kinds that say: p50 and p99.
+    pub latencies: Vec<LatencyChange>,
     /// Functions that were tested, those that changed first. Of several that did, the one whose change is largest
     /// for its size.
     pub functions: Vec<FunctionChange>,

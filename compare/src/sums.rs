@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{estimate::Observation, names::normalised};
+use crate::{estimate::Observation, latency::Latencies, names::normalised};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -158,6 +158,7 @@ pub(crate) struct Replicate {
     windows: Vec<(u64, u64)>,
     requests: Option<f64>,
     pub(crate) all: Sum,
+    pub(crate) latencies: Latencies,
     functions: Map<FunctionId, (Sum, Sum)>,
 }
 
@@ -187,6 +188,11 @@ impl Side {
     pub fn ran(&mut self, host: &str, instance: &str, start_unix_ns: u64, duration_ns: u64) {
         self.replicate(host, instance).add_window(start_unix_ns, duration_ns);
         self.bytes += size_of::<(u64, u64)>();
+    }
+
+    /// How long things took in windows of an instance.
+    pub fn took(&mut self, host: &str, instance: &str, latencies: &Latencies) {
+        self.replicate(host, instance).latencies.join(latencies);
     }
 
     /// Requests that an instance has served: costs are per request if all instances have them.
@@ -261,6 +267,7 @@ impl Replicate {
             *self.requests.get_or_insert(0.0) += requests;
         }
         self.all += other.all;
+        self.latencies.join(&other.latencies);
         for (id, (own, total)) in &other.functions {
             let sums = self.functions.entry(*id).or_default();
             sums.0 += *own;

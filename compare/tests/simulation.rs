@@ -1,9 +1,5 @@
 //! How often comparisons of fleets whose truth is known are right.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests fail by panicking and print their figures"
-)]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod simulated;
 
@@ -26,12 +22,13 @@ fn is_found(report: &Report) -> bool {
     found.is_some_and(|it| it.own.verdict == Verdict::Regressed)
 }
 
-/// 5 % of them, and what chance adds to that (97.5 % of the time, and twice as rarely: nine cells).
+/// 5 % of them, and what chance adds to that. Where the same hosts run both, what they vary by is of no account: one
+/// variation will do here, and `cargo xtask bench compare` has all.
 #[test]
 fn equal_versions_rarely_differ() {
-    for same_hosts in [false, true] {
+    for (same_hosts, variations) in [(false, &[0.05, 0.1, 0.2][..]), (true, &[0.1][..])] {
         for hosts in [5, 10, 20] {
-            for variation in [0.05, 0.1, 0.2] {
+            for &variation in variations {
                 let fleet =
                     Fleet { hosts, variation, same_hosts, functions: 100, ..Fleet::default() };
                 let false_alarms = count(fleet, Change::Nothing, 1_000, alarms);

@@ -71,10 +71,14 @@ pub fn label<'a>(profile: &'a Profile, sample: &Sample, key: &str) -> &'a str {
     found.map_or("", |label| string(profile, label.str))
 }
 
+/// The number of a sample's label, if it has one.
+pub fn number_of(profile: &Profile, sample: &Sample, key: &str) -> Option<i64> {
+    sample.label.iter().find(|label| string(profile, label.key) == key).map(|label| label.num)
+}
+
 /// The number of a sample's label; 0 if it has none.
 pub(crate) fn number(profile: &Profile, sample: &Sample, key: &str) -> i64 {
-    let found = sample.label.iter().find(|label| string(profile, label.key) == key);
-    found.map_or(0, |label| label.num)
+    number_of(profile, sample, key).unwrap_or(0)
 }
 
 /// An entry of the string table; "" for an index outside of it.

@@ -9,6 +9,7 @@
 mod agent;
 mod alloc;
 mod block;
+mod deploys;
 mod failures;
 mod locks;
 mod memory;

@@ -83,13 +83,14 @@ pub(crate) fn records(random: &mut Random, host: u64) -> Vec<ProfileRecord> {
                     label("service", format!("service-{service}")),
                     label("version", "v42".to_owned()),
                 ],
-                pprof_gz: profile(random, service).into(),
+                pprof_gz: profile(random, service, SAMPLES_PER_PROFILE).into(),
             }
         })
         .collect()
 }
 
-fn profile(random: &mut Random, service: u64) -> Vec<u8> {
+/// A profile with so many distinct stacks, of one to four samples each.
+pub(crate) fn profile(random: &mut Random, service: u64, stacks: u64) -> Vec<u8> {
     let mut builder =
         ProfileBuilder::new(Kind::Cpu.sample_types(), Kind::Cpu.default_sample_type());
     builder.set_period("cpu", "nanoseconds", 1_000_000_000 / 19);
@@ -100,7 +101,7 @@ fn profile(random: &mut Random, service: u64) -> Vec<u8> {
         filename: &format!("/usr/local/bin/service-{service}"),
         build_id: &format!("{:040x}", service.wrapping_mul(0x1234_5678_9ABC_DEF1)),
     });
-    for _ in 0..SAMPLES_PER_PROFILE {
+    for _ in 0..stacks {
         let stack = stack(&mut builder, binary, random, service);
         let samples = 1 + random.below(4) as i64;
         let thread = format!("worker-{}", random.below(4));

@@ -48,7 +48,7 @@ pub(crate) fn points(difference: f64) -> String {
     format!("{rounded:+.2} pp")
 }
 
-fn signed(change: f64) -> String {
+pub(super) fn signed(change: f64) -> String {
     match change {
         change if change.abs() < 0.0005 => "0.0%".to_owned(),
         change if change < 9.995 => format!("{:+.1}%", change * 100.0),

@@ -4,14 +4,17 @@ use std::fmt::Write as _;
 
 use everflame_compare::{Comparison, Verdict};
 
-use super::{caveats, cost, describe, notable, points, probability, relative, relative_interval};
+use super::{
+    caveats, cost, describe, notable, points, probability, relative, relative_interval, signed,
+};
 use crate::command::more;
 use crate::table::{Table, printable};
-use crate::units::percent;
+use crate::units::{amount, percent};
 
 /// The comparison with at most `limit` functions that changed, and what it rests on.
 pub(crate) fn text(comparison: &Comparison, limit: usize, width: Option<usize>) -> String {
     let mut out = heading(comparison);
+    out.push_str(&latencies(comparison));
     out.push_str(&functions(comparison, limit, width));
     for caveat in caveats(&comparison.report.basis, comparison.report.answer) {
         let _ = writeln!(out, "note: {caveat}");
@@ -49,6 +52,32 @@ fn heading(comparison: &Comparison) -> String {
             None => writeln!(out),
         },
     };
+    out
+}
+
+fn latencies(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    for latency in &comparison.report.latencies {
+        let time = |ns: f64| amount(ns, "nanoseconds");
+        let (low, high) =
+            (latency.ratio_interval.low, latency.ratio_interval.high.unwrap_or(f64::INFINITY));
+        let verdict = match (latency.changed, latency.ratio > 1.0) {
+            (false, _) => "",
+            (true, true) => ": longer",
+            (true, false) => ": shorter",
+        };
+        let _ = writeln!(
+            out,
+            "p{:.0}: {} before, {} after, {} (95 %: {} to {}; p {}){verdict}",
+            latency.quantile * 100.0,
+            time(latency.base),
+            time(latency.compare),
+            signed(latency.ratio - 1.0),
+            signed(low - 1.0),
+            signed(high - 1.0),
+            probability(Some(latency.p)),
+        );
+    }
     out
 }
 

@@ -22,6 +22,9 @@ const ALLOC_MODES: [&str; 3] = ["faults", "live", "window"];
 /// Kinds whose windows say that an instance ran: where it did nothing of a kind there is no profile of it.
 const KINDS_THAT_SAY_WHEN: [Kind; 2] = [Kind::Cpu, Kind::OffCpu];
 
+/// Labels that profiles of other kinds do not have.
+const LABELS_OF_ONE_KIND: [&str; 5] = ["side", "mode", "event", "oom", "device"];
+
 /// The conditions of a comparison, with those that its kind brings: what is counted once, and is a cost.
 pub(super) fn selector_of_kind(run: &Run, wanted: &Wanted) -> Result<Selector, QueryError> {
     let selector = wanted.selector.clone().and("service", &wanted.service);
@@ -109,9 +112,13 @@ impl<'a> SideSummer<'a> {
     fn filters_of_windows(&self) -> Vec<Filter> {
         let mut filters = vec![self.filter.clone()];
         // Windows on allocators are short: nothing else says how long they were.
-        if self.filter.kind != Kind::Alloc {
+        let is_window = self.filter.selector.required_values().any(|it| it == ("mode", "window"));
+        if !is_window {
             for kind in KINDS_THAT_SAY_WHEN.into_iter().filter(|kind| *kind != self.filter.kind) {
-                let selector = self.filter.selector.without("side");
+                let mut selector = self.filter.selector.clone();
+                for name in LABELS_OF_ONE_KIND {
+                    selector = selector.without(name);
+                }
                 filters.push(Filter { kind, selector, range: self.filter.range });
             }
         }
