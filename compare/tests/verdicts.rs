@@ -195,8 +195,17 @@ fn what_only_moved_passes_a_gate() {
 #[test]
 fn reports_travel_as_json() {
     let report = report(&[("parse", 100.0)], &[("parse", 100.0), ("new", 30.0)]);
-    let json = serde_json::to_string(&report).unwrap();
-    let read: Report = serde_json::from_str(&json).unwrap();
-    assert_eq!(serde_json::to_string(&read).unwrap(), json);
-    assert_eq!(read.functions[0].own.cost.means, report.functions[0].own.cost.means);
+    let read: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+    assert_eq!((read.answer, &read.basis), (report.answer, &report.basis));
+    let verdicts = |report: &Report| {
+        report
+            .functions
+            .iter()
+            .map(|it| (it.name.clone(), it.verdict().clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(verdicts(&read), verdicts(&report));
+    // Gates test what they have read.
+    let p = |report: &Report| report.functions[0].own.cost.means.unwrap().test(1.02).p_greater;
+    assert!((p(&read) / p(&report) - 1.0).abs() < 1e-6);
 }

@@ -107,7 +107,8 @@ async fn version_that_one_host_has_seen_is_not_enough() {
     let server = Server::start(dir.path());
     deployed(&server, 6, 0).await;
     server.push(window(0, "v43", 5, 0)).await.unwrap();
-    let comparison = compare(&server, versions("v42", "v43")).await.unwrap();
+    let request = CompareRequest { warm_up_ns: Some(0), ..versions("v42", "v43") };
+    let comparison = compare(&server, request).await.unwrap();
     assert_eq!(comparison.report.answer, Answer::NotEnoughData);
     assert_eq!(comparison.report.basis.compare.hosts, 1);
 }

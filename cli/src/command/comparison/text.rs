@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use everflame_compare::{Comparison, Verdict};
+use everflame_compare::{Answer, Comparison, Verdict};
 
 use super::{
     caveats, cost, describe, notable, points, probability, relative, relative_interval, signed,
@@ -18,6 +18,13 @@ pub(crate) fn text(comparison: &Comparison, limit: usize, width: Option<usize>) 
     out.push_str(&functions(comparison, limit, width));
     for caveat in caveats(&comparison.report.basis, comparison.report.answer) {
         let _ = writeln!(out, "note: {caveat}");
+    }
+    let left_out = comparison.base.warm_up_windows + comparison.compare.warm_up_windows;
+    if comparison.report.answer == Answer::NotEnoughData && left_out > 0 {
+        let _ = writeln!(
+            out,
+            "note: {left_out} windows were left out as instances had just started (--warm-up)"
+        );
     }
     out
 }
