@@ -10,7 +10,7 @@
 use crate::{
     latency::LatencyChange,
     multiple::benjamini_hochberg,
-    report::{Answer, FunctionChange, Metric, Report, Verdict, Whole},
+    report::{Answer, Change, FunctionChange, Metric, Report, Verdict, Whole},
     setup::{Judged, Setup, Tested},
     shift::{self, Moving, Part, shifts},
     sums::{FunctionId, Functions, Side},
@@ -58,6 +58,9 @@ impl Default for Settings {
 /// A function that is most of a side must not pass for how the rest has changed.
 const MAX_CENTRE_WEIGHT: f64 = 0.05;
 
+/// A function with this share of everything, such as `main` with what it calls, is as good as the whole.
+const THE_WHOLE: f64 = 0.95;
+
 /// Costs that differ by what may be chance in one of twenty have not changed, for all that is known.
 const UNCHANGED_P: f64 = 0.05;
 
@@ -71,7 +74,8 @@ pub fn compare(functions: &Functions, base: &Side, compare: &Side, settings: &Se
     let latencies = setup.latencies(settings);
     // Whatever is tested besides, all together are to be wrong as rarely.
     let functions_q = settings.functions_q - settings.latency_alpha * latencies.len() as f64;
-    adjust(&mut judged, functions_q);
+    adjust(&mut judged, |metric| &mut metric.share);
+    adjust(&mut judged, |metric| &mut metric.cost);
     let centre = centre(&judged);
     let callers = |id| {
         let mut caller = base.votes(id);
@@ -79,7 +83,9 @@ pub fn compare(functions: &Functions, base: &Side, compare: &Side, settings: &Se
         caller.function
     };
     let whole = setup.whole(settings);
-    weigh(&mut judged, centre, &whole, settings);
+    for metric in judged.iter_mut().flat_map(|it| [&mut it.own, &mut it.total]) {
+        metric.verdict = verdict(metric, centre, &whole, functions_q, settings);
+    }
     mark_shifts(&mut judged, &pieces, functions, &callers);
     mark_shifts_to_callees(&mut judged, functions);
     let answer = if setup.is_enough(settings) {
@@ -89,45 +95,62 @@ pub fn compare(functions: &Functions, base: &Side, compare: &Side, settings: &Se
     };
     let mut functions: Vec<FunctionChange> =
         judged.into_iter().map(|judged| judged.into_change(functions)).collect();
-    let key = |function: &FunctionChange| {
-        let weight =
-            |metric: &Metric| if metric.verdict.is_alarm() { metric.weight() } else { 0.0 };
-        let alarms = function.metrics().map(weight).into_iter().fold(0.0, f64::max);
-        let all = function.metrics().map(Metric::weight).into_iter().fold(0.0, f64::max);
-        (function.verdict().rank(), alarms, all)
-    };
     functions.sort_by(|a, b| {
-        let ((a_rank, a_alarms, a_all), (b_rank, b_alarms, b_all)) = (key(a), key(b));
-        let by_weight = b_alarms.total_cmp(&a_alarms).then(b_all.total_cmp(&a_all));
-        a_rank.cmp(&b_rank).then(by_weight).then_with(|| a.name.cmp(&b.name))
+        let (of_a, of_b) = (prominence(a, &whole), prominence(b, &whole));
+        let by_weight = (of_b.own.total_cmp(&of_a.own)).then(of_b.total.total_cmp(&of_a.total));
+        of_a.rank.cmp(&of_b.rank).then(by_weight).then_with(|| a.name.cmp(&b.name))
     });
     Report { answer, basis: setup.basis, whole, latencies, functions, untested }
 }
 
-/// Adjusts for how many hypotheses there are.
-fn adjust(judged: &mut [Judged], functions_q: f64) {
-    let tested =
-        |metric: &Metric| (metric.verdict != Verdict::Untested).then_some(metric.share.p).flatten();
-    let mut p = Vec::new();
-    for it in judged.iter() {
-        p.extend(tested(&it.total));
-        p.extend(tested(&it.own).filter(|_| !it.is_leaf));
-    }
-    let mut adjusted = benjamini_hochberg(&p).into_iter();
+/// What is shown first.
+struct Prominence {
+    rank: u8,
+    /// By how much what a function does by itself has changed.
+    own: f64,
+    /// With what it calls, for its size: of a stack in which all have changed by as much that is the one of which most
+    /// has changed.
+    total: f64,
+}
+
+/// Of several functions the one where the change is made comes first: it is in what a function does by itself, unless
+/// all leaves are the same, as where locks are let go. Changes are of costs where everything has changed, else of shares.
+fn prominence(function: &FunctionChange, whole: &Whole) -> Prominence {
+    let is_of_cost = whole.verdict.is_alarm() && whole.cost.base > 0.0;
+    let change = |metric: &Metric| {
+        let (change, unit) =
+            if is_of_cost { (&metric.cost, whole.cost.base) } else { (&metric.share, 1.0) };
+        (change.difference.abs() / unit, (change.base + change.compare) / 2.0 / unit)
+    };
+    let rank = function.verdict().rank();
+    let counts = |metric: &Metric| metric.verdict.rank() == rank;
+    let own = if counts(&function.own) { change(&function.own).0 } else { 0.0 };
+    let (difference, mean) = change(&function.total);
+    let is_counted = counts(&function.total) && mean > 0.0;
+    Prominence { rank, own, total: if is_counted { difference * difference / mean } else { 0.0 } }
+}
+
+/// The change of a metric that is tested.
+type PickChange = fn(&mut Metric) -> &mut Change;
+
+/// Adjusts p-values for how many hypotheses there are. A function that calls nothing is one.
+fn adjust(judged: &mut [Judged], change: PickChange) {
+    let p = |metric: &mut Metric| {
+        if metric.verdict == Verdict::Untested { None } else { change(metric).p }
+    };
+    let mut all = Vec::new();
     for it in judged.iter_mut() {
-        if tested(&it.total).is_some() {
-            it.total.share.adjusted_p = adjusted.next();
-        }
-        if tested(&it.own).is_some() {
-            let of_total = it.total.share.adjusted_p;
-            it.own.share.adjusted_p = if it.is_leaf { of_total } else { adjusted.next() };
-        }
+        all.extend(p(&mut it.total));
+        all.extend(p(&mut it.own).filter(|_| !it.is_leaf));
     }
-    for metric in judged.iter_mut().flat_map(|it| [&mut it.own, &mut it.total]) {
-        // For now; what matters of it comes out later.
-        if metric.share.adjusted_p.is_some_and(|p| p <= functions_q) {
-            let is_more = metric.share.difference > 0.0;
-            metric.verdict = if is_more { Verdict::Regressed } else { Verdict::Improved };
+    let mut adjusted = benjamini_hochberg(&all).into_iter();
+    for it in judged.iter_mut() {
+        if p(&mut it.total).is_some() {
+            change(&mut it.total).adjusted_p = adjusted.next();
+        }
+        if p(&mut it.own).is_some() {
+            let of_total = change(&mut it.total).adjusted_p;
+            change(&mut it.own).adjusted_p = if it.is_leaf { of_total } else { adjusted.next() };
         }
     }
 }
@@ -163,26 +186,61 @@ fn is_outgrown(metric: &Metric, whole: &Whole) -> bool {
         && whole.cost.difference * metric.share.difference < 0.0
 }
 
-/// Leaves of what differs what matters, and is not just displaced by others.
-fn weigh(judged: &mut [Judged], centre: f64, whole: &Whole, settings: &Settings) {
-    for metric in judged.iter_mut().flat_map(|it| [&mut it.own, &mut it.total]) {
-        if !metric.verdict.is_alarm() {
-            continue;
-        }
-        let share = &metric.share;
-        let relative = share.ratio.map_or(f64::INFINITY, |ratio| ratio / centre - 1.0);
-        let is_displaced = is_outgrown(metric, whole)
-            || relative * share.difference <= 0.0
-            || (relative.abs() < settings.min_effect
-                && (share.ratio.unwrap_or(0.0) - 1.0).abs() >= settings.min_effect);
-        if is_displaced {
-            metric.verdict = Verdict::Displaced;
-        } else if 100.0 * share.difference.abs() < settings.min_effect_pp
-            || relative.abs() < settings.min_effect
+/// What a metric's change means, but for costs that only moved.
+///
+/// `centre` is by what factor the shares of others changed, so that `ratio / centre` is how a function changed beside
+/// them. Shares are tested in any case. Costs are only where everything costs more, or less, and only for what went
+/// the same way and further than others: the test of the whole stands before them.
+fn verdict(
+    metric: &Metric,
+    centre: f64,
+    whole: &Whole,
+    functions_q: f64,
+    settings: &Settings,
+) -> Verdict {
+    if metric.verdict == Verdict::Untested {
+        return Verdict::Untested;
+    }
+    let is_significant = |change: &Change| change.adjusted_p.is_some_and(|p| p <= functions_q);
+    let (share, cost) = (&metric.share, &metric.cost);
+    let beside_others = share.ratio.map_or(f64::INFINITY, |ratio| ratio / centre - 1.0);
+    let alarm =
+        |difference: f64| if difference > 0.0 { Verdict::Regressed } else { Verdict::Improved };
+
+    let goes_with_all = whole.verdict.is_alarm() && whole.cost.difference * cost.difference > 0.0;
+    let is_the_whole = share.base.min(share.compare) >= THE_WHOLE;
+    if goes_with_all && !is_the_whole && is_significant(cost) {
+        let is_more_than_others =
+            beside_others * cost.difference > 0.0 && beside_others.abs() >= settings.min_effect;
+        if is_more_than_others
+            && 100.0 * cost.difference.abs() >= settings.min_effect_pp * whole.cost.base
         {
-            metric.verdict = Verdict::Small;
+            return alarm(cost.difference);
         }
     }
+    if !is_significant(share) {
+        return Verdict::Unchanged;
+    }
+    let own_change = share.ratio.map_or(f64::INFINITY, |ratio| ratio - 1.0);
+    let is_only_others =
+        beside_others.abs() < settings.min_effect && own_change.abs() >= settings.min_effect;
+    if is_outgrown(metric, whole) || beside_others * share.difference <= 0.0 || is_only_others {
+        return Verdict::Displaced;
+    }
+    let is_small = 100.0 * share.difference.abs() < settings.min_effect_pp;
+    if is_small || beside_others.abs() < settings.min_effect {
+        Verdict::Small
+    } else {
+        alarm(share.difference)
+    }
+}
+
+/// Whether a cost has gone where its share has, and half as far at least. Of two functions that share everything one
+/// cannot grow without the other's share becoming less: that is no shift unless the other costs less.
+fn has_moved(metric: &Metric) -> bool {
+    let relative = |change: &Change| change.ratio.map_or(f64::INFINITY, |ratio| ratio - 1.0);
+    let (share, cost) = (relative(&metric.share), relative(&metric.cost));
+    share * cost > 0.0 && cost.abs() >= share.abs().min(f64::MAX) / 2.0
 }
 
 fn mark_shifts(
@@ -199,7 +257,7 @@ fn mark_shifts(
             caller: caller(it.id),
             base: metric.share.base,
             compare: metric.share.compare,
-            changed: metric.verdict.is_alarm(),
+            changed: metric.verdict.is_alarm() && has_moved(metric),
         };
         moving.push(of(Part::Total, &it.total));
         if !it.is_leaf {

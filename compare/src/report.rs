@@ -50,8 +50,7 @@ pub struct Report {
     pub whole: Whole,
     /// How long things took, of kinds that say: p50 and p99.
     pub latencies: Vec<LatencyChange>,
-    /// Functions that were tested, those that changed first. Of several that did, the one whose change is largest
-    /// for its size.
+    /// Functions that were tested, those that changed first; of several that did, the one that changed most by itself.
     pub functions: Vec<FunctionChange>,
     /// Functions that were seen, but in too few samples, or cost too little, to be tested.
     pub untested: usize,
@@ -186,14 +185,6 @@ pub struct Metric {
     pub cost: Change,
     /// What it means.
     pub verdict: Verdict,
-}
-
-impl Metric {
-    /// How much of a change it is for its size: what a χ² would add up.
-    pub fn weight(&self) -> f64 {
-        let mean = (self.share.base + self.share.compare) / 2.0;
-        if mean > 0.0 { self.share.difference.powi(2) / mean } else { 0.0 }
-    }
 }
 
 /// What a change means.

@@ -90,6 +90,22 @@ fn one_more_allocation_does_not_look_as_if_another_one_had_moved() {
     assert_eq!(report.functions[0].name, "copy_headers");
 }
 
+/// Although their shares add up to the same, and load hides what everything costs.
+#[test]
+fn one_of_two_that_grows_is_no_shift() {
+    let (mut functions, mut sides) = (Functions::default(), [Side::default(), Side::default()]);
+    for (number, (side, render)) in sides.iter_mut().zip([100.0, 130.0]).enumerate() {
+        for host in 0..6 {
+            let load = [0.5, 2.0, 1.0, 0.7, 1.6, 0.9][(host + number) % 6];
+            let costs = [("parse", 100.0 * load), ("render", render * load)];
+            add(side, &mut functions, &format!("web-{number}-{host}"), "1", &costs, of_host(host));
+        }
+    }
+    let report = compare(&functions, &sides[0], &sides[1], &Settings::default());
+    assert_eq!(report.whole.verdict, Verdict::Unchanged);
+    assert_eq!(verdict(&report, "render"), &Verdict::Regressed);
+}
+
 #[test]
 fn function_that_got_another_name_is_no_alarm() {
     let base = [("parse", 100.0), ("render", 50.0), ("send", 100.0)];
@@ -107,6 +123,23 @@ fn function_that_got_another_name_is_no_alarm() {
             );
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// Two of three functions grow, so that the share of neither changes much.
+#[test]
+fn functions_that_grow_together_are_named() {
+    let base = [("parse", 80.0), ("render", 100.0), ("fault", 100.0), ("log", 20.0)];
+    let changed = [("parse", 80.0), ("render", 130.0), ("fault", 130.0), ("log", 20.0)];
+    let report = report(&base, &changed);
+    assert_eq!(report.whole.verdict, Verdict::Regressed);
+    for (name, is_alarm) in [("render", true), ("fault", true), ("parse", false), ("log", false)] {
+        assert_eq!(
+            verdict(&report, name).is_alarm(),
+            is_alarm,
+            "{name}: {:?}",
+            verdict(&report, name)
+        );
     }
 }
 

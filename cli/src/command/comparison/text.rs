@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use everflame_compare::{Answer, Comparison, Verdict};
+use everflame_compare::{Answer, Comparison, Metric, Verdict};
 
 use super::{
     caveats, cost, describe, notable, points, probability, relative, relative_interval, signed,
@@ -125,7 +125,7 @@ fn functions(comparison: &Comparison, limit: usize, width: Option<usize>) -> Str
                 points(metric.share.difference),
                 relative(&metric.cost),
                 relative_interval(&metric.cost),
-                probability(metric.share.adjusted_p),
+                probability(decisive_p(metric)),
                 function.name.clone(),
             ]);
         }
@@ -144,6 +144,12 @@ fn functions(comparison: &Comparison, limit: usize, width: Option<usize>) -> Str
         report.untested
     );
     out
+}
+
+/// Which of the two tests has found it: that of the share, or that of the cost.
+fn decisive_p(metric: &Metric) -> Option<f64> {
+    let p = [metric.share.adjusted_p, metric.cost.adjusted_p];
+    p.into_iter().flatten().reduce(f64::min)
 }
 
 fn shift(within: Option<&str>, among: &[String]) -> String {
