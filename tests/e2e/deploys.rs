@@ -25,7 +25,7 @@ const INSTANCES: usize = 8;
 const CONNECTIONS: usize = 8;
 
 /// Each connection sends a request in this time, whatever the version.
-const TICK: Duration = Duration::from_millis(40);
+const TICK: Duration = Duration::from_millis(80);
 
 const RUN: Duration = Duration::from_secs(32);
 
@@ -182,8 +182,8 @@ fn second_build_is_told_from_the_first_and_not_from_itself() {
     };
     let (first, second) = (build("http_service_1", &[]), build("http_service_2", &["-DNEXT"]));
     let server = Server::start(&dir.path().join("data"), "127.0.0.1:0");
-    // What is freed at once lets no memory grow: allocators are asked, for one second in four.
-    let arguments = "--kinds cpu,lock,alloc --window 2s --cpu-rate-hz 499 --alloc-modes live --alloc-window 1s \
+    // What is freed at once lets no memory grow: allocators are asked, for a second of each window.
+    let arguments = "--kinds cpu,lock,alloc --window 4s --cpu-rate-hz 499 --alloc-modes live --alloc-window 1s \
                      --alloc-window-interval 4s";
     let arguments: Vec<&str> = arguments.split_whitespace().collect();
     let mut agent = Agent::start(&server.url(), &dir.path().join("spool"), &arguments);
