@@ -19,7 +19,7 @@ use statrs::distribution::{ContinuousCDF, Normal};
 const COMPARISONS: usize = 1_000;
 
 /// For the search of what is found in 80 %.
-const COMPARISONS_OF_SEARCH: usize = 200;
+const COMPARISONS_OF_SEARCH: usize = 60;
 
 fn main() {
     false_alarms();
@@ -149,7 +149,7 @@ fn smallest_change() {
                 for hours in [0.25, 1.0, 4.0, 24.0] {
                     let fleet = Fleet { hosts, hours, same_hosts, share, ..Fleet::default() };
                     let (mut low, mut high) = (0.0_f64, 1.5_f64);
-                    while high - low > 0.01 {
+                    while high - low > 0.02 {
                         let middle = f64::midpoint(low, high);
                         let found =
                             found(fleet, Change::Factor(1.0 + middle), COMPARISONS_OF_SEARCH, 4);

@@ -9,7 +9,7 @@ use regex::Regex;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    judge::Settings,
+    judge::{Settings, THE_WHOLE},
     multiple::benjamini_hochberg,
     report::{Answer, Change, Metric, Report, Verdict},
 };
@@ -176,7 +176,10 @@ pub fn check(rule: &Rule, report: &Report, settings: &Settings) -> Outcome {
             // A leaf's metrics are one: `own` is tested.
             let is_same =
                 !is_own && function.own.cost.compare >= 0.999 * function.total.cost.compare;
-            if metric.verdict != Verdict::Untested && !is_same {
+            // What is as good as everything, such as `main`, is tested as that.
+            let is_the_whole = matches!(rule.scope, Scope::Any)
+                && metric.share.base.min(metric.share.compare) >= THE_WHOLE;
+            if metric.verdict != Verdict::Untested && !is_same && !is_the_whole {
                 tests.extend(p(&metric.cost).map(|p| (function.name.as_str(), is_own, metric, p)));
             }
         }

@@ -59,7 +59,7 @@ impl Default for Settings {
 const MAX_CENTRE_WEIGHT: f64 = 0.05;
 
 /// A function with this share of everything, such as `main` with what it calls, is as good as the whole.
-const THE_WHOLE: f64 = 0.95;
+pub(crate) const THE_WHOLE: f64 = 0.95;
 
 /// Costs that differ by what may be chance in one of twenty have not changed, for all that is known.
 const UNCHANGED_P: f64 = 0.05;
@@ -86,7 +86,9 @@ pub fn compare(functions: &Functions, base: &Side, compare: &Side, settings: &Se
     for metric in judged.iter_mut().flat_map(|it| [&mut it.own, &mut it.total]) {
         metric.verdict = verdict(metric, centre, &whole, functions_q, settings);
     }
-    mark_shifts(&mut judged, &pieces, functions, &callers);
+    // Without a base nothing has moved from there.
+    let all = if whole.cost.base > 0.0 { whole.cost.base } else { 1.0 };
+    mark_shifts(&mut judged, &pieces, all, functions, &callers);
     mark_shifts_to_callees(&mut judged, functions);
     let answer = if setup.is_enough(settings) {
         answer(&whole, &judged, &latencies)
@@ -246,6 +248,7 @@ fn has_moved(metric: &Metric) -> bool {
 fn mark_shifts(
     judged: &mut [Judged],
     pieces: &[(FunctionId, f64, f64)],
+    all: f64,
     functions: &Functions,
     caller: &impl Fn(FunctionId) -> Option<FunctionId>,
 ) {
@@ -257,6 +260,8 @@ fn mark_shifts(
             caller: caller(it.id),
             base: metric.share.base,
             compare: metric.share.compare,
+            base_cost: metric.cost.base / all,
+            compare_cost: metric.cost.compare / all,
             changed: metric.verdict.is_alarm() && has_moved(metric),
         };
         moving.push(of(Part::Total, &it.total));
@@ -270,6 +275,8 @@ fn mark_shifts(
         caller: caller(*id),
         base: *base,
         compare: *compare,
+        base_cost: *base,
+        compare_cost: *compare,
         changed: false,
     }));
     for shift in shifts(&moving) {

@@ -13,6 +13,9 @@ pub(crate) const TOLERANCE: f64 = 0.25;
 /// A function that has this many times what it had is taken for new; so much less, for gone.
 const NEW: f64 = 10.0;
 
+/// Shares tell nothing of functions that are this part of everything.
+const MOST: f64 = 0.5;
+
 /// A function that may have got cost from another one, or given it away.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Moving {
@@ -25,6 +28,9 @@ pub(crate) struct Moving {
     /// Its share in the base, and on the other side.
     pub(crate) base: f64,
     pub(crate) compare: f64,
+    /// What it costs, as part of what everything did in the base.
+    pub(crate) base_cost: f64,
+    pub(crate) compare_cost: f64,
     /// Whether its change is one by itself.
     pub(crate) changed: bool,
 }
@@ -88,8 +94,11 @@ pub(crate) fn shifts(moving: &[Moving]) -> Vec<Shift> {
 }
 
 fn is_balanced(group: &[Moving]) -> bool {
-    let gained: f64 = group.iter().map(|it| it.delta().max(0.0)).sum();
-    let lost: f64 = group.iter().map(|it| (-it.delta()).max(0.0)).sum();
+    // Shares of what is most of everything are balanced anyhow, as all of them add up to one.
+    let is_most = group.iter().map(|it| it.base.max(it.compare)).sum::<f64>() >= MOST;
+    let delta = |it: &Moving| if is_most { it.compare_cost - it.base_cost } else { it.delta() };
+    let gained: f64 = group.iter().map(|it| delta(it).max(0.0)).sum();
+    let lost: f64 = group.iter().map(|it| (-delta(it)).max(0.0)).sum();
     gained > 0.0 && lost > 0.0 && (gained - lost).abs() <= TOLERANCE * gained.max(lost)
 }
 
@@ -111,8 +120,18 @@ fn best_pair(group: &[Moving]) -> Option<(Moving, Moving)> {
 mod tests {
     use super::*;
 
+    fn moving(
+        function: FunctionId,
+        part: Part,
+        caller: Option<FunctionId>,
+        (base, compare): (f64, f64),
+        (base_cost, compare_cost): (f64, f64),
+    ) -> Moving {
+        Moving { function, part, caller, base, compare, base_cost, compare_cost, changed: true }
+    }
+
     fn total(function: FunctionId, caller: FunctionId, base: f64, compare: f64) -> Moving {
-        Moving { function, part: Part::Total, caller: Some(caller), base, compare, changed: true }
+        moving(function, Part::Total, Some(caller), (base, compare), (base, compare))
     }
 
     /// The functions of each shift.
@@ -169,17 +188,20 @@ mod tests {
 
     #[test]
     fn function_that_was_inlined_moved_into_its_caller() {
-        let own = Moving {
-            function: 0,
-            part: Part::Own,
-            caller: Some(9),
-            base: 1.0,
-            compare: 4.0,
-            changed: true,
-        };
+        let own = moving(0, Part::Own, Some(9), (1.0, 4.0), (1.0, 4.0));
         let found = shifts(&[own, total(1, 0, 3.0, 0.0)]);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].within, Some(0));
         assert_eq!(found[0].among, [(0, Part::Own), (1, Part::Total)]);
+    }
+
+    #[test]
+    fn one_of_two_that_are_everything_does_not_move_because_the_other_grows() {
+        let grows = moving(1, Part::Total, Some(0), (0.5, 0.65), (0.5, 0.70));
+        let shrinks = moving(2, Part::Total, Some(0), (0.5, 0.35), (0.5, 0.38));
+        assert_eq!(shifts(&[grows, shrinks]), []);
+        let gone = moving(1, Part::Total, Some(0), (0.9, 0.0), (0.9, 0.0));
+        let new = moving(2, Part::Total, Some(0), (0.0, 0.9), (0.0, 0.95));
+        assert_eq!(shifts(&[gone, new]).len(), 1);
     }
 }
