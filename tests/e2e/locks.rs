@@ -219,7 +219,8 @@ fn locks_of_the_kernel_have_kind_address_and_holder() {
     // Sums are right to within a period of each thread; what the host takes from the machine
     // is neither a thread's CPU time nor a wait of it.
     let stolen_ns = threads.iter().map(|it| it.stolen_ns).max().unwrap_or_default() as f64;
-    let error_ns = 0.05 * waiting + 10e6 * processes as f64;
+    // Three percent are missing on a machine of which nothing is taken, more where a third of it is.
+    let error_ns = 0.08 * waiting + 10e6 * processes as f64;
     let others = report["locks"].as_array().unwrap().iter().skip(1);
     let others_ns: f64 = others.filter_map(|it| it["wait_ns"].as_f64()).sum();
     println!("directory: {stolen_ns} ns stolen, {others_ns} ns at other locks");
