@@ -115,7 +115,7 @@ pub struct Outcome {
     pub rule: Rule,
     /// In a word.
     pub result: GateResult,
-    /// What costs more than it may; that which fails most clearly first.
+    /// What costs more than it may: everything, then functions in the order of the report.
     pub exceeded: Vec<Exceeded>,
 }
 
@@ -198,7 +198,6 @@ pub fn check(rule: &Rule, report: &Report, settings: &Settings) -> Outcome {
             adjusted_p,
         })
         .collect();
-    // The report's order is by what matters; of a function both metrics are kept together.
     exceeded.append(&mut functions);
     let result = if exceeded.is_empty() { GateResult::Passed } else { GateResult::Failed };
     Outcome { rule: rule.clone(), result, exceeded }

@@ -28,8 +28,8 @@ pub(crate) struct Judged {
 /// All functions that were seen.
 pub(crate) struct Tested {
     pub(crate) judged: Vec<Judged>,
-    /// Functions that cost too little to be tested, and are new or gone: into which one may have been split. With
-    /// their shares on both sides.
+    /// Functions that cost too little to be tested, but into which one may have been split. With their shares on both
+    /// sides.
     pub(crate) pieces: Vec<(FunctionId, f64, f64)>,
     pub(crate) untested: usize,
 }

@@ -206,11 +206,6 @@ impl Side {
         self.bytes
     }
 
-    /// How many hosts there are.
-    pub fn host_count(&self) -> usize {
-        self.hosts.len()
-    }
-
     /// Whether costs can be given per request.
     pub fn has_requests(&self) -> bool {
         let mut instances = self.hosts.values().flat_map(BTreeMap::values).peekable();
@@ -245,7 +240,6 @@ impl Side {
     }
 
     fn replicate(&mut self, host: &str, instance: &str) -> &mut Replicate {
-        // Looked up first: most windows are of an instance that is known.
         let is_known =
             self.hosts.get(host).is_some_and(|instances| instances.contains_key(instance));
         if !is_known {

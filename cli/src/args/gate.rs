@@ -17,7 +17,7 @@ Examples:
 
 A limit is KIND:+N%: the gate fails when a function, or everything, costs significantly more than
 N % more than it did. KIND.total:+N% looks at everything only, KIND/REGEX/:+N% at functions whose
-names match. Costs are per second of a host, or per request where requests are counted; what only
+names match. Costs are per second of a host, so let both versions have the same load; what only
 moved between functions never fails.
 
 Exit codes: 0 when nothing exceeds its limit, 1 when something does, 2 when there is not enough
